@@ -1,0 +1,1 @@
+"""Secrets and connections as Prefect blocks: the forms in which people enter them."""

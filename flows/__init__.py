@@ -1,0 +1,1 @@
+"""The stories: Prefect flows, one file each. They call tasks, and decide nothing themselves."""

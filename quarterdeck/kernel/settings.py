@@ -1,0 +1,107 @@
+"""Settings: the environment, in one place. Each key is described in `docs/reference/settings.md`.
+
+Master keys are not here (see `keyring`), nor are connections (see `connections`): a variable such as
+`ORCH_TELEGRAM_BOT_TOKEN` only fills the connection on first start.
+"""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from quarterdeck.kernel.errors import Misconfigured
+
+Language = Literal["ru", "en", "uk", "zh"]
+
+
+class Settings(BaseSettings):
+    """Read from the environment; an unset key has its default."""
+
+    model_config = SettingsConfigDict(env_prefix="QUARTERDECK_", extra="ignore", env_ignore_empty=True)
+
+    home: Path = Field(default=Path("data"), description="Folder of everything that is kept.")
+    database_url: SecretStr | None = Field(
+        default=None, description="Your own PostgreSQL (14 or newer); unset = an embedded one in the home."
+    )
+    http_host: str = Field(default="127.0.0.1", description="Address the web process listens on.")
+    http_port: int = Field(default=8500, ge=0, le=65535, description="Port of the web process.")
+    prefect_port: int = Field(default=4200, ge=0, le=65535, description="Port of Prefect's server and UI.")
+    public_url: str = Field(
+        default="", description="Base address in links to items and runs; empty = no links."
+    )
+    token: SecretStr | None = Field(
+        default=None, description="The owner's API token; unset = made by `setup` and shown once."
+    )
+    language: Language = Field(default="ru", description="Language of texts for people: ru, en, uk, zh.")
+    crew: Path | None = Field(default=None, description="Roster file; unset = `crew.yaml` in the home.")
+    blocks: bool = Field(default=True, description="`off` = run without Prefect's blocks (tests).")
+    concurrency: int = Field(
+        default=8, ge=1, le=256, description="Stages one desk works on at the same time."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least level logged."
+    )
+    log_format: Literal["console", "json"] = Field(default="console", description="Form of log lines.")
+    telegram_bot_token: SecretStr | None = Field(
+        default=None,
+        validation_alias=AliasChoices("ORCH_TELEGRAM_BOT_TOKEN"),
+        description="Bot token of the Telegram channel; fills its connection on first start.",
+    )
+    telegram_chat_id: str = Field(
+        default="",
+        validation_alias=AliasChoices("ORCH_TELEGRAM_CHAT_ID"),
+        description="Chat that the Telegram channel writes to; fills its connection on first start.",
+    )
+    telegram_api_base: str = Field(
+        default="https://api.telegram.org",
+        validation_alias=AliasChoices("TELEGRAM_API_BASE"),
+        description="Address of the Bot API: Telegram's own, or a local server.",
+    )
+
+    @cached_property
+    def folder(self) -> Path:
+        """The home, absolute."""
+        return self.home.expanduser().absolute()
+
+    @property
+    def crew_file(self) -> Path:
+        return self.crew or self.folder / "crew.yaml"
+
+    @property
+    def pipelines_folder(self) -> Path:
+        return self.folder / "pipelines"
+
+    @property
+    def keys_folder(self) -> Path:
+        return self.folder / "keys"
+
+    @property
+    def runs_folder(self) -> Path:
+        """One folder per agent run: its job, log and result."""
+        return self.folder / "runs"
+
+    @property
+    def work_folder(self) -> Path:
+        """Work trees, one per item."""
+        return self.folder / "work"
+
+    @property
+    def forge_folder(self) -> Path:
+        """Bare repositories of the local forge."""
+        return self.folder / "forge"
+
+
+def load() -> Settings:
+    """The settings of this process. Raises `Misconfigured` naming the variable, never its value."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False)
+        )
+        raise Misconfigured(
+            f"A setting is wrong: {wrong}.",
+            "See docs/reference/settings.md, correct the variable, start again.",
+        ) from None

@@ -1,0 +1,1 @@
+"""The steps of the stories: one retryable, time-limited action each."""
