@@ -63,6 +63,7 @@ class WorkItem(SQLModel, table=True):
     __table_args__ = (
         UniqueConstraint("project_id", "number"),
         Index("items_to_take_up", "state", "wake_at"),
+        Index("items_by_age", "created_at", "id"),
     )
 
     id: UUID = Field(default_factory=new_id, sa_column=Column(Uuid, primary_key=True))
