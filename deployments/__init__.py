@@ -1,1 +1,1 @@
-"""The composition root: catalogue, command line, web, desk, runner, supervisor, and what is shipped to run it."""
+"""The composition root: catalogue, command line, web, desk, runner, supervisor, and what is shipped."""

@@ -1,0 +1,31 @@
+"""What all our blocks have in common: each fills one kind of connection."""
+
+from typing import Any, ClassVar
+
+from prefect.blocks.core import Block
+from pydantic import SecretStr
+
+from quarterdeck.kernel.settings import Settings
+
+DEFAULT = "default"
+"""The name of the block document that the desk reads."""
+
+
+class ConnectionBlock(Block):
+    """A form for one kind of connection."""
+
+    kind: ClassVar[str]
+
+    @classmethod
+    def from_environment(cls, settings: Settings) -> "ConnectionBlock | None":
+        """The block that the environment describes, or None when it says nothing about it."""
+        raise NotImplementedError
+
+    def value(self) -> dict[str, Any]:
+        """What the connection holds: the fields with their secrets in clear. Never log it."""
+        fields = ((name, getattr(self, name)) for name in type(self).model_fields)
+        return {name: _clear(field) for name, field in fields}
+
+
+def _clear(value: Any) -> Any:
+    return value.get_secret_value() if isinstance(value, SecretStr) else value

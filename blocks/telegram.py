@@ -1,0 +1,50 @@
+"""The Telegram bot that tells people what happens."""
+
+from typing import ClassVar
+
+from pydantic import Field, SecretStr
+
+from blocks.connection import ConnectionBlock
+from quarterdeck.kernel.settings import Settings
+
+
+class TelegramBot(ConnectionBlock):
+    """The bot and the chat to which Quarterdeck writes.
+
+    Make a bot with @BotFather, which gives the token, and add the bot to the chat. Save the block under
+    the name `default`: the desk takes it up within a minute. Try it with `quarterdeck notify test`.
+
+    Example:
+        ```python
+        from blocks.telegram import TelegramBot
+
+        await TelegramBot(bot_token="123456:ABC-DEF", chat_id="-1001234567890").asave("default")
+        ```
+    """
+
+    _block_type_name = "Quarterdeck Telegram"
+    _block_type_slug = "quarterdeck-telegram"
+    kind: ClassVar[str] = "telegram"
+
+    bot_token: SecretStr = Field(
+        title="Bot token", description="The token that @BotFather gave, such as 123456:ABC-DEF."
+    )
+    chat_id: str = Field(
+        title="Chat",
+        description="The chat to write to: a number such as -1001234567890, or @name of a channel.",
+    )
+    api_base: str = Field(
+        default="https://api.telegram.org",
+        title="Address of the Bot API",
+        description="Telegram's own, or a local Bot API server.",
+    )
+
+    @classmethod
+    def from_environment(cls, settings: Settings) -> "TelegramBot | None":
+        if settings.telegram_bot_token is None or not settings.telegram_chat_id:
+            return None
+        return cls(
+            bot_token=settings.telegram_bot_token,
+            chat_id=settings.telegram_chat_id,
+            api_base=settings.telegram_api_base,
+        )

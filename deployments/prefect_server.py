@@ -1,0 +1,122 @@
+"""Prefect's server as we run it: its command, its environment, and the environment of its clients.
+
+The names are those of Prefect 3.8's settings (`prefect/settings/models/`). What a person has set for
+Prefect in the shell is not for our server: every inherited `PREFECT_*` variable is left out.
+"""
+
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+
+from cryptography.fernet import Fernet
+from sqlalchemy.engine import make_url
+
+from quarterdeck.kernel.settings import Settings
+
+HOST = "127.0.0.1"
+USER = "admin"
+
+HEARTBEAT = 30
+"""Seconds between the heartbeats of a flow run: the least that Prefect allows."""
+
+SILENCE = 3 * HEARTBEAT
+"""Seconds without a heartbeat after which a run counts as dead."""
+
+_DAY = 24 * 3600
+_KEEP_EVENTS = 2 * _DAY
+_KEEP_RUNS = 14 * _DAY
+
+
+def folder(settings: Settings) -> Path:
+    """Prefect's own home."""
+    return settings.folder / "prefect"
+
+
+def auth_string(settings: Settings) -> str:
+    """`user:password` of the API and the UI, made on first use. Whoever has it can read every block."""
+    return _kept(settings.keys_folder / "prefect-login", f"{USER}:{secrets.token_urlsafe(24)}")
+
+
+def encryption_key(settings: Settings) -> str:
+    """The key of the block values, made on first use; kept outside Prefect's database."""
+    return _kept(settings.keys_folder / "prefect-blocks", Fernet.generate_key().decode())
+
+
+def _kept(file: Path, fresh: str) -> str:
+    """The secret in `file`, or `fresh`, stored there unless somebody else was first."""
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not file.exists():
+        draft = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as writer:
+            writer.write(fresh + "\n")
+        try:
+            file.hardlink_to(draft)
+        except FileExistsError:
+            pass
+        finally:
+            draft.unlink()
+    return file.read_text(encoding="utf-8").strip()
+
+
+def command(port: int) -> tuple[str, ...]:
+    """The module that serves Prefect's API and UI, with its arguments."""
+    return ("prefect", "server", "start", "--host", HOST, "--port", str(port))
+
+
+def address(port: int) -> str:
+    """Where the UI is."""
+    return f"http://{HOST}:{port}"
+
+
+def server_environment(
+    settings: Settings, port: int, database_url: str, base: Mapping[str, str]
+) -> dict[str, str]:
+    """The environment of the server. `database_url` is PostgreSQL's, of the database `prefect`."""
+    return _without_prefect(base) | {
+        "PREFECT_HOME": str(folder(settings)),
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": _for_asyncpg(database_url),
+        "PREFECT_SERVER_ENCRYPTION_KEY": encryption_key(settings),
+        "PREFECT_SERVER_API_AUTH_STRING": auth_string(settings),
+        "PREFECT_SERVER_UI_API_URL": f"{address(port)}/api",
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": address(port),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        # Four times less CPU per task run. The interval is cut to an integer: 0 would spin for ever.
+        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
+        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+        "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": str(_KEEP_EVENTS),
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(_KEEP_RUNS),
+    }
+
+
+def client_environment(settings: Settings, port: int, base: Mapping[str, str]) -> dict[str, str]:
+    """The environment of our own processes that talk to the server. Never an agent's: it has the login."""
+    return _without_prefect(base) | {
+        "PREFECT_HOME": str(folder(settings)),
+        "PREFECT_API_URL": f"{address(port)}/api",
+        "PREFECT_API_AUTH_STRING": auth_string(settings),
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT),
+        "PREFECT_RUNNER_POLL_FREQUENCY": "1",
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
+        "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
+        "PREFECT_LOGGING_LEVEL": "WARNING",
+        "DO_NOT_TRACK": "1",
+    }
+
+
+def _without_prefect(base: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in base.items() if not name.startswith("PREFECT_")}
+
+
+def _for_asyncpg(url: str) -> str:
+    """The same database in the words of Prefect's driver, which calls `sslmode` `ssl`."""
+    parsed = make_url(url).set(drivername="postgresql+asyncpg")
+    mode = parsed.query.get("sslmode")
+    parsed = parsed.difference_update_query(["sslmode", "connect_timeout", "options", "application_name"])
+    if mode:
+        parsed = parsed.update_query_dict({"ssl": mode})
+    return parsed.render_as_string(hide_password=False)
