@@ -12,7 +12,7 @@ for this file to load. Linux and macOS; a program that leaves its group is found
     exit.json      {"exit_code", "timed_out", "cancelled", "error", "at"}, the last thing written
 """
 # pathlib takes as long to load as all the rest:
-# ruff: noqa: PTH
+# ruff: noqa: PTH105, PTH109, PTH110, PTH112, PTH118, PTH123, PTH208
 
 import errno
 import fcntl
