@@ -6,6 +6,7 @@ from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, delete, exists, func, or_, text, tuple_, update
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import aliased
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -30,6 +31,12 @@ async def projects(session: AsyncSession, after: str, limit: int) -> Sequence[Pr
 
 async def project_keys(session: AsyncSession) -> Sequence[str]:
     return (await session.exec(select(Project.key).order_by(Project.key).limit(SHOWN))).all()
+
+
+async def add_project(session: AsyncSession, row: Project) -> bool:
+    """Whether the key was free."""
+    added = insert(Project).values(row.model_dump()).on_conflict_do_nothing().returning(col(Project.id))
+    return (await session.exec(added)).first() is not None
 
 
 async def take_number(session: AsyncSession, project_id: UUID) -> int:
