@@ -13,9 +13,10 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import func
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlmodel import select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from quarterdeck.kernel import crash
@@ -57,9 +58,7 @@ class Unit:
             for react in reactions:
                 await react(self, event)
         for payload in self._wakes:
-            await self.session.execute(
-                text("select pg_notify(:channel, :payload)"), {"channel": CHANNEL, "payload": payload}
-            )
+            await self.session.exec(select(func.pg_notify(CHANNEL, payload)))
 
 
 class Database:

@@ -25,6 +25,14 @@ class Settings(BaseSettings):
     database_url: SecretStr | None = Field(
         default=None, description="Your own PostgreSQL (14 or newer); unset = an embedded one in the home."
     )
+    prefect_database_url: SecretStr | None = Field(
+        default=None,
+        description="Database of Prefect's server; unset = beside the core's, its name + `_prefect`.",
+    )
+    postgres_bin: str = Field(
+        default="",
+        description="Programs of the embedded server: a `bin` folder, or `system` = those installed here.",
+    )
     http_host: str = Field(default="127.0.0.1", description="Address the web process listens on.")
     http_port: int = Field(default=8500, ge=0, le=65535, description="Port of the web process.")
     prefect_port: int = Field(default=4200, ge=0, le=65535, description="Port of Prefect's server and UI.")

@@ -1,0 +1,89 @@
+"""Bring a database's tables to the newest step, from any number of processes at once."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, create_engine, text
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.pool import NullPool
+
+from quarterdeck.kernel.errors import Misconfigured, Unavailable
+
+_LOCK = 0x5DEC0001
+"""Key of the advisory lock that lets one process migrate at a time."""
+
+_FOLDER = Path(__file__).parent / "migrations"
+
+
+def migrate(url: str) -> None:
+    """Take every step that is missing, in one transaction; does nothing when there is none.
+
+    Raises `Unavailable` when the database cannot be reached, `Misconfigured` when its tables are newer
+    than this program.
+    """
+    with _connected(url) as connection:
+        connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+        if (present := _revision(connection)) != newest():
+            _must_be_known(present)
+            command.upgrade(config(connection), "head")
+
+
+def current_revision(url: str) -> str | None:
+    """The step the database stands at; `None` = empty."""
+    with _connected(url) as connection:
+        return _revision(connection)
+
+
+def is_current(url: str) -> bool:
+    """Whether no step is missing."""
+    return current_revision(url) == newest()
+
+
+def newest() -> str | None:
+    """The last step this program knows."""
+    return ScriptDirectory(str(_FOLDER)).get_current_head()
+
+
+def config(connection: Connection) -> Config:
+    """Alembic's configuration for commands on this connection."""
+    made = Config()
+    made.set_main_option("script_location", str(_FOLDER).replace("%", "%%"))
+    made.set_main_option("path_separator", "os")
+    made.attributes["connection"] = connection
+    return made
+
+
+def _revision(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def _must_be_known(revision: str | None) -> None:
+    known = {script.revision for script in ScriptDirectory(str(_FOLDER)).walk_revisions()}
+    if revision is not None and revision not in known:
+        raise Misconfigured(
+            f"The tables are at step {revision}, which this version of Quarterdeck does not know.",
+            "The database was used by a newer version: install that one, or restore a backup.",
+            code="schema_newer",
+        )
+
+
+@contextmanager
+def _connected(url: str) -> Iterator[Connection]:
+    """One transaction on a connection of its own."""
+    engine = create_engine(url, poolclass=NullPool, connect_args={"connect_timeout": 10})
+    try:
+        with engine.begin() as connection:
+            yield connection
+    except OperationalError as error:
+        raise Unavailable(
+            f"The database cannot be reached: {str(error.orig).strip()}",
+            "Start it, or correct QUARTERDECK_DATABASE_URL.",
+            code="database_unavailable",
+        ) from error
+    finally:
+        engine.dispose()

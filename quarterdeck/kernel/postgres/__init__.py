@@ -1,0 +1,23 @@
+"""The database server: an embedded PostgreSQL in the home, or your own.
+
+    with server_for(settings).running() as server:
+        Database(server.url())
+
+It blocks while the server starts (a second or two the first time): asynchronous callers use a thread.
+"""
+
+from quarterdeck.kernel.postgres.embedded import EmbeddedPostgres
+from quarterdeck.kernel.postgres.server import CORE, PREFECT, ExternalPostgres, Server, core_url
+from quarterdeck.kernel.settings import Settings
+
+__all__ = ["CORE", "PREFECT", "EmbeddedPostgres", "ExternalPostgres", "Server", "core_url", "server_for"]
+
+
+def server_for(settings: Settings) -> Server:
+    """Your own server when `QUARTERDECK_DATABASE_URL` is set, else the one in the home."""
+    if settings.database_url is None:
+        return EmbeddedPostgres(settings.folder, binaries=settings.postgres_bin)
+    prefect = settings.prefect_database_url
+    return ExternalPostgres(
+        settings.database_url.get_secret_value(), prefect.get_secret_value() if prefect else None
+    )

@@ -1,0 +1,302 @@
+"""The embedded server: created on first use, started by its first user, stopped by its last.
+
+What says "I use it" is a lock that the kernel frees, so that a user that was killed counts as gone:
+
+    postgres.users   every user holds it shared; who can have it alone is the last
+    postgres.lock    held alone while somebody starts or stops the server
+    postgres/        the data; postgres.log what the server says; postgres.socket/ its only door
+
+There is no TCP port, and nobody is asked for a password: the folder of the socket is private.
+"""
+
+import fcntl
+import hashlib
+import os
+import shlex
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import IO
+
+import psutil
+import structlog
+from sqlalchemy.engine import URL
+
+from quarterdeck.kernel.errors import Misconfigured, Unavailable
+from quarterdeck.kernel.postgres.explain import explain, explain_os
+from quarterdeck.kernel.postgres.programs import ProgramFailed, Programs, find_programs, locale_options
+from quarterdeck.kernel.postgres.server import CORE, PREFECT, Server, for_driver
+
+log = structlog.get_logger(__name__)
+
+_SOCKET = ".s.PGSQL.5432"
+_PATH_LIMIT = 100
+"""Bytes of the socket's path: Linux takes 107, macOS 103."""
+
+_LOG_LIMIT = 10 * 1024 * 1024
+"""Bytes after which the log is put aside (one old one is kept) when the server starts."""
+
+_START_LIMIT = 60.0
+"""Seconds until a server that somebody else is starting or stopping must be done; recovery is included."""
+
+_GRACE = 10.0
+"""Seconds that leftover backends have to end when asked, and again when killed."""
+
+_SETTINGS = """
+# Quarterdeck: a small machine, shared with others.
+max_connections = 200
+shared_buffers = 64MB
+max_wal_size = 256MB
+jit = off
+timezone = 'UTC'
+log_timezone = 'UTC'
+log_checkpoints = off
+log_min_messages = log        # what the server does; what a statement did wrong is told to its client
+log_error_verbosity = terse   # no contents of rows
+"""
+
+_CARELESS = "-c fsync=off -c synchronous_commit=off -c full_page_writes=off"
+
+
+@dataclass(frozen=True)
+class _Postmaster:
+    """The server's main process, as its pid file tells it."""
+
+    process: psutil.Process
+    ready: bool
+
+
+class EmbeddedPostgres(Server):
+    """The PostgreSQL of one home. One object is one user of it; `fast` gives up safety for speed (tests)."""
+
+    def __init__(self, home: Path, *, fast: bool = False, binaries: str = "") -> None:
+        self.home = home.expanduser().resolve()
+        self.data = self.home / "postgres"
+        self.log_file = self.home / "postgres.log"
+        self._fast = fast
+        self._binaries = binaries
+        self._use: IO[bytes] | None = None
+
+    @property
+    def socket_folder(self) -> Path:
+        """In the home; a home with too long a path has it under `/tmp`."""
+        near = self.home / "postgres.socket"
+        if len(os.fsencode(near / _SOCKET)) <= _PATH_LIMIT:
+            return near
+        digest = hashlib.sha256(os.fsencode(self.home)).hexdigest()[:16]
+        return Path("/tmp", f"quarterdeck-{os.geteuid()}-{digest}")  # noqa: S108  its owner is checked
+
+    def url(self, database: str = CORE, *, driver: str = "psycopg") -> str:
+        query = {"host": str(self.socket_folder), "port": "5432"}
+        return for_driver(URL.create("postgresql", "postgres", database=database, query=query), driver)
+
+    def is_running(self) -> bool:
+        """Whether it takes connections, as far as its pid file tells."""
+        found = self._postmaster()
+        return found is not None and found.ready
+
+    def acquire(self) -> None:
+        assert self._use is None, "one object is one user"
+        with explain_os(self.home), self._alone():
+            use = (self.home / "postgres.users").open("ab")
+            fcntl.flock(use, fcntl.LOCK_SH)
+            self._use = use
+            try:
+                self._start()
+            except BaseException:
+                self._leave()
+                raise
+
+    def release(self) -> None:
+        with explain_os(self.home), self._alone():
+            self._leave()
+
+    def ensure_running(self) -> bool:
+        assert self._use is not None, "only a user may ask for it"
+        if self.is_running():
+            return False
+        with explain_os(self.home), self._alone():
+            return self._start()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Nobody else starts or stops the server meanwhile."""
+        self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with (self.home / "postgres.lock").open("ab") as guard:
+            fcntl.flock(guard, fcntl.LOCK_EX)
+            yield
+
+    def _leave(self) -> None:
+        use, self._use = self._use, None
+        if use is None:
+            return
+        with use:
+            try:
+                fcntl.flock(use, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._stop()
+            except BlockingIOError:
+                pass  # others use it
+            finally:
+                fcntl.flock(use, fcntl.LOCK_UN)  # a child between fork and exec may hold a copy of the file
+
+    # What runs under the guard.
+
+    def _start(self) -> bool:
+        """`True` when it had to be started."""
+        if self._settled():
+            return False
+        self._sweep()
+        self._make_socket_folder()
+        self._make_log()
+        if not (self.data / "PG_VERSION").exists():
+            self._create()
+        self._must_fit()
+        options = [
+            "-c listen_addresses=''",
+            f"-c unix_socket_directories={shlex.quote(str(self.socket_folder))}",
+            "-c unix_socket_permissions=0700",
+            "-c port=5432",
+            _CARELESS if self._fast else "",
+        ]
+        try:
+            self._programs.run(
+                "pg_ctl", "start", "-D", self.data, "-l", self.log_file, "-w", "-t", f"{_START_LIMIT:.0f}",
+                "-o", " ".join(options),
+            )  # fmt: skip
+        except ProgramFailed as error:
+            if not self._settled():  # else one whose starter was killed came up meanwhile
+                raise explain("start", str(error), self.home, self.log_file) from error
+        log.info("postgres_started", home=str(self.home))
+        return True
+
+    def _stop(self) -> None:
+        if self._postmaster() is None:
+            return
+        stop = ("pg_ctl", "stop", "-D", self.data, "-w", "-t", "30", "-m")
+        try:
+            self._programs.run(*stop, "fast")
+        except ProgramFailed as error:
+            log.warning("postgres_stops_hard", reason=str(error))
+            self._run("stop", *stop, "immediate")
+        log.info("postgres_stopped", home=str(self.home))
+
+    def _settled(self) -> bool:
+        """Whether it runs; waits for a server that is just starting or stopping."""
+        end = time.monotonic() + _START_LIMIT
+        while (found := self._postmaster()) is not None and not found.ready:
+            if time.monotonic() > end:
+                raise Unavailable(
+                    f"PostgreSQL (process {found.process.pid}) neither starts nor stops.",
+                    f"See {self.log_file}; end the process, then start again.",
+                    code="postgres_stuck",
+                )
+            time.sleep(0.05)
+        return found is not None
+
+    def _postmaster(self) -> _Postmaster | None:
+        """The living server of this data folder; its pid may be stale and belong to anybody."""
+        try:
+            lines = (self.data / "postmaster.pid").read_text().splitlines()
+            process = psutil.Process(int(lines[0]))
+            if not self._is_ours(process):
+                return None
+        except (FileNotFoundError, ValueError, IndexError, psutil.Error):
+            return None
+        return _Postmaster(process, ready=len(lines) > 7 and lines[7].strip() == "ready")
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        """Whether it is a process of a server on this data folder, which is where they all work."""
+        return process.name().startswith("postgres") and Path(process.cwd()) == self.data
+
+    def _sweep(self) -> None:
+        """Clear away what a server that was killed left: its backends, its pid file, its socket.
+
+        A backend without its server ends as soon as it notices, which may be after a long statement;
+        until then nobody else may open the data.
+        """
+        traces = [self.data / "postmaster.pid", *self.socket_folder.glob(f"{_SOCKET}*")]
+        if not any(trace.exists() for trace in traces):
+            return
+        left = [process for process in psutil.process_iter() if self._is_leftover(process)]
+        for sent in (signal.SIGQUIT, signal.SIGKILL):
+            for process in left:
+                with suppress(psutil.Error):
+                    process.send_signal(sent)
+            end = time.monotonic() + _GRACE
+            while (left := [p for p in left if self._is_leftover(p)]) and time.monotonic() < end:
+                time.sleep(0.02)
+        for trace in traces:
+            trace.unlink(missing_ok=True)
+
+    def _is_leftover(self, process: psutil.Process) -> bool:
+        with suppress(psutil.Error):
+            return self._is_ours(process)
+        return False
+
+    def _create(self) -> None:
+        """Make the data folder with both databases; half of one is never left where it would be used."""
+        new = self.home / "postgres.new"
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir(mode=0o700)
+        self._programs.give(new)
+        options: list[str | Path] = ["-D", new, "--username=postgres", "--auth=trust", "--no-instructions"]
+        if self._fast:
+            options.append("--no-sync")
+        self._run("create", "initdb", *options, *locale_options(self._programs.major))
+        with (new / "postgresql.conf").open("a") as file:
+            file.write(_SETTINGS)
+        if self._programs.user is not None:
+            _let_in_root_only(new)
+        made = "".join(f"create database {name};\n" for name in (CORE, PREFECT))
+        self._run("create", "postgres", "--single", "-D", new, "template1", stdin=made)
+        new.rename(self.data)
+
+    def _must_fit(self) -> None:
+        made_by = (self.data / "PG_VERSION").read_text().strip()
+        if made_by != str(self._programs.major):
+            raise Misconfigured(
+                f"The data in {self.data} were written by PostgreSQL {made_by}; the one found here is "
+                f"{self._programs.major} ({self._programs.folder}).",
+                f"Set QUARTERDECK_POSTGRES_BIN to the bin folder of PostgreSQL {made_by}, or move the "
+                "folder away and restore a backup.",
+                code="postgres_version",
+            )
+
+    def _make_socket_folder(self) -> None:
+        folder = self.socket_folder
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if folder.is_symlink() or folder.stat().st_uid not in (os.geteuid(), self._programs.uid):
+            raise Misconfigured(
+                f"The folder of the database's socket, {folder}, belongs to somebody else.",
+                "Remove it, or choose a QUARTERDECK_HOME with a shorter path.",
+                code="postgres_socket",
+            )
+        folder.chmod(0o700)
+        self._programs.give(folder)
+
+    def _make_log(self) -> None:
+        if self.log_file.exists() and self.log_file.stat().st_size > _LOG_LIMIT:
+            self.log_file.replace(self.log_file.with_suffix(".log.1"))
+        self.log_file.touch(mode=0o600)
+        self._programs.give(self.log_file)
+
+    @cached_property
+    def _programs(self) -> Programs:
+        return find_programs(self._binaries)
+
+    def _run(self, what: str, name: str, *arguments: str | Path, stdin: str = "") -> None:
+        try:
+            self._programs.run(name, *arguments, stdin=stdin)
+        except ProgramFailed as error:
+            raise explain(what, str(error), self.home, self.log_file) from error
+
+
+def _let_in_root_only(data: Path) -> None:
+    """For a server that runs as a system user: its other programs may not come in, root may."""
+    (data / "pg_hba.conf").write_text("local all all peer map=quarterdeck\n")
+    (data / "pg_ident.conf").write_text("quarterdeck root postgres\n")

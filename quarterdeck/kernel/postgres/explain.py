@@ -1,0 +1,64 @@
+"""What went wrong with the embedded server, in words, and what to do about it."""
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from quarterdeck.kernel.errors import Misconfigured, QuarterdeckError, Unavailable
+
+_TAIL = 15
+"""Lines of the server's log that an error shows."""
+
+
+def explain(what: str, said: str, home: Path, log_file: Path) -> QuarterdeckError:
+    """The error for a program that failed to create, start or stop the server, and what it `said`."""
+    shown = "\n".join(_lines(said) + _lines(_read(log_file)))
+    detail = f"PostgreSQL cannot {what} in {home}"
+    if "No space left on device" in shown:
+        return Unavailable(f"{detail}: the disk is full.", _make_room(home), code="disk_full", log=shown)
+    if "Permission denied" in shown or "Read-only file system" in shown:
+        return Misconfigured(
+            f"{detail}: it may not write there.\n{shown}", _let_write(home), code="home_not_writable"
+        )
+    return Unavailable(
+        f"{detail}:\n{shown}",
+        f"The whole log is {log_file}; `quarterdeck doctor` looks for the cause.",
+        code="postgres_failed",
+    )
+
+
+@contextmanager
+def explain_os(home: Path) -> Iterator[None]:
+    """Turn the system's own errors about the home into ours."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise Unavailable(f"The disk of {home} is full.", _make_room(home), code="disk_full") from error
+        raise Misconfigured(
+            f"The home {home} cannot be used: {error.strerror or error} ({error.filename or home}).",
+            _let_write(home),
+            code="home_not_writable",
+        ) from error
+
+
+def _make_room(home: Path) -> str:
+    return f"Free some space on the disk of {home}; it goes on by itself afterwards."
+
+
+def _let_write(home: Path) -> str:
+    return f"Let the user who runs Quarterdeck write in {home}, or set QUARTERDECK_HOME to another folder."
+
+
+def _lines(text: str) -> list[str]:
+    return text.strip().splitlines()[-_TAIL:]
+
+
+def _read(file: Path) -> str:
+    try:
+        with file.open("rb") as opened:
+            opened.seek(max(0, file.stat().st_size - 64 * 1024))
+            return opened.read().decode(errors="replace")
+    except OSError:
+        return ""

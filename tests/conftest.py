@@ -1,0 +1,76 @@
+"""What every test may ask for.
+
+`database` is a real PostgreSQL database with all tables, empty, and the test's own. One embedded server
+serves the whole run: all workers share it, the last one stops it.
+"""
+
+import fcntl
+from collections.abc import AsyncIterator, Iterator
+from itertools import count
+
+import psycopg
+import pytest
+from psycopg import sql
+from sqlalchemy import create_engine
+
+from deployments.tables import metadata
+from quarterdeck.kernel.database import Database
+from quarterdeck.kernel.postgres import EmbeddedPostgres
+
+TEMPLATE = "template_quarterdeck"
+_numbers = count(1)
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[EmbeddedPostgres]:
+    """The run's server, with a template that has all tables."""
+    folder = tmp_path_factory.getbasetemp()
+    home = (folder if worker_id == "master" else folder.parent) / "postgres-of-this-run"
+    with EmbeddedPostgres(home, fast=True).running() as server:
+        _make_template(server)
+        yield server
+
+
+def _make_template(server: EmbeddedPostgres) -> None:
+    """Once in a run: the first worker makes it, the others wait for it."""
+    with (server.home / "template.lock").open("ab") as lock, _admin(server) as connection:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if connection.execute("select 1 from pg_database where datname = %s", [TEMPLATE]).fetchone():
+            return
+        connection.execute("create database in_the_making")
+        engine = create_engine(server.url("in_the_making"))
+        metadata.create_all(engine)
+        engine.dispose()
+        connection.execute(f"alter database in_the_making rename to {TEMPLATE}")
+
+
+def _admin(server: EmbeddedPostgres) -> "psycopg.Connection[tuple[object, ...]]":
+    url = server.url("postgres").replace("+psycopg", "", 1)
+    return psycopg.connect(url, autocommit=True)
+
+
+@pytest.fixture(scope="session")
+def admin(postgres: EmbeddedPostgres) -> "Iterator[psycopg.Connection[tuple[object, ...]]]":
+    """The worker's connection for making and dropping databases."""
+    with _admin(postgres) as connection:
+        yield connection
+
+
+@pytest.fixture
+def database_url(
+    postgres: EmbeddedPostgres, admin: "psycopg.Connection[tuple[object, ...]]", worker_id: str
+) -> Iterator[str]:
+    """The URL of an empty database with all tables, the test's own; dropped afterwards."""
+    name = f"test_{worker_id}_{next(_numbers)}"
+    made = sql.SQL("create database {} template {} strategy file_copy")
+    admin.execute(made.format(sql.Identifier(name), sql.Identifier(TEMPLATE)))
+    yield postgres.url(name)
+    admin.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    """The unit of work on that database."""
+    made = Database(database_url)
+    yield made
+    await made.close()
