@@ -39,7 +39,11 @@ class Claim(SQLModel, table=True):
     holder: str = Field(max_length=200)
     leased_until: datetime = Field(sa_column=timestamp())
     flow_run: str = Field(default="", max_length=64)
+    head: str = Field(default="", max_length=64)
+    publish_error: str = ""
+    interrupted: str = ""
     started_at: datetime = Field(sa_column=timestamp())
+    taken_at: datetime = Field(sa_column=timestamp())
     ended_at: datetime | None = Field(default=None, sa_column=timestamp(nullable=True))
 
 
@@ -68,6 +72,7 @@ class GateCheck(SQLModel, table=True):
     commit: str = Field(default="", max_length=64)
     first_at: datetime = Field(sa_column=timestamp())
     at: datetime = Field(sa_column=timestamp())
+    expires_at: datetime | None = Field(default=None, sa_column=timestamp(nullable=True))
 
 
 class Approval(SQLModel, table=True):

@@ -1,0 +1,135 @@
+"""Run a stage of a work item: the same flow in the desk, by hand in Prefect's UI, and on a work pool.
+
+It claims (item, stage, round) first; a second run of the same ends "already claimed". Then it takes one
+step after the other as `pipeline.rules` says, until the stage run has an end: the item moved, waits,
+or needs a person.
+"""
+
+import asyncio
+from typing import Annotated, Any
+
+from prefect import flow, get_run_logger, runtime, tags
+from prefect.client.schemas.objects import State
+from prefect.states import Cancelled, Completed, Failed
+from pydantic import Field
+
+from quarterdeck.house import House, at_hand
+from quarterdeck.kernel.errors import Conflict, QuarterdeckError, Unavailable
+from quarterdeck.pipeline.rules import (
+    Advance,
+    AskApproval,
+    AwaitRun,
+    Block,
+    CheckGate,
+    Decision,
+    Publish,
+    Repair,
+    StartRun,
+    Step,
+    Wait,
+)
+from quarterdeck.pipeline.store import Candidate
+from quarterdeck.pipeline.work import LEASE, StageWork
+from tasks.work import ask_gate, keep_claim, publish, run_agent
+
+PAUSE_WHEN_DOWN = 2.0
+PAUSE_WHEN_BUSY = 1.0
+
+
+def _name() -> str:
+    """`ET-007 · development · 2`, so that runs are found by item."""
+    given = runtime.flow_run.parameters
+    return " · ".join(str(part) for part in (given["item"], given["stage"], given["round"]) if part)
+
+
+async def _interrupted(_flow: Any, flow_run: Any, _state: Any) -> None:
+    """Cancel was pressed on a run in a process of its own: its agent would go on without this."""
+    async with at_hand() as house:
+        await house.engine.interrupt(str(flow_run.id), "The stage run was cancelled in Prefect.")
+
+
+@flow(name="stage", flow_run_name=_name, persist_result=False, on_cancellation=[_interrupted])
+async def run_stage(
+    item: Annotated[str, Field(title="Work item", description="Key of the item, for example ET-007.")],
+    stage: Annotated[
+        str, Field(title="Stage", description="Leave empty for the stage in which it stands.")
+    ] = "",
+    round: Annotated[int, Field(title="Round", description="Leave 0 for its present round.", ge=0)] = 0,
+) -> State[Any]:
+    """Work on one stage of a work item until it moves, waits, or needs a person."""
+    with tags(item):
+        async with at_hand() as house:
+            try:
+                work = await _claim(house, item, stage, round)
+            except Conflict as refusal:
+                return Completed(name="NothingToDo", message=str(refusal))
+            keeping = asyncio.create_task(keep_claim(work, LEASE.total_seconds() / 3))
+            try:
+                return await _work(house, work)
+            finally:
+                keeping.cancel()
+
+
+async def _claim(house: House, item: str, stage: str, round_: int) -> StageWork:
+    now = await house.engine.current(item)
+    wanted = Candidate(item, stage or now.stage, round_ or now.round)
+    return await house.engine.claim(wanted, flow_run=str(runtime.flow_run.id))
+
+
+async def _work(house: House, work: StageWork) -> State[Any]:
+    try:
+        decision = await _until_decided(house, work)
+    except Unavailable as error:
+        await work.release(PAUSE_WHEN_DOWN)
+        return Failed(message=f"{error} The stage goes on by itself.")
+    except Conflict as error:
+        return await _refused(work, error)
+    except Exception as error:
+        reason = error.detail if isinstance(error, QuarterdeckError) else f"{type(error).__name__}: {error}"
+        await work.failed(reason)
+        raise
+    return Completed(message=_sentence(work, decision))
+
+
+async def _until_decided(house: House, work: StageWork) -> Decision:
+    log = get_run_logger()
+    while True:
+        step = await work.next_step()
+        match step:
+            case StartRun() | AwaitRun():
+                log.info(await run_agent(house, work))
+            case Publish(run_id):
+                log.info("published %s", await publish(house, work, run_id))
+            case CheckGate(gate):
+                answer = await ask_gate.with_options(task_run_name=gate)(house, work, gate)
+                log.info("%s: %s %s", gate, answer.verdict.value, answer.reason)
+            case _:
+                await work.record(step)
+                return step
+
+
+async def _refused(work: StageWork, error: Conflict) -> State[Any]:
+    if error.code == "agent_busy":
+        await work.postpone(PAUSE_WHEN_BUSY)
+        return Completed(name="Postponed", message=str(error))
+    if error.code == "item_final":
+        return Cancelled(message=str(error))
+    if error.code == "claim_lost":
+        return Completed(name="TakenOver", message=str(error))
+    await work.failed(error.detail)
+    return Failed(message=str(error))
+
+
+def _sentence(work: StageWork, step: Step) -> str:
+    match step:
+        case Advance(to=to):
+            return f"{work.ticket.key}: {work.ticket.stage} → {to}"
+        case Repair(to=to, note=note):
+            return f"back to {to}: {note}"
+        case Wait(gate=gate, reason=reason):
+            return f"waits for {gate}: {reason}"
+        case AskApproval():
+            return "waits for a person's approval"
+        case Block(why=why):
+            return f"blocked: {why}"
+    return ""

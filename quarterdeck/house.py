@@ -1,0 +1,95 @@
+"""The rooms of the core, put together: what every process of Quarterdeck opens first.
+
+It stands above all rooms and below the flows, because a flow that Prefect starts in a process of its own
+must be able to open it too (docs/decisions/0004-the-house.md). It binds what rooms must know of each
+other through protocols, and knows no Prefect.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+
+from quarterdeck.board.service import Board
+from quarterdeck.crew.command import CommandRuntime
+from quarterdeck.crew.service import Crew
+from quarterdeck.forge.local import LocalForge
+from quarterdeck.kernel.bus import PostgresBus
+from quarterdeck.kernel.connections import Connections
+from quarterdeck.kernel.database import Database
+from quarterdeck.kernel.journal import Event
+from quarterdeck.kernel.keyring import Keyring
+from quarterdeck.kernel.postgres import server_for
+from quarterdeck.kernel.settings import Settings, load
+from quarterdeck.notify.service import Notify
+from quarterdeck.pipeline.service import Engine
+
+
+class House:
+    """All rooms on one database. Not a dataclass: Prefect would walk through its fields."""
+
+    def __init__(self, settings: Settings, url: str) -> None:
+        self.settings = settings
+        self.database = Database(url)
+        self.bus = PostgresBus(url)
+        self.keyring = Keyring(settings.keys_folder)
+        self.connections = Connections(self.database, self.keyring)
+        self.crew = Crew(self.database, {"command": CommandRuntime()}, settings.runs_folder)
+        self.engine = Engine(self.database, self.crew)
+        self.forge = LocalForge(self.database, settings.forge_folder)
+        self.notify = Notify(self.database, self.connections, settings)
+        self.board = Board(self.database, _Surroundings(self))
+        self.database.reactions.append(self.notify.react)
+
+    async def close(self) -> None:
+        await self.database.close()
+
+
+class _Surroundings:
+    """What the board asks of rooms on its own floor and above."""
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+
+    async def first_stage(self, pipeline: str) -> str:
+        return await self._house.engine.first_stage(pipeline)
+
+    async def stages(self) -> Collection[str]:
+        pipelines = await self._house.engine.load()
+        return {stage.name for pipeline in pipelines.values() for stage in pipeline.stages}
+
+    async def workers(self) -> Collection[str]:
+        return await self._house.crew.names()
+
+    def text(self, event: Event) -> str:
+        return self._house.notify.text(event)
+
+
+_here: ContextVar[House | None] = ContextVar("house", default=None)
+
+
+@asynccontextmanager
+async def open_house(settings: Settings | None = None) -> AsyncIterator[House]:
+    """Open the house for this process; the embedded PostgreSQL is started when nobody else did."""
+    settings = settings or load()
+    server = server_for(settings)
+    await asyncio.to_thread(server.acquire)
+    house = House(settings, server.url())
+    token = _here.set(house)
+    try:
+        yield house
+    finally:
+        _here.reset(token)
+        await house.close()
+        await asyncio.to_thread(server.release)
+
+
+@asynccontextmanager
+async def at_hand() -> AsyncIterator[House]:
+    """The house that is open around us, else one opened for the occasion."""
+    house = _here.get()
+    if house is not None:
+        yield house
+        return
+    async with open_house() as house:
+        yield house

@@ -1,0 +1,147 @@
+"""The gates: what each asks of the code host, and what its answers mean.
+
+FAILED can be repaired by the stage's owner; STUCK needs a person; PENDING waits for something outside.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+from quarterdeck.forge.protocol import CIState, CombinedStatus, Forge, PullRequestInfo, Verdict
+from quarterdeck.kernel.errors import Conflict, Forbidden
+from quarterdeck.pipeline.model import GateVerdict
+
+NO_CI_PATIENCE = timedelta(minutes=2)
+"""How long a commit that no CI knows is waited for before a person is told."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Where a gate looks."""
+
+    item_key: str
+    title: str
+    repository: str
+    branch: str
+    base: str
+    needs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a gate says; `patience` overrides the stage's for a pending answer."""
+
+    verdict: GateVerdict
+    reason: str = ""
+    commit: str = ""
+    patience: timedelta | None = None
+
+
+Check = Callable[[Forge, Asked], Awaitable[Answer]]
+
+
+def documents_folder(item_key: str) -> str:
+    """Where an item's documents live on its branch."""
+    return f"docs/items/{item_key}"
+
+
+async def check_documents(forge: Forge, asked: Asked) -> Answer:
+    """Do the named documents exist on the branch, with something in them?"""
+    missing = []
+    for name in asked.needs:
+        path = f"{documents_folder(asked.item_key)}/{name}.md"
+        content = await forge.read_file(asked.repository, asked.branch, path)
+        if not (content or "").strip():
+            missing.append(f"{name}.md {'is empty' if content is not None else 'is missing'}")
+    if missing:
+        return Answer(GateVerdict.FAILED, ", ".join(missing))
+    return Answer(GateVerdict.PASSED)
+
+
+async def check_pr_open(forge: Forge, asked: Asked) -> Answer:
+    """Is there an open pull request for the branch?"""
+    request = await forge.pull_request(asked.repository, asked.branch)
+    if request is None:
+        return Answer(GateVerdict.FAILED, f"no pull request for {asked.branch}")
+    if not request.is_open:
+        return Answer(GateVerdict.FAILED, f"pull request #{request.number} is closed", request.head)
+    return Answer(GateVerdict.PASSED, commit=request.head)
+
+
+async def check_ci_green(forge: Forge, asked: Asked) -> Answer:
+    """Is CI green on the newest commit of the branch? Results of older commits are never looked at."""
+    head = await forge.head(asked.repository, asked.branch)
+    if head is None:
+        return Answer(GateVerdict.FAILED, f"there is no branch {asked.branch}")
+    status = await forge.combined_status(asked.repository, head)
+    if status.state is CIState.SUCCESS:
+        return Answer(GateVerdict.PASSED, commit=head)
+    if status.total == 0:
+        reason = f"no CI has reported on {head[:10]} (total_count 0)"
+        return Answer(GateVerdict.PENDING, reason, head, NO_CI_PATIENCE)
+    if status.state is CIState.PENDING:
+        return Answer(GateVerdict.PENDING, "CI state: pending", head)
+    return await _red(forge, asked, status)
+
+
+async def _red(forge: Forge, asked: Asked, status: CombinedStatus) -> Answer:
+    reason = f"CI state: {status.state.value}" + (f" ({status.summary})" if status.summary else "")
+    base = await forge.head(asked.repository, asked.base)
+    if base is not None:
+        below = await forge.combined_status(asked.repository, base)
+        if below.state in (CIState.FAILURE, CIState.ERROR):
+            reason += f"; it is red on {asked.base} too"
+            return Answer(GateVerdict.STUCK, reason, status.commit)
+    return Answer(GateVerdict.FAILED, reason, status.commit)
+
+
+async def check_review_approved(forge: Forge, asked: Asked) -> Answer:
+    """Did a reviewer approve exactly the newest commit, and nobody reject it?"""
+    request = await forge.pull_request(asked.repository, asked.branch)
+    if request is None or not request.is_open:
+        return Answer(GateVerdict.FAILED, f"no open pull request for {asked.branch}")
+    verdicts = {review.verdict: review for review in request.reviews if review.commit == request.head}
+    if Verdict.REJECTED in verdicts:
+        review = verdicts[Verdict.REJECTED]
+        return Answer(GateVerdict.FAILED, f"{review.reviewer}: {review.comment or 'rejected'}", request.head)
+    if Verdict.APPROVED in verdicts:
+        return Answer(GateVerdict.PASSED, commit=request.head)
+    return Answer(GateVerdict.PENDING, f"no review of {request.head[:10]}", request.head)
+
+
+async def check_merged(forge: Forge, asked: Asked) -> Answer:
+    """Merge the pull request at the approved head, unless that happened already."""
+    request = await forge.pull_request(asked.repository, asked.branch)
+    if request is None:
+        return Answer(GateVerdict.FAILED, f"no pull request for {asked.branch}")
+    if request.is_merged:
+        return Answer(GateVerdict.PASSED, commit=request.merged_commit or request.head)
+    if not request.is_open:
+        return Answer(GateVerdict.FAILED, f"pull request #{request.number} was closed without a merge")
+    approved = approved_commit(request)
+    if approved is None:
+        return Answer(GateVerdict.FAILED, f"{request.head[:10]} is not approved", request.head)
+    try:
+        merged = await forge.merge(
+            asked.repository, request.number, approved, f"{asked.item_key}: {asked.title}"
+        )
+    except Forbidden as error:
+        return Answer(GateVerdict.STUCK, error.detail, approved)
+    except Conflict as error:
+        return Answer(GateVerdict.FAILED, error.detail, approved)
+    return Answer(GateVerdict.PASSED, commit=merged)
+
+
+def approved_commit(request: PullRequestInfo) -> str | None:
+    """The head, if it is approved and not rejected; an approval of an older commit does not count."""
+    verdicts = {review.verdict for review in request.reviews if review.commit == request.head}
+    return request.head if Verdict.APPROVED in verdicts and Verdict.REJECTED not in verdicts else None
+
+
+GATES: Mapping[str, Check] = {
+    "check_documents": check_documents,
+    "check_pr_open": check_pr_open,
+    "check_ci_green": check_ci_green,
+    "check_review_approved": check_review_approved,
+    "check_merged": check_merged,
+}

@@ -1,0 +1,401 @@
+"""What the pipeline room can do: load pipelines, hand out claims, and take people's decisions."""
+
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from uuid import UUID
+
+import psutil
+
+from quarterdeck.board.model import State, WorkItem
+from quarterdeck.crew.model import AgentRun
+from quarterdeck.crew.service import Crew
+from quarterdeck.kernel.database import Database, Unit
+from quarterdeck.kernel.documents import load_yaml
+from quarterdeck.kernel.errors import Conflict, Forbidden, Invalid, Misconfigured, NotFound
+from quarterdeck.kernel.identity import Caller
+from quarterdeck.pipeline import rules, store, transitions
+from quarterdeck.pipeline.definition import Pipeline, Stage
+from quarterdeck.pipeline.model import Approval, Claim, StoredPipeline
+from quarterdeck.pipeline.store import Candidate
+from quarterdeck.pipeline.work import LEASE, StageWork, Ticket
+
+
+@cache
+def this_holder() -> str:
+    """This process, so that others can see whether it still lives: host, pid and start time."""
+    return f"{socket.gethostname()}:{os.getpid()}:{psutil.Process().create_time():.2f}"
+
+
+def is_dead(holder: str) -> bool:
+    """Did this holder surely die? Only a process of this host can be known to be dead."""
+    host, pid, started = holder.rsplit(":", 2)
+    if host != socket.gethostname():
+        return False
+    try:
+        return f"{psutil.Process(int(pid)).create_time():.2f}" != started
+    except psutil.NoSuchProcess:
+        return True
+
+
+class Engine:
+    """The engine that alone moves items. Cheap to make; keeps loaded pipelines in memory."""
+
+    def __init__(self, database: Database, crew: Crew) -> None:
+        self.database = database
+        self.crew = crew
+        self._pipelines: dict[str, Pipeline] = {}
+
+    # Pipelines
+
+    async def load(self) -> Mapping[str, Pipeline]:
+        """Read the pipelines of the table; call again after an import."""
+        async with self.database.read() as session:
+            stored = await store.pipelines(session)
+        self._pipelines = {row.name: Pipeline.model_validate(row.definition) for row in stored}
+        return self._pipelines
+
+    async def pipeline(self, name: str) -> Pipeline:
+        """Raises `NotFound` naming the pipelines there are."""
+        if name not in self._pipelines:
+            await self.load()
+        if name not in self._pipelines:
+            raise NotFound.among("pipeline", name, self._pipelines)
+        return self._pipelines[name]
+
+    async def first_stage(self, pipeline: str) -> str:
+        """Where a new item of this pipeline starts."""
+        return (await self.pipeline(pipeline)).stages[0].name
+
+    async def import_pipelines(self, folder: Path, agents: Sequence[str]) -> list[str]:
+        """Take the files of a folder into the table; returns the names that changed.
+
+        Raises `Misconfigured` with file and line: nothing is imported then.
+        """
+        found = read_pipelines(folder, agents)
+        async with self.database.command("import pipelines") as unit:
+            stored = {row.name: row for row in await store.pipelines(unit.session)}
+            changed = [pipeline for pipeline in found if _differs(pipeline, stored.get(pipeline.name))]
+            for pipeline in changed:
+                row = stored.get(pipeline.name) or StoredPipeline(
+                    name=pipeline.name, definition={}, updated_at=unit.now
+                )
+                row.definition, row.updated_at = pipeline.model_dump(mode="json"), unit.now
+                unit.session.add(row)
+        await self.load()
+        return [pipeline.name for pipeline in changed]
+
+    async def drift(self, folder: Path, agents: Sequence[str]) -> list[str]:
+        """Sentences about pipelines whose file and table differ."""
+        found = {pipeline.name: pipeline for pipeline in read_pipelines(folder, agents)}
+        async with self.database.read() as session:
+            stored = {row.name: row for row in await store.pipelines(session)}
+        changed = [
+            f"pipeline {n!r}: the file differs" for n, p in found.items() if _differs(p, stored.get(n))
+        ]
+        return changed + [f"pipeline {name!r} has no file" for name in stored if name not in found]
+
+    # Work
+
+    async def candidates(self, limit: int, passing_over: Sequence[str] = ()) -> list[Candidate]:
+        """What there is to do now, most urgent first, for agents that have a free slot."""
+        now = self.database.clock.now()
+        async with self.database.read() as session:
+            free = await self.crew.free_slots(session)
+            busy = [
+                (pipeline.name, stage.name)
+                for pipeline in (self._pipelines or await self.load()).values()
+                for stage in pipeline.stages
+                if not stage.is_engine and free.get(stage.agent, 0) <= 0
+            ]
+            found = await store.candidates(session, now, busy, limit + len(passing_over))
+        return [candidate for candidate in found if candidate.key not in passing_over][:limit]
+
+    async def next_due(self) -> datetime | None:
+        """When the next waiting item wants to be looked at."""
+        async with self.database.read() as session:
+            return await store.next_due(session, self.database.clock.now())
+
+    async def current(self, key: str) -> Candidate:
+        """The stage and round in which an item stands. Raises `NotFound`."""
+        async with self.database.read() as session:
+            item = await store.item(session, key)
+        return Candidate(item.key, item.stage, item.round)
+
+    async def claim(self, wanted: Candidate, flow_run: str = "", holder: str | None = None) -> StageWork:
+        """Take (item, stage, round), with a new fencing number.
+
+        Raises `NotFound`, or `Conflict` when another holds it or there is nothing to do in this state.
+        """
+        holder = holder or this_holder()
+        async with self.database.command("claim") as unit:
+            item = await store.item_for_update(unit.session, wanted.key)
+            self._must_be_claimable(item, wanted)
+            claim = await store.claim_for_update(unit.session, item.id, item.stage, item.round)
+            claim = self._take(unit, item, claim, holder, flow_run)
+            item.state, item.wake_at, item.move = State.RUNNING, None, None
+            transitions.touch(unit, item)
+            await unit.session.flush()
+            assert claim.id is not None
+            ticket = Ticket(claim.id, claim.fence, item.key, item.stage, item.round)
+            pipeline = item.pipeline
+        return StageWork(self.database, self.crew, ticket, await self.pipeline(pipeline))
+
+    @staticmethod
+    def _must_be_claimable(item: WorkItem, wanted: Candidate) -> None:
+        if (item.stage, item.round) != (wanted.stage, wanted.round):
+            raise Conflict(
+                f"{item.key} stands in {item.stage}, round {item.round}, not in {wanted.stage}, "
+                f"round {wanted.round}.",
+                "Run the stage it stands in, or leave stage and round empty.",
+                code="other_stage",
+            )
+        if not rules.may_be_claimed(item.state):
+            raise Conflict(
+                f"{item.key} is {item.state.value}: there is nothing for the engine to do.",
+                "Approve, retry or reopen it first.",
+                code="nothing_to_do",
+            )
+
+    @staticmethod
+    def _take(unit: Unit, item: WorkItem, claim: Claim | None, holder: str, flow_run: str) -> Claim:
+        if claim is None:
+            claim = Claim(
+                item_id=item.id,
+                stage=item.stage,
+                round=item.round,
+                fence=0,
+                holder=holder,
+                leased_until=unit.now,
+                started_at=unit.now,
+                taken_at=unit.now,
+            )
+        elif claim.leased_until > unit.now and claim.holder and not is_dead(claim.holder):
+            raise Conflict(
+                f"{item.key} · {item.stage} · {item.round} is already claimed by {claim.holder}.",
+                "It is being worked on: nothing to do.",
+                code="already_claimed",
+            )
+        claim.fence += 1
+        claim.holder, claim.flow_run = holder, flow_run
+        claim.leased_until, claim.taken_at = unit.now + LEASE, unit.now
+        unit.session.add(claim)
+        return claim
+
+    async def run_of(self, ticket: Ticket) -> AgentRun | None:
+        """The agent run of a claim, if there is one already."""
+        async with self.database.read() as session:
+            item = await store.item(session, ticket.key)
+            return await store.run_of(session, item.id, ticket.stage, ticket.round)
+
+    async def free_dead_claims(self) -> int:
+        """Give up the claims of holders that died on this host, so that nobody waits for their lease."""
+        async with self.database.read() as session:
+            dead = [claim.id for claim in await store.open_claims(session) if is_dead(claim.holder)]
+        if not dead:
+            return 0
+        async with self.database.command("free dead claims") as unit:
+            for claim in await store.open_claims(unit.session):
+                if claim.id in dead and is_dead(claim.holder):
+                    claim.holder, claim.leased_until = "", unit.now
+                    unit.session.add(claim)
+            unit.wake("items")
+        return len(dead)
+
+    async def wake_commit(self, commit: str) -> int:
+        """CI or a reviewer said something about a commit: the items that wait for it are looked at now."""
+        async with self.database.command("wake items of a commit") as unit:
+            items = await store.waiting_for_commit(unit.session, commit)
+            for item in items:
+                item.wake_at = unit.now
+                transitions.touch(unit, item)
+        return len(items)
+
+    async def interrupt(self, flow_run: str, why: str) -> bool:
+        """Somebody cancelled a stage run from outside (Prefect's UI): stop its agent, then ask a person."""
+        async with self.database.command("interrupt") as unit:
+            claim = await store.claim_of_flow(unit.session, flow_run)
+            if claim is None or claim.ended_at is not None:
+                return False
+            claim.interrupted = claim.interrupted or why
+            unit.session.add(claim)
+            runs = await store.open_runs_of(unit.session, [claim.item_id])
+        for run in runs:
+            await self.crew.stop(run, why)
+        return True
+
+    async def stop_stray_runs(self) -> int:
+        """Stop and close runs whose item went elsewhere: cancelled, or taken back by a person."""
+        async with self.database.read() as session:
+            strays = await store.stray_runs(session)
+        for run in strays:
+            assert run.id is not None
+            outcome = await self.crew.stop(run, "the item no longer needs it")
+            async with self.database.command("close stray run") as unit:
+                if outcome and await self.crew.close_run(unit, run.id, outcome):
+                    unit.record("run_cancelled", item=run.item_key, run=run.id, agent=run.agent)
+                    unit.wake("items")
+        return len(strays)
+
+    # People
+
+    async def approval_of(self, key: str) -> Approval | None:
+        """The newest request for a decision on an item."""
+        async with self.database.read() as session:
+            return await store.newest_approval(session, (await store.item(session, key)).id)
+
+    async def decide(
+        self, key: str, caller: Caller, *, approved: bool, comment: str = "", by: str = ""
+    ) -> Approval:
+        """Approve or reject what waits for approval. The first decision wins.
+
+        Raises `Forbidden`, `Conflict` ("already decided by X", or nothing waits), `Invalid` (no comment).
+        """
+        name = self._may_decide(caller, by, approved, comment)
+        async with self.database.command("decide approval") as unit:
+            item = await store.item_for_update(unit.session, key)
+            approval = await store.newest_approval(unit.session, item.id)
+            self._must_be_open(item, approval)
+            assert approval is not None
+            if name == approval.requested_by:
+                raise Forbidden("Whoever asks for approval may not give it.", "Ask somebody else.")
+            approval.approved, approval.decided_by, approval.door = approved, name, caller.door
+            approval.decided_at, approval.comment = unit.now, comment
+            unit.session.add(approval)
+            unit.record(
+                "approval_decided", item=key, approved=approved, by=name, door=caller.door, comment=comment
+            )
+            pipeline = await self.pipeline(item.pipeline)
+            stage = self._stage(pipeline, item)
+            step = (
+                rules.advance(pipeline, stage) if approved else rules.rejected(pipeline, stage, name, comment)
+            )
+            await transitions.go(unit, item, step)
+            unit.wake("approvals", approval.id)
+        return approval
+
+    @staticmethod
+    def _may_decide(caller: Caller, by: str, approved: bool, comment: str) -> str:
+        if not caller.may_approve:
+            raise Forbidden(
+                f"{caller.name} may not approve or reject.", "Ask the owner for `may_approve` in the roster."
+            )
+        if not approved and not comment.strip():
+            raise Invalid("A rejection needs a comment.", "Say what must change.", field="comment")
+        return caller.acting_for(by)
+
+    @staticmethod
+    def _must_be_open(item: WorkItem, approval: Approval | None) -> None:
+        if approval is not None and approval.decided_by:
+            word = "approved" if approval.approved else "rejected"
+            if item.state is not State.WAITING_APPROVAL:
+                raise Conflict(
+                    f"{item.key} was already decided by {approval.decided_by} ({word}).",
+                    "Nothing to do.",
+                    code="already_decided",
+                    by=approval.decided_by,
+                )
+        if item.state is not State.WAITING_APPROVAL or approval is None:
+            raise Conflict(
+                f"{item.key} does not wait for approval: it is {item.state.value} in {item.stage}.",
+                "Wait until its agent asks.",
+                code="not_waiting",
+            )
+
+    async def cancel(self, key: str, caller: Caller, comment: str = "") -> WorkItem:
+        """Stop the item for good (a retry reopens it); its agent is stopped within seconds."""
+        caller.must_write()
+        async with self.database.command("cancel item") as unit:
+            item = await store.item_for_update(unit.session, key)
+            if not rules.may_be_cancelled(item.state):
+                raise Conflict(f"{key} is {item.state.value} already.", "Nothing to do.", code="item_final")
+            item.state, item.wake_at, item.move = State.CANCELLED, None, None
+            item.finished_at = unit.now
+            await self._withdraw(unit, item, caller)
+            transitions.touch(unit, item)
+            unit.record("item_cancelled", item=key, by=caller.name, comment=comment)
+        return item
+
+    @staticmethod
+    async def _withdraw(unit: Unit, item: WorkItem, caller: Caller) -> None:
+        """Nobody is asked any more about an item that was cancelled."""
+        approval = await store.newest_approval(unit.session, item.id)
+        if approval is not None and approval.decided_at is None:
+            approval.decided_at, approval.decided_by, approval.door = unit.now, caller.name, caller.door
+            approval.comment = "withdrawn: the item was cancelled"
+            unit.session.add(approval)
+            unit.wake("approvals", approval.id)
+
+    async def retry(self, key: str, caller: Caller) -> WorkItem:
+        """Another try of the stage where it is blocked, with a fresh budget; reopens a cancelled item."""
+        caller.must_write()
+        async with self.database.command("retry item") as unit:
+            item = await store.item_for_update(unit.session, key)
+            if not rules.may_be_retried(item.state):
+                raise Conflict(
+                    f"{key} is {item.state.value}: only blocked or cancelled items can be retried.",
+                    "Wait for its agent, or cancel it first.",
+                    code="not_blocked",
+                )
+            stage = self._stage(await self.pipeline(item.pipeline), item)
+            await transitions.put(unit, item, rules.retried(transitions.standing(item), stage))
+            unit.record("item_retried", item=key, by=caller.name, stage=item.stage, round=item.round)
+        return item
+
+    @staticmethod
+    def _stage(pipeline: Pipeline, item: WorkItem) -> Stage:
+        stage = pipeline.stage(item.stage)
+        if stage is None:
+            raise Misconfigured(
+                f"{item.key} stands in {item.stage!r}, which pipeline {pipeline.name!r} no longer has.",
+                "Put the stage back into the pipeline file, then `quarterdeck setup --apply`.",
+            )
+        return stage
+
+    # Approval forms (shown by whoever has a UI; the decision never waits for them)
+
+    async def approvals_without_form(self) -> list[Approval]:
+        async with self.database.read() as session:
+            return await store.approvals_without_form(session)
+
+    async def forms_to_close(self) -> list[Approval]:
+        async with self.database.read() as session:
+            return await store.forms_to_close(session)
+
+    async def form_opened(self, approval_id: UUID, flow_run: str) -> None:
+        async with self.database.command("record approval form") as unit:
+            approval = await store.approval(unit.session, approval_id)
+            approval.flow_run = flow_run
+            unit.session.add(approval)
+
+    async def form_closed(self, approval_id: UUID) -> None:
+        async with self.database.command("record closed form") as unit:
+            approval = await store.approval(unit.session, approval_id)
+            approval.form_closed = True
+            unit.session.add(approval)
+
+
+def read_pipelines(folder: Path, agents: Sequence[str]) -> list[Pipeline]:
+    """All pipeline files of a folder, checked."""
+    return [read_pipeline(path, agents) for path in sorted(folder.glob("*.yaml"))]
+
+
+def read_pipeline(path: Path, agents: Sequence[str]) -> Pipeline:
+    """One pipeline file, checked. Raises `Misconfigured` with file and line."""
+    document = load_yaml(path)
+    pipeline = document.validate(Pipeline)
+    for position, stage in enumerate(pipeline.stages):
+        if not stage.is_engine and stage.agent not in agents:
+            raise document.wrong(
+                ("stages", position, "agent"),
+                f"stage {stage.name!r} needs the agent {stage.agent!r}, who is not in the roster",
+                f"There is: {', '.join(sorted(agents)) or 'nobody'}. Correct the name, or add the agent.",
+            )
+    return pipeline
+
+
+def _differs(pipeline: Pipeline, row: StoredPipeline | None) -> bool:
+    return row is None or Pipeline.model_validate(row.definition) != pipeline

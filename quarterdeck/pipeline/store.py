@@ -1,0 +1,233 @@
+"""All queries of the pipeline room."""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import and_, case, exists, func, or_, tuple_
+from sqlalchemy.orm import aliased
+from sqlmodel import col, select
+from sqlmodel.ext.asyncio.session import AsyncSession
+from sqlmodel.sql.expression import SelectOfScalar
+
+from quarterdeck.board.model import ItemDependency, Priority, Project, State, WorkItem
+from quarterdeck.crew.model import AgentRun, RunState
+from quarterdeck.kernel.errors import NotFound
+from quarterdeck.pipeline.model import Approval, Claim, GateCheck, StoredPipeline
+
+_RANK = {priority: rank for rank, priority in enumerate(Priority)}
+
+
+async def pipelines(session: AsyncSession) -> list[StoredPipeline]:
+    return list((await session.exec(select(StoredPipeline).order_by(col(StoredPipeline.name)))).all())
+
+
+async def item_for_update(session: AsyncSession, key: str) -> WorkItem:
+    """The item, locked until the transaction ends. Raises `NotFound`."""
+    statement = select(WorkItem).where(col(WorkItem.key) == key).with_for_update()
+    item = (await session.exec(statement)).one_or_none()
+    if item is None:
+        raise await _unknown_item(session, key)
+    return item
+
+
+async def item(session: AsyncSession, key: str) -> WorkItem:
+    found = (await session.exec(select(WorkItem).where(col(WorkItem.key) == key))).one_or_none()
+    if found is None:
+        raise await _unknown_item(session, key)
+    return found
+
+
+async def _unknown_item(session: AsyncSession, key: str) -> NotFound:
+    newest = select(WorkItem.key).order_by(col(WorkItem.created_at).desc()).limit(20)
+    return NotFound.among("item", key, (await session.exec(newest)).all())
+
+
+async def project_of(session: AsyncSession, item: WorkItem) -> Project:
+    return (await session.exec(select(Project).where(col(Project.id) == item.project_id))).one()
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A (item, stage, round) for which there is something to do."""
+
+    key: str
+    stage: str
+    round: int
+
+
+def _open_dependency() -> SelectOfScalar[int]:
+    needed = aliased(WorkItem)
+    return (
+        select(1)
+        .select_from(ItemDependency)
+        .join(needed, col(needed.id) == col(ItemDependency.needs_id))
+        .where(col(ItemDependency.item_id) == col(WorkItem.id), col(needed.state) != State.DONE)
+        .correlate(WorkItem)
+    )
+
+
+def _held(now: datetime) -> SelectOfScalar[int]:
+    return (
+        select(1)
+        .select_from(Claim)
+        .where(
+            col(Claim.item_id) == col(WorkItem.id),
+            col(Claim.stage) == col(WorkItem.stage),
+            col(Claim.round) == col(WorkItem.round),
+            col(Claim.leased_until) > now,
+        )
+        .correlate(WorkItem)
+    )
+
+
+async def candidates(
+    session: AsyncSession, now: datetime, busy: Collection[tuple[str, str]], limit: int
+) -> list[Candidate]:
+    """Items to take up, most urgent first; `busy` are (pipeline, stage) pairs without a free agent."""
+    new = and_(col(WorkItem.state) == State.QUEUED, ~exists(_open_dependency()))
+    if busy:
+        new = and_(new, tuple_(col(WorkItem.pipeline), col(WorkItem.stage)).not_in(list(busy)))
+    due = or_(col(WorkItem.wake_at).is_(None), col(WorkItem.wake_at) <= now)
+    going_on = col(WorkItem.state).in_([State.RUNNING, State.WAITING_GATE])
+    statement = (
+        select(WorkItem.key, WorkItem.stage, WorkItem.round)
+        .where(or_(new, going_on), due, ~exists(_held(now)))
+        .order_by(
+            case({State.QUEUED.value: 1}, value=col(WorkItem.state), else_=0),
+            case({p.value: r for p, r in _RANK.items()}, value=col(WorkItem.priority)),
+            col(WorkItem.created_at),
+        )
+        .limit(limit)
+    )
+    return [Candidate(*row) for row in (await session.exec(statement)).all()]
+
+
+async def next_due(session: AsyncSession, now: datetime) -> datetime | None:
+    """When the next waiting item wants to be looked at."""
+    statement = select(func.min(WorkItem.wake_at)).where(
+        col(WorkItem.state).in_([State.QUEUED, State.WAITING_GATE, State.RUNNING]),
+        col(WorkItem.wake_at) > now,
+    )
+    return (await session.exec(statement)).one()
+
+
+async def claim_for_update(session: AsyncSession, item_id: UUID, stage: str, round_: int) -> Claim | None:
+    statement = select(Claim).where(
+        col(Claim.item_id) == item_id, col(Claim.stage) == stage, col(Claim.round) == round_
+    )
+    return (await session.exec(statement.with_for_update())).one_or_none()
+
+
+async def claim(session: AsyncSession, claim_id: int) -> Claim:
+    return (await session.exec(select(Claim).where(col(Claim.id) == claim_id))).one()
+
+
+async def open_claims(session: AsyncSession) -> list[Claim]:
+    """Claims that somebody holds or held when he died."""
+    statement = select(Claim).where(col(Claim.ended_at).is_(None), col(Claim.holder) != "")
+    return list((await session.exec(statement)).all())
+
+
+async def claim_of_flow(session: AsyncSession, flow_run: str) -> Claim | None:
+    statement = select(Claim).where(col(Claim.flow_run) == flow_run).order_by(col(Claim.id).desc()).limit(1)
+    return (await session.exec(statement)).one_or_none()
+
+
+async def rounds_so_far(session: AsyncSession, item_id: UUID, stage: str) -> int:
+    """The highest round of a stage that was ever claimed."""
+    statement = select(func.max(Claim.round)).where(col(Claim.item_id) == item_id, col(Claim.stage) == stage)
+    return (await session.exec(statement)).one() or 0
+
+
+async def run_of(session: AsyncSession, item_id: UUID, stage: str, round_: int) -> AgentRun | None:
+    statement = (
+        select(AgentRun)
+        .where(col(AgentRun.item_id) == item_id, col(AgentRun.stage) == stage, col(AgentRun.round) == round_)
+        .order_by(col(AgentRun.id).desc())
+        .limit(1)
+    )
+    return (await session.exec(statement)).one_or_none()
+
+
+async def open_runs_of(session: AsyncSession, item_ids: Iterable[UUID]) -> list[AgentRun]:
+    statement = select(AgentRun).where(
+        col(AgentRun.item_id).in_(list(item_ids)), col(AgentRun.state) != RunState.ENDED
+    )
+    return list((await session.exec(statement)).all())
+
+
+async def stray_runs(session: AsyncSession) -> list[AgentRun]:
+    """Runs still open although their item left that stage and round: cancelled, or moved by a person."""
+    statement = (
+        select(AgentRun)
+        .join(WorkItem, col(WorkItem.id) == col(AgentRun.item_id))
+        .where(
+            col(AgentRun.state) != RunState.ENDED,
+            or_(
+                col(WorkItem.stage) != col(AgentRun.stage),
+                col(WorkItem.round) != col(AgentRun.round),
+                col(WorkItem.state) != State.RUNNING,
+            ),
+        )
+    )
+    return list((await session.exec(statement)).all())
+
+
+async def checks_of(session: AsyncSession, item_id: UUID, stage: str, round_: int) -> list[GateCheck]:
+    statement = select(GateCheck).where(
+        col(GateCheck.item_id) == item_id, col(GateCheck.stage) == stage, col(GateCheck.round) == round_
+    )
+    return list((await session.exec(statement)).all())
+
+
+async def waiting_for_commit(session: AsyncSession, commit: str) -> list[WorkItem]:
+    """Items that wait for a gate on this commit, locked."""
+    statement = (
+        select(WorkItem)
+        .join(
+            GateCheck,
+            and_(
+                col(GateCheck.item_id) == col(WorkItem.id),
+                col(GateCheck.stage) == col(WorkItem.stage),
+                col(GateCheck.round) == col(WorkItem.round),
+            ),
+        )
+        .where(col(WorkItem.state) == State.WAITING_GATE, col(GateCheck.commit) == commit)
+        .with_for_update(of=WorkItem)
+    )
+    return list((await session.exec(statement)).unique().all())
+
+
+async def approval(session: AsyncSession, approval_id: UUID) -> Approval:
+    found = (await session.exec(select(Approval).where(col(Approval.id) == approval_id))).one_or_none()
+    if found is None:
+        raise NotFound(f"There is no approval {approval_id}.", "See `GET /api/v1/items/{key}`.")
+    return found
+
+
+async def newest_approval(session: AsyncSession, item_id: UUID) -> Approval | None:
+    statement = (
+        select(Approval)
+        .where(col(Approval.item_id) == item_id)
+        .order_by(col(Approval.requested_at).desc())
+        .limit(1)
+    )
+    return (await session.exec(statement)).one_or_none()
+
+
+async def approvals_without_form(session: AsyncSession) -> list[Approval]:
+    """Requests that the Prefect UI does not show yet."""
+    statement = select(Approval).where(col(Approval.decided_at).is_(None), col(Approval.flow_run) == "")
+    return list((await session.exec(statement)).all())
+
+
+async def forms_to_close(session: AsyncSession) -> list[Approval]:
+    """Decided requests whose form still stands in the Prefect UI."""
+    statement = select(Approval).where(
+        col(Approval.decided_at).is_not(None),
+        col(Approval.flow_run) != "",
+        col(Approval.form_closed).is_(False),
+    )
+    return list((await session.exec(statement)).all())
