@@ -5,7 +5,8 @@ from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, delete, exists, func, or_, text, tuple_, update
+from sqlalchemy import ColumnElement, Subquery, delete, exists, func, or_, tuple_, update
+from sqlalchemy import select as sql_select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import aliased
 from sqlmodel import col, select
@@ -163,7 +164,7 @@ async def lock_links(session: AsyncSession) -> None:
 
     Two changes that are harmless alone can close a cycle together. Taken before any item is locked.
     """
-    await session.execute(text("select pg_advisory_xact_lock(hashtext('quarterdeck items links'))"))
+    await session.exec(select(func.pg_advisory_xact_lock(func.hashtext("quarterdeck items links"))))
 
 
 async def set_needs(session: AsyncSession, item_id: UUID, needs: Iterable[UUID]) -> None:
@@ -175,44 +176,31 @@ async def set_needs(session: AsyncSession, item_id: UUID, needs: Iterable[UUID])
 
 async def needs_from(session: AsyncSession, item_id: UUID) -> dict[str, set[str]]:
     """Who depends on whom, as far as it can be reached from an item."""
-    return await _reach(
-        session,
-        """
-        with recursive reach(id) as (
-            select cast(:start as uuid)
-            union select d.needs_id from item_dependencies d join reach on d.item_id = reach.id
-        )
-        select i.key, n.key from reach
-        join item_dependencies d on d.item_id = reach.id
-        join items i on i.id = d.item_id
-        join items n on n.id = d.needs_id
-        """,
-        item_id,
-    )
+    links = select(ItemDependency.item_id, ItemDependency.needs_id).subquery()
+    return await _reach(session, links, item_id)
 
 
 async def parents_from(session: AsyncSession, item_id: UUID) -> dict[str, set[str]]:
     """Who is whose child, upwards from an item."""
-    return await _reach(
-        session,
-        """
-        with recursive reach(id) as (
-            select cast(:start as uuid)
-            union select i.parent_id from items i join reach on i.id = reach.id
-            where i.parent_id is not null
-        )
-        select i.key, p.key from reach
-        join items i on i.id = reach.id
-        join items p on p.id = i.parent_id
-        """,
-        item_id,
+    has_parent = col(WorkItem.parent_id).is_not(None)
+    links = select(WorkItem.id, WorkItem.parent_id).where(has_parent).subquery()
+    return await _reach(session, links, item_id)
+
+
+async def _reach(session: AsyncSession, links: Subquery, start: UUID) -> dict[str, set[str]]:
+    """The part of `links` (from, to) that begins at `start`, with keys for identities."""
+    source, target = links.c
+    reached = sql_select(source, target).where(source == start).cte("reached", recursive=True)
+    reached = reached.union(sql_select(source, target).join(reached, source == reached.c[1]))
+    here, there = aliased(WorkItem), aliased(WorkItem)
+    rows = (
+        select(here.key, there.key)
+        .join(reached, reached.c[0] == col(here.id))
+        .join(there, col(there.id) == reached.c[1])
     )
-
-
-async def _reach(session: AsyncSession, query: str, start: UUID) -> dict[str, set[str]]:
     edges: defaultdict[str, set[str]] = defaultdict(set)
-    for source, target in (await session.execute(text(query), {"start": start})).all():
-        edges[source].add(target)
+    for one, other in (await session.exec(rows)).all():
+        edges[one].add(other)
     return edges
 
 
