@@ -129,9 +129,15 @@ class Supervised:
             if not await asyncio.get_running_loop().sock_recv(leash_end, len(leash.READY)):
                 return
         else:
-            while not await self.program.health():
-                await asyncio.sleep(0.1)
+            await _until(self.program.health)
         self.healthy.set()
+
+
+async def _until(health: Health) -> None:
+    while True:
+        if await health():
+            return
+        await asyncio.sleep(0.1)
 
 
 def _signal_group(group: int, number: signal.Signals) -> bool:
@@ -148,9 +154,11 @@ def _signal_group(group: int, number: signal.Signals) -> bool:
 async def end_group(group: int, grace: float = 1.0) -> None:
     """Stop what is left of a process group: politely, then by force."""
     give_up = time.monotonic() + grace
-    while _signal_group(group, signal.SIGTERM) and time.monotonic() < give_up:
+    while _signal_group(group, signal.SIGTERM):
         await asyncio.sleep(0.05)
-    _signal_group(group, signal.SIGKILL)
+        if time.monotonic() > give_up:
+            _signal_group(group, signal.SIGKILL)
+            return
 
 
 def tail(file: Path, lines: int = 12) -> tuple[str, ...]:

@@ -1,0 +1,101 @@
+"""What `up` leaves in the home while it runs, so that others find it: addresses and processes."""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import psutil
+
+from quarterdeck.kernel.errors import Conflict
+from quarterdeck.kernel.settings import Settings
+
+
+@dataclass(frozen=True)
+class Running:
+    """A desk that is open: its supervisor, its ports, and its processes (name -> id, time of birth)."""
+
+    pid: int
+    http_port: int
+    prefect_port: int
+    processes: dict[str, tuple[int, float]] = field(default_factory=dict)
+
+
+def folder(settings: Settings) -> Path:
+    """Where it lies."""
+    return settings.folder / "run"
+
+
+def logs(settings: Settings) -> Path:
+    """Where every process writes its log."""
+    return settings.folder / "logs"
+
+
+def write(settings: Settings, running: Running) -> None:
+    """Record it; readers see the old or the new, never half."""
+    file = folder(settings) / "up.json"
+    draft = file.with_suffix(".new")
+    draft.write_text(json.dumps(asdict(running)), encoding="utf-8")
+    draft.replace(file)
+
+
+def read(settings: Settings) -> Running | None:
+    """What was recorded last, by a supervisor that may be dead."""
+    try:
+        found = json.loads((folder(settings) / "up.json").read_text(encoding="utf-8"))
+        found["processes"] = {
+            name: (int(pid), float(born)) for name, (pid, born) in found["processes"].items()
+        }
+        return Running(**found)
+    except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def forget(settings: Settings) -> None:
+    """Nothing runs any more."""
+    (folder(settings) / "up.json").unlink(missing_ok=True)
+
+
+def prefect_port(settings: Settings) -> int:
+    """Where Prefect's server listens: as set, else as the open desk chose. 0 = nobody knows."""
+    if settings.prefect_port:
+        return settings.prefect_port
+    running = read(settings)
+    return running.prefect_port if running else 0
+
+
+def born(pid: int) -> float:
+    """When a process was started; tells it from a later one with the same number. 0 = it is gone."""
+    with suppress(psutil.Error):
+        return psutil.Process(pid).create_time()
+    return 0.0
+
+
+@contextmanager
+def only_one(settings: Settings) -> Iterator[None]:
+    """Hold the home's lock: one `up` at a time. Raises `Conflict` naming the one that runs."""
+    folder(settings).mkdir(parents=True, exist_ok=True)
+    with (folder(settings) / "up.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            running = read(settings)
+            who = f" (process {running.pid})" if running else ""
+            raise Conflict(
+                f"Quarterdeck is up already in {settings.folder}{who}.",
+                "Use it, stop it with Ctrl-C where it runs, or set QUARTERDECK_HOME to another folder.",
+                code="already_up",
+            ) from None
+        yield
+
+
+def leftovers(running: Running) -> list[int]:
+    """Processes of a dead supervisor that are still there; each leads a group of its own."""
+    return [
+        pid
+        for pid, started in running.processes.values()
+        if born(pid) and abs(born(pid) - started) < 1 and os.getpgid(pid) == pid
+    ]
