@@ -1,0 +1,190 @@
+"""Logs: one form for our lines and the libraries', and no secret in any of them."""
+
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+import structlog
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import SecretStr
+
+from quarterdeck.kernel import log
+
+CANARY = "canary-7f3a/ö+9"
+
+
+@pytest.fixture(autouse=True)
+def _left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    monkeypatch.setattr(log, "_registered", {})
+    yield
+    root.handlers, root.level = handlers, level
+    logging.captureWarnings(False)
+    structlog.reset_defaults()
+
+
+def lines_of(form: log.Form, level: str = "info") -> io.StringIO:
+    output = io.StringIO()
+    log.set_up(level, form, output)
+    return output
+
+
+def test_our_lines_and_those_of_libraries_look_alike() -> None:
+    output = lines_of("json")
+    structlog.get_logger("ours").info("item_filed", item="ET-007", tokens=12)
+    logging.getLogger("theirs").warning("answered %s", 200)
+
+    ours, theirs = map(json.loads, output.getvalue().splitlines())
+    assert (ours["event"], ours["item"], ours["tokens"], ours["logger"]) == (
+        "item_filed",
+        "ET-007",
+        12,
+        "ours",
+    )
+    assert (theirs["event"], theirs["level"], theirs["logger"]) == ("answered 200", "warning", "theirs")
+    assert ours.keys() >= {"timestamp", "level"}
+
+
+def test_lines_below_the_level_are_left_out() -> None:
+    output = lines_of("console", "warning")
+    structlog.get_logger("ours").info("quiet")
+    logging.getLogger("theirs").info("quiet")
+    structlog.get_logger("ours").warning("loud")
+
+    assert "quiet" not in output.getvalue()
+    assert "loud" in output.getvalue()
+
+
+def test_warnings_become_lines() -> None:
+    output = lines_of("console")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.warn("mind the gap", stacklevel=1)
+    assert "mind the gap" in output.getvalue()
+
+
+def test_setting_up_again_does_not_double_the_lines() -> None:
+    lines_of("console")
+    output = lines_of("console")
+    structlog.get_logger("ours").info("once")
+    assert output.getvalue().count("once") == 1
+
+
+@pytest.mark.parametrize("form", ["console", "json"])
+@pytest.mark.parametrize("make", [structlog.get_logger, logging.getLogger], ids=["ours", "theirs"])
+def test_a_registered_secret_appears_nowhere(form: log.Form, make: Any) -> None:
+    log.hide(CANARY)
+    output = lines_of(form)
+    logger = make("any")
+    logger.info(f"a {CANARY} b")
+    logger.info("a %s b", CANARY)
+    logger.info("at https://host/%s", quote(CANARY, safe=""))
+    try:
+        raise ValueError(f"refused {CANARY}") from KeyError(CANARY)
+    except ValueError:
+        logger.exception("failed")
+
+    shown = output.getvalue()
+    assert "ValueError" in shown
+    assert "refused ***" in shown
+    for form_of_it in (CANARY, quote(CANARY), quote(CANARY, safe=""), json.dumps(CANARY)[1:-1]):
+        assert form_of_it not in shown
+
+
+@pytest.mark.parametrize("form", ["console", "json"])
+def test_a_registered_secret_is_found_at_any_depth(form: log.Form) -> None:
+    log.hide(CANARY)
+    output = lines_of(form)
+
+    class Thing:
+        def __repr__(self) -> str:
+            return f"Thing({CANARY})"
+
+    deep = {"list": [{"x": (CANARY, Thing())}], "bytes": {CANARY}, "thing": Thing()}
+    structlog.get_logger("ours").info("deep", **deep)
+    assert "canary" not in output.getvalue()
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "token",
+        "bot_token",
+        "TOKEN",
+        "apiKey",
+        "api_key",
+        "api-key",
+        "password",
+        "passwd",
+        "client_secret",
+        "Authorization",
+        "Set-Cookie",
+        "credentials",
+        "private_key",
+        "master_key",
+    ],
+)
+def test_values_of_keys_that_sound_like_secrets_are_hidden(key: str) -> None:
+    output = lines_of("json")
+    structlog.get_logger("ours").info("x", **{key: "canary"})
+    structlog.get_logger("ours").info("x", headers={key: ["canary"]})
+    structlog.get_logger("ours").info("x", value=SecretStr("canary"))
+    assert "canary" not in output.getvalue()
+
+
+@pytest.mark.parametrize("key", ["item_key", "key", "stage", "idempotency_key", "author"])
+def test_values_of_other_keys_are_shown(key: str) -> None:
+    output = lines_of("json")
+    structlog.get_logger("ours").info("x", **{key: "ET-007"})
+    assert "ET-007" in output.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (
+            f"POST https://api.telegram.org/bot{12345678}:{'A' * 35}/send",
+            "POST https://api.telegram.org/bot***/send",
+        ),
+        ("Authorization: Bearer abcdef123456", "Authorization: Bearer ***"),
+        ("postgresql+psycopg://app:pass@host/db", "postgresql+psycopg://app:***@host/db"),
+        ("redis://:pass@host:1", "redis://:***@host:1"),
+        ("GET /hook?access_token=abc&x=1", "GET /hook?access_token=***&x=1"),
+        ('{"bot_token": "abc", "chat": "1"}', '{"bot_token": "***", "chat": "1"}'),
+        ("{'password': 'a b'}", "{'password': '***'}"),
+        ("key sk-abcdefghijklmnopqrst", "key ***"),
+        (f"it is qd_{'x' * 40}.", "it is ***."),
+        (
+            "ET-007: 12345:67 at https://host:80/a@b, tokens 12",
+            "ET-007: 12345:67 at https://host:80/a@b, tokens 12",
+        ),
+    ],
+)
+def test_secrets_are_known_by_their_looks(text: str, shown: str) -> None:
+    assert log.redact(text) == shown
+
+
+plain = st.characters(exclude_characters="*")
+
+
+@given(before=st.text(), after=st.text(), secret=st.text(plain, min_size=log.SHORTEST))
+def test_no_surroundings_bring_a_registered_secret_back(before: str, after: str, secret: str) -> None:
+    log.hide(secret)
+    assert secret not in log.redact(f"{before} {secret} {after}")
+
+
+def test_short_values_are_not_registered() -> None:
+    log.hide("a")
+    assert log.redact("a cat") == "a cat"
+
+
+def test_the_secrets_of_a_mapping_are_registered_and_nothing_else() -> None:
+    log.hide_secrets_of({"bot_token": "canary1", "chat_id": "-100200300", "inner": {"api_key": "canary2"}})
+    assert log.redact("canary1 -100200300 canary2") == "*** -100200300 ***"
