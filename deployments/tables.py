@@ -3,14 +3,16 @@
 A room keeps its tables in `model.py`; the kernel keeps each beside the code that owns it.
 """
 
-from sqlalchemy import MetaData
 from sqlmodel import SQLModel
 
-import quarterdeck.board.model
-import quarterdeck.crew.model
-import quarterdeck.forge.model
-import quarterdeck.kernel.idempotency
-import quarterdeck.kernel.journal
-import quarterdeck.pipeline.model
+from quarterdeck.board import model as board
+from quarterdeck.crew import model as crew
+from quarterdeck.forge import model as forge
+from quarterdeck.kernel import idempotency, journal
+from quarterdeck.notify import model as notify
+from quarterdeck.pipeline import model as pipeline
 
-metadata: MetaData = SQLModel.metadata
+MODULES = (board, crew, forge, idempotency, journal, notify, pipeline)
+"""Where tables are declared; importing them is what fills `metadata`."""
+
+metadata = SQLModel.metadata

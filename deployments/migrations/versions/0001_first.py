@@ -340,9 +340,44 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("item_id", "needs_id"),
     )
     op.create_index(op.f("ix_item_dependencies_needs_id"), "item_dependencies", ["needs_id"], unique=False)
+    op.create_table(
+        "subscriptions",
+        sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
+        sa.Column("channel", sa.String(length=30), nullable=False),
+        sa.Column("chat", sa.String(length=200), nullable=False),
+        sa.Column("events", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=False),
+        sa.Column("project", sa.String(length=10), nullable=True),
+        sa.Column("severity", sa.String(length=32), nullable=False),
+        sa.Column("quiet_from", sa.Time(), nullable=True),
+        sa.Column("quiet_to", sa.Time(), nullable=True),
+        sa.Column("zone", sa.String(length=50), nullable=False),
+        sa.Column("enabled", sa.Boolean(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_table(
+        "outbox_lanes",
+        sa.Column("lane", sa.String(length=240), nullable=False),
+        sa.Column("channel", sa.String(length=30), nullable=False),
+        sa.Column("chat", sa.String(length=200), nullable=False),
+        sa.Column("fence", sa.BigInteger(), nullable=False),
+        sa.Column("leased_until", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("resume_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("failures", sa.Integer(), nullable=False),
+        sa.Column("sends", postgresql.ARRAY(sa.DateTime(timezone=True)), nullable=False),
+        sa.PrimaryKeyConstraint("lane"),
+    )
+    op.create_table(
+        "outbox_senders",
+        sa.Column("channel", sa.String(length=30), nullable=False),
+        sa.Column("sends", postgresql.ARRAY(sa.DateTime(timezone=True)), nullable=False),
+        sa.PrimaryKeyConstraint("channel"),
+    )
 
 
 def downgrade() -> None:
+    op.drop_table("outbox_senders")
+    op.drop_table("outbox_lanes")
+    op.drop_table("subscriptions")
     op.drop_index(op.f("ix_item_dependencies_needs_id"), table_name="item_dependencies")
     op.drop_table("item_dependencies")
     op.drop_index(op.f("ix_gate_checks_item_id"), table_name="gate_checks")

@@ -1,0 +1,219 @@
+"""The relay: takes messages from the outbox to their channels, each lane in order, with any number of desks.
+
+A lane (one chat) is leased by a row with a fence, not by an advisory lock: a lock would hold one database
+connection per chat while a request hangs, and would vanish silently with that connection, whereas a fence
+refuses the writes of a desk that slept through its lease. Sending is recorded before the request leaves;
+whoever finds a message in that state after its sender died sends it again, marked `possibly_twice`.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import structlog
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_fixed
+
+from quarterdeck.kernel import crash
+from quarterdeck.kernel.database import Database, Unit
+from quarterdeck.kernel.errors import Unavailable
+from quarterdeck.kernel.journal import Delivery, OutboxMessage
+from quarterdeck.notify import rules, store
+from quarterdeck.notify.channels import Channel, Failed, Limited, Outcome, Outgoing, Refused, Sent, Window
+from quarterdeck.notify.model import Lane, Lease, Round
+
+log = structlog.get_logger(__name__)
+
+LEASE = timedelta(seconds=15)
+"""Longer than any `send` (ten seconds) and the recording after it; renewed for every message."""
+
+LANES = 64
+"""Chats that one desk sends to at the same time."""
+
+LOOK_AGAIN = 0.25
+"""Seconds between looks for other chats while a request is under way."""
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """One message that may go now."""
+
+    message_id: int
+    outgoing: Outgoing
+    started: datetime
+
+
+class Relay:
+    """Delivers what the outbox holds. `jitter` gives chance as numbers in [0, 1)."""
+
+    def __init__(
+        self, database: Database, channels: Mapping[str, Channel], jitter: Callable[[], float]
+    ) -> None:
+        self._database = database
+        self._channels = channels
+        self._jitter = jitter
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Begin no further request; a round under way ends with those it has begun."""
+        self._stopping = True
+
+    async def deliver_round(self) -> Round:
+        """Send everything that may go now, all chats side by side.
+
+        Returns when no request is under way any more; a chat that hangs holds up no other meanwhile.
+        Raises `Unavailable` when the database is down. Cancelling it may cut a request off, whose message
+        is then possibly sent twice: call `stop` first for a clean end.
+        """
+        under_way: set[asyncio.Task[list[Delivery]]] = set()
+        ended: list[Delivery] = []
+        try:
+            while under_way := under_way | await self._start_lanes(LANES - len(under_way)):
+                done, under_way = await asyncio.wait(
+                    under_way, timeout=LOOK_AGAIN, return_when=asyncio.FIRST_COMPLETED
+                )
+                for task in done:
+                    ended += task.result()
+        except asyncio.CancelledError:
+            for task in under_way:
+                task.cancel()
+            raise
+        finally:
+            await asyncio.gather(*under_way, return_exceptions=True)
+        return await self._summary(ended)
+
+    async def _start_lanes(self, places: int) -> set[asyncio.Task[list[Delivery]]]:
+        if self._stopping:
+            return set()
+        async with self._database.command("take lanes") as unit:
+            leases = await store.take_lanes(unit, unit.now + LEASE, places)
+        return {asyncio.create_task(self._deliver_lane(lease)) for lease in leases}
+
+    async def _summary(self, ended: list[Delivery]) -> Round:
+        async with self._database.read() as session:
+            return Round(
+                sent=ended.count(Delivery.SENT),
+                waiting=await store.waiting(session),
+                dead=ended.count(Delivery.DEAD),
+                next_at=await store.next_due(session),
+            )
+
+    async def _deliver_lane(self, lease: Lease) -> list[Delivery]:
+        """Send message after message until the lane is empty or must wait; tells how each ended."""
+        ended: list[Delivery] = []
+        while (turn := await self._begin(lease)) is not None:
+            outcome = await self._send(lease, turn)
+            ended.append(await self._record(lease, turn, outcome))
+        return ended
+
+    async def _send(self, lease: Lease, turn: _Turn) -> Outcome:
+        channel = self._channels.get(lease.channel)
+        if channel is None:
+            return Refused(f"There is no channel {lease.channel!r} here.")
+        crash.point("before sending a message")
+        outcome = await channel.send(turn.outgoing)
+        crash.point("after sending a message")
+        return outcome
+
+    async def _begin(self, lease: Lease) -> _Turn | None:
+        """Record that the next message is about to leave; None: nothing may leave, and the lane is free."""
+        async with self._database.command("begin sending a message") as unit:
+            lane = await store.held_lane(unit, lease)
+            if lane is None:
+                return None
+            message = None if self._stopping else await store.first_waiting(unit, lane.lane)
+            if message is None or not await self._may_go(unit, lane, message):
+                lane.leased_until = unit.now
+                return None
+            message.attempts += 1
+            message.state = Delivery.SENDING
+            lane.leased_until = unit.now + LEASE
+            assert message.id is not None
+            return _Turn(message.id, Outgoing(message.chat, message.text, message.silent), unit.now)
+
+    async def _may_go(self, unit: Unit, lane: Lane, message: OutboxMessage) -> bool:
+        """Reserve a place within the limits, or note when there will be one."""
+        if message.state is Delivery.SENDING:  # whoever began it died before it knew the outcome
+            message.possibly_twice = True
+            message.state = Delivery.QUEUED
+            log.warning("message_possibly_sent_twice", message=message.id, item=message.item_key)
+        own, shared = self._limits(lane)
+        sender = await store.sender(unit, lane.channel)
+        slot = max(
+            lane.resume_at,
+            rules.next_slot(own, lane.sends, unit.now),
+            rules.next_slot(shared, sender.sends, unit.now),
+        )
+        if slot > unit.now:
+            lane.resume_at = message.not_before = slot
+            return False
+        lane.sends = [*rules.remembered(own, lane.sends, unit.now), unit.now]
+        sender.sends = [*rules.remembered(shared, sender.sends, unit.now), unit.now]
+        return True
+
+    def _limits(self, lane: Lane) -> tuple[tuple[Window, ...], tuple[Window, ...]]:
+        """Those of the chat, and those that all chats share."""
+        channel = self._channels.get(lane.channel)
+        return (channel.chat_limits(lane.chat), channel.sender_limits) if channel else ((), ())
+
+    async def _record(self, lease: Lease, turn: _Turn, outcome: Outcome) -> Delivery:
+        """Keep the outcome; a database that is away for a moment must not make us send twice."""
+        patient = AsyncRetrying(
+            retry=retry_if_exception_type(Unavailable),
+            stop=stop_after_delay(LEASE),
+            wait=wait_fixed(0.2),
+            reraise=True,
+        )
+        state: Delivery = await patient(self._record_once, lease, turn, outcome)
+        return state
+
+    async def _record_once(self, lease: Lease, turn: _Turn, outcome: Outcome) -> Delivery:
+        async with self._database.command("record a sent message") as unit:
+            lane = await store.held_lane(unit, lease)
+            message = await store.message(unit, turn.message_id)
+            if lane is None or message is None:
+                return Delivery.QUEUED  # somebody took over after our lease, or swept the message away
+            if message.state is not Delivery.SENDING:
+                return message.state  # recorded already: the connection broke during the commit
+            await self._count_from_the_end(unit, lane, turn)
+            _settle(lane, message, outcome, unit.now, self._jitter)
+            return message.state
+
+    async def _count_from_the_end(self, unit: Unit, lane: Lane, turn: _Turn) -> None:
+        """A request may arrive as late as its answer: limits count from there, to hold at the far side."""
+        lane.sends = _moved(lane.sends, turn.started, unit.now)
+        sender = await store.sender(unit, lane.channel)
+        sender.sends = _moved(sender.sends, turn.started, unit.now)
+
+
+def _moved(sends: list[datetime], old: datetime, new: datetime) -> list[datetime]:
+    kept = list(sends)
+    if old in kept:
+        kept[kept.index(old)] = new
+    return kept
+
+
+def _settle(
+    lane: Lane, message: OutboxMessage, outcome: Outcome, now: datetime, jitter: Callable[[], float]
+) -> None:
+    """Write down what became of a message, and when its lane goes on."""
+    message.not_before = None
+    lane.failures = lane.failures + 1 if isinstance(outcome, Failed) else 0
+    match outcome:
+        case Sent(external_id):
+            message.state, message.sent_at, message.external_id = Delivery.SENT, now, external_id
+            message.reason = ""
+        case Refused(reason):
+            message.state, message.reason = Delivery.DEAD, reason
+            log.warning("message_dead", message=message.id, item=message.item_key, reason=reason)
+        case Limited(seconds):
+            _postpone(lane, message, now + rules.obeyed(seconds), f"Asked to wait {seconds:g} s.")
+        case Failed(reason, maybe_sent):
+            message.possibly_twice |= maybe_sent
+            _postpone(lane, message, now + rules.pause(lane.failures, jitter()), reason)
+
+
+def _postpone(lane: Lane, message: OutboxMessage, until: datetime, reason: str) -> None:
+    message.state, message.reason, message.not_before = Delivery.QUEUED, reason, until
+    lane.resume_at = until
+    log.info("message_waits", message=message.id, reason=reason, until=until.isoformat())
