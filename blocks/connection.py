@@ -1,10 +1,11 @@
 """What all our blocks have in common: each fills one kind of connection."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from prefect.blocks.core import Block
 from pydantic import SecretStr
 
+from quarterdeck.kernel.connections import FROM_ENVIRONMENT
 from quarterdeck.kernel.settings import Settings
 
 DEFAULT = "default"
@@ -17,9 +18,10 @@ class ConnectionBlock(Block):
     kind: ClassVar[str]
 
     @classmethod
-    def from_environment(cls, settings: Settings) -> "ConnectionBlock | None":
+    def from_environment(cls, settings: Settings) -> Self | None:
         """The block that the environment describes, or None when it says nothing about it."""
-        raise NotImplementedError
+        told = FROM_ENVIRONMENT[cls.kind](settings)
+        return cls(**told) if told else None
 
     def value(self) -> dict[str, Any]:
         """What the connection holds: the fields with their secrets in clear. Never log it."""

@@ -5,7 +5,6 @@ from typing import ClassVar
 from pydantic import Field, SecretStr
 
 from blocks.connection import ConnectionBlock
-from quarterdeck.kernel.settings import Settings
 
 
 class TelegramBot(ConnectionBlock):
@@ -38,13 +37,3 @@ class TelegramBot(ConnectionBlock):
         title="Address of the Bot API",
         description="Telegram's own, or a local Bot API server.",
     )
-
-    @classmethod
-    def from_environment(cls, settings: Settings) -> "TelegramBot | None":
-        if settings.telegram_bot_token is None or not settings.telegram_chat_id:
-            return None
-        return cls(
-            bot_token=settings.telegram_bot_token,
-            chat_id=settings.telegram_chat_id,
-            api_base=settings.telegram_api_base,
-        )

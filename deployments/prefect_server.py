@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cryptography.fernet import Fernet
-from sqlalchemy.engine import make_url
 
 from quarterdeck.kernel.settings import Settings
 
@@ -23,9 +22,9 @@ HEARTBEAT = 30
 SILENCE = 3 * HEARTBEAT
 """Seconds without a heartbeat after which a run counts as dead."""
 
-_DAY = 24 * 3600
-_KEEP_EVENTS = 2 * _DAY
-_KEEP_RUNS = 14 * _DAY
+_NEEDED = {"PATH", "HOME", "LANG", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "VIRTUAL_ENV"}
+_KEEP_EVENTS = "P2D"
+_KEEP_RUNS = 14 * 24 * 3600
 
 
 def folder(settings: Settings) -> Path:
@@ -73,21 +72,21 @@ def address(port: int) -> str:
 def server_environment(
     settings: Settings, port: int, database_url: str, base: Mapping[str, str]
 ) -> dict[str, str]:
-    """The environment of the server. `database_url` is PostgreSQL's, of the database `prefect`."""
-    return _without_prefect(base) | {
+    """The environment of the server, and nothing of ours beside it. `database_url` is for asyncpg."""
+    return _bare(base) | {
         "PREFECT_HOME": str(folder(settings)),
-        "PREFECT_SERVER_DATABASE_CONNECTION_URL": _for_asyncpg(database_url),
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": database_url,
         "PREFECT_SERVER_ENCRYPTION_KEY": encryption_key(settings),
         "PREFECT_SERVER_API_AUTH_STRING": auth_string(settings),
         "PREFECT_SERVER_UI_API_URL": f"{address(port)}/api",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-        "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": address(port),
+        "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": f"{address(port)},http://localhost:{port}",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
         # Four times less CPU per task run. The interval is cut to an integer: 0 would spin for ever.
         "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
         "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
-        "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": str(_KEEP_EVENTS),
+        "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": _KEEP_EVENTS,
         "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
         "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(_KEEP_RUNS),
     }
@@ -108,15 +107,10 @@ def client_environment(settings: Settings, port: int, base: Mapping[str, str]) -
     }
 
 
+def _bare(base: Mapping[str, str]) -> dict[str, str]:
+    """What any program needs; no secret of ours is among it."""
+    return {name: value for name, value in base.items() if name in _NEEDED or name.startswith("LC_")}
+
+
 def _without_prefect(base: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in base.items() if not name.startswith("PREFECT_")}
-
-
-def _for_asyncpg(url: str) -> str:
-    """The same database in the words of Prefect's driver, which calls `sslmode` `ssl`."""
-    parsed = make_url(url).set(drivername="postgresql+asyncpg")
-    mode = parsed.query.get("sslmode")
-    parsed = parsed.difference_update_query(["sslmode", "connect_timeout", "options", "application_name"])
-    if mode:
-        parsed = parsed.update_query_dict({"ssl": mode})
-    return parsed.render_as_string(hide_password=False)

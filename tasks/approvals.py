@@ -2,8 +2,7 @@
 
 from uuid import UUID
 
-from prefect import get_client, task
-from prefect.cache_policies import NO_CACHE
+from prefect import get_client
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
@@ -12,7 +11,7 @@ from prefect.states import Completed
 from quarterdeck.house import House
 from quarterdeck.kernel.identity import owner
 from quarterdeck.pipeline.model import Approval
-from tasks.patience import is_passing
+from tasks.work import step
 
 DOOR = "prefect"
 DEPLOYMENT = "approval"
@@ -21,16 +20,7 @@ _MOST_FORMS = 20
 """How often a form that Prefect lost is put up again."""
 
 
-@task(
-    name="decide",
-    task_run_name="decide {key}",
-    timeout_seconds=60,
-    retries=5,
-    retry_delay_seconds=2,
-    retry_condition_fn=is_passing,
-    cache_policy=NO_CACHE,
-    persist_result=False,
-)
+@step("decide", seconds=60, retries=5)
 async def decide(house: House, key: str, *, approved: bool, comment: str, by: str) -> str:
     """Give the decision through the engine; returns who it counts for. Raises as `Engine.decide` does."""
     decided = await house.engine.decide(key, owner(DOOR), approved=approved, comment=comment, by=by)

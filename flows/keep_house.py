@@ -1,0 +1,32 @@
+"""Upkeep, every ten minutes: what a lost event, a dead process or a lost run left behind is put right."""
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
+
+from flows.approval import ask_for_approval
+from flows.deliver import deliver
+from quarterdeck.house import at_hand
+from tasks.upkeep import close_dead_runs, copy_changed_blocks, free_claims, restore_forms
+
+LIMIT = 540
+"""Seconds: less than the ten minutes to the next one."""
+
+
+@flow(name="keep house", flow_run_name="upkeep", timeout_seconds=LIMIT, persist_result=False)
+async def keep_house() -> "State[None]":
+    """Copy changed blocks, free dead claims, ask again where a form was lost, close dead runs."""
+    async with at_hand() as house:
+        done = {
+            "blocks copied": await copy_changed_blocks(house),
+            "claims freed": await free_claims(house),
+            "forms restored": await restore_forms(house),
+            "dead runs closed": await close_dead_runs(house, _limits()),
+        }
+    found = ", ".join(f"{count} {what}" for what, count in done.items() if count)
+    return Completed(message=found or "Everything was in order.")
+
+
+def _limits() -> dict[str, float]:
+    limits = {flow.name: flow.timeout_seconds for flow in (ask_for_approval, deliver)}
+    return {"keep house": LIMIT, **{name: seconds for name, seconds in limits.items() if seconds}}

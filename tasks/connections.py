@@ -1,0 +1,51 @@
+"""Blocks to connections: what people entered in Prefect's forms reaches the rooms of the core."""
+
+from prefect import get_client
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import BlockDocument
+from prefect.exceptions import ObjectNotFound
+
+from blocks.connection import ConnectionBlock
+from blocks.registry import BLOCKS
+from quarterdeck.house import House
+from quarterdeck.kernel.connections import Source
+
+
+async def copy_blocks(house: House) -> list[str]:
+    """Copy every block that changed since the last time; returns the kinds whose value is new.
+
+    Cheap when nothing changed: one look per kind, and no secret leaves Prefect. With
+    `QUARTERDECK_BLOCKS=off` it does nothing. A block that was deleted leaves its connection as it was.
+    """
+    if not house.settings.blocks:
+        return []
+    known = {(info.kind, info.name): info.source_version for info in await house.connections.all()}
+    changed = []
+    async with get_client() as client:
+        for block in BLOCKS:
+            for document in await _documents(client, block):
+                if known.get((block.kind, document.name or "")) != _version(document):
+                    changed += await _copy(house, client, block, document)
+    return changed
+
+
+async def _documents(client: PrefectClient, block: type[ConnectionBlock]) -> list[BlockDocument]:
+    try:
+        return await client.read_block_documents_by_type(block.get_block_type_slug(), include_secrets=False)
+    except ObjectNotFound:
+        return []
+
+
+async def _copy(
+    house: House, client: PrefectClient, block: type[ConnectionBlock], seen: BlockDocument
+) -> list[str]:
+    document = await client.read_block_document(seen.id, include_secrets=True)
+    value = block._from_block_document(document).value()
+    name = document.name or ""
+    async with house.database.command("copy block") as unit:
+        is_new = await house.connections.put(unit, block.kind, name, value, Source.BLOCK, _version(document))
+    return [block.kind] if is_new else []
+
+
+def _version(document: BlockDocument) -> str:
+    return f"{document.id}@{document.updated.isoformat() if document.updated else ''}"

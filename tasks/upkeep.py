@@ -1,0 +1,86 @@
+"""What keeps the house in order when Prefect lost something: forms that vanished, runs nobody works on."""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from prefect import get_client
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.filters import (
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterStartTime,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.states import Cancelled, Crashed
+
+from quarterdeck.house import House
+from tasks.approvals import is_open, open_form
+from tasks.connections import copy_blocks
+from tasks.work import step
+
+GRACE = timedelta(minutes=3)
+"""How long a run may be silent before it counts as dead: the server's own rule should be faster."""
+
+STAGE = "stage"
+
+
+@step("copy blocks", seconds=120, retries=3)
+async def copy_changed_blocks(house: House) -> int:
+    """Blocks whose value is new."""
+    return len(await copy_blocks(house))
+
+
+@step("restore forms", seconds=120, retries=3)
+async def restore_forms(house: House) -> int:
+    """Ask again where the form of an open request ended without a decision; how many were put up."""
+    restored = 0
+    for approval in await house.engine.open_forms():
+        if not await is_open(approval.flow_run):
+            await house.engine.form_opened(approval.id, str(await open_form(approval)))
+            restored += 1
+    return restored
+
+
+@step("free claims", seconds=60, retries=3)
+async def free_claims(house: House) -> int:
+    """Claims of processes that died on this host."""
+    return await house.engine.free_claims()
+
+
+@step("close dead runs", seconds=120, retries=3)
+async def close_dead_runs(house: House, limits: Mapping[str, float]) -> int:
+    """Close Prefect runs that nobody works on; `limits` has the time limit of each flow, in seconds.
+
+    A stage run lives as long as it holds its claim; any other run at most as long as its time limit.
+    """
+    now, closed = house.database.clock.now(), 0
+    at_work = await house.engine.flow_runs_at_work()
+    async with get_client() as client:
+        for run in await _running(client, STAGE, now - GRACE):
+            if str(run.id) not in at_work:
+                closed += await _close(client, run, "Nobody holds the claim of this stage run any more.")
+        for name, seconds in limits.items():
+            for run in await _running(client, name, now - GRACE - timedelta(seconds=seconds)):
+                closed += await _close(client, run, "The run is older than its time limit.")
+    return closed
+
+
+async def _running(client: PrefectClient, flow: str, started_before: datetime) -> list[FlowRun]:
+    states = FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.CANCELLING])
+    return await client.read_flow_runs(
+        flow_filter=FlowFilter(name=FlowFilterName(any_=[flow])),
+        flow_run_filter=FlowRunFilter(
+            state=FlowRunFilterState(type=states), start_time=FlowRunFilterStartTime(before_=started_before)
+        ),
+        limit=200,
+    )
+
+
+async def _close(client: PrefectClient, run: FlowRun, why: str) -> int:
+    end: Any = Cancelled if run.state is not None and run.state.is_cancelling() else Crashed
+    await client.set_flow_run_state(run.id, end(message=why), force=True)
+    return 1
