@@ -8,11 +8,11 @@ from sqlmodel import SQLModel
 from quarterdeck.board import model as board
 from quarterdeck.crew import model as crew
 from quarterdeck.forge import model as forge
-from quarterdeck.kernel import idempotency, journal
+from quarterdeck.kernel import connections, idempotency, journal
 from quarterdeck.notify import model as notify
 from quarterdeck.pipeline import model as pipeline
 
-MODULES = (board, crew, forge, idempotency, journal, notify, pipeline)
+MODULES = (board, connections, crew, forge, idempotency, journal, notify, pipeline)
 """Where tables are declared; importing them is what fills `metadata`."""
 
 metadata = SQLModel.metadata
