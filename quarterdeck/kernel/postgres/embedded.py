@@ -27,7 +27,7 @@ import psutil
 import structlog
 from sqlalchemy.engine import URL
 
-from quarterdeck.kernel.errors import Misconfigured, Unavailable
+from quarterdeck.kernel.errors import Misconfigured, QuarterdeckError, Unavailable
 from quarterdeck.kernel.postgres.explain import explain, explain_os
 from quarterdeck.kernel.postgres.programs import ProgramFailed, Programs, find_programs, locale_options
 from quarterdeck.kernel.postgres.server import CORE, PREFECT, Server, for_driver
@@ -60,7 +60,8 @@ log_min_messages = log        # what the server does; what a statement did wrong
 log_error_verbosity = terse   # no contents of rows
 """
 
-_CARELESS = "-c fsync=off -c synchronous_commit=off -c full_page_writes=off"
+_CARELESS = "-c fsync=off -c full_page_writes=off"
+"""What is written survives a kill of any process, but not of the machine."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class _Postmaster:
 
 
 class EmbeddedPostgres(Server):
-    """The PostgreSQL of one home. One object is one user of it; `fast` gives up safety for speed (tests)."""
+    """The PostgreSQL of one home; one object is one user of it. `fast`: a power cut may ruin it (tests)."""
 
     def __init__(self, home: Path, *, fast: bool = False, binaries: str = "") -> None:
         self.home = home.expanduser().resolve()
@@ -103,7 +104,7 @@ class EmbeddedPostgres(Server):
     def acquire(self) -> None:
         assert self._use is None, "one object is one user"
         with explain_os(self.home), self._alone():
-            use = (self.home / "postgres.users").open("ab")
+            use = _open_lock(self.home / "postgres.users")
             fcntl.flock(use, fcntl.LOCK_SH)
             self._use = use
             try:
@@ -126,8 +127,8 @@ class EmbeddedPostgres(Server):
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Nobody else starts or stops the server meanwhile."""
-        self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with (self.home / "postgres.lock").open("ab") as guard:
+        self.home.mkdir(mode=0o700 if self._programs.user is None else 0o711, parents=True, exist_ok=True)
+        with _open_lock(self.home / "postgres.lock") as guard:
             fcntl.flock(guard, fcntl.LOCK_EX)
             yield
 
@@ -170,7 +171,7 @@ class EmbeddedPostgres(Server):
             )  # fmt: skip
         except ProgramFailed as error:
             if not self._settled():  # else one whose starter was killed came up meanwhile
-                raise explain("start", str(error), self.home, self.log_file) from error
+                raise self._explained("start", error) from error
         log.info("postgres_started", home=str(self.home))
         return True
 
@@ -183,6 +184,8 @@ class EmbeddedPostgres(Server):
         except ProgramFailed as error:
             log.warning("postgres_stops_hard", reason=str(error))
             self._run("stop", *stop, "immediate")
+        with suppress(OSError):
+            self.socket_folder.rmdir()  # it may be under /tmp, which is not ours to fill
         log.info("postgres_stopped", home=str(self.home))
 
     def _settled(self) -> bool:
@@ -293,7 +296,15 @@ class EmbeddedPostgres(Server):
         try:
             self._programs.run(name, *arguments, stdin=stdin)
         except ProgramFailed as error:
-            raise explain(what, str(error), self.home, self.log_file) from error
+            raise self._explained(what, error) from error
+
+    def _explained(self, what: str, error: ProgramFailed) -> QuarterdeckError:
+        return explain(what, str(error), self.home, self.log_file, self._programs.user)
+
+
+def _open_lock(path: Path) -> IO[bytes]:
+    """Private: whoever can open it can hold it."""
+    return open(path, "ab", opener=lambda name, flags: os.open(name, flags, 0o600))
 
 
 def _let_in_root_only(data: Path) -> None:

@@ -11,15 +11,20 @@ _TAIL = 15
 """Lines of the server's log that an error shows."""
 
 
-def explain(what: str, said: str, home: Path, log_file: Path) -> QuarterdeckError:
-    """The error for a program that failed to create, start or stop the server, and what it `said`."""
+def explain(what: str, said: str, home: Path, log_file: Path, user: str | None) -> QuarterdeckError:
+    """The error for a program that failed to create, start or stop the server, and what it `said`.
+
+    `user` is whom root became to run it.
+    """
     shown = "\n".join(_lines(said) + _lines(_read(log_file)))
     detail = f"PostgreSQL cannot {what} in {home}"
     if "No space left on device" in shown:
         return Unavailable(f"{detail}: the disk is full.", _make_room(home), code="disk_full", log=shown)
     if "Permission denied" in shown or "Read-only file system" in shown:
         return Misconfigured(
-            f"{detail}: it may not write there.\n{shown}", _let_write(home), code="home_not_writable"
+            f"{detail}: a file or folder is forbidden to it.\n{shown}",
+            _let_write(home) if user is None else _let_pass(home, user),
+            code="home_not_writable",
         )
     return Unavailable(
         f"{detail}:\n{shown}",
@@ -49,6 +54,13 @@ def _make_room(home: Path) -> str:
 
 def _let_write(home: Path) -> str:
     return f"Let the user who runs Quarterdeck write in {home}, or set QUARTERDECK_HOME to another folder."
+
+
+def _let_pass(home: Path, user: str) -> str:
+    return (
+        f"PostgreSQL refuses root and runs as {user} here: let that user pass all folders above {home} and "
+        "above its programs, or run Quarterdeck as an ordinary user."
+    )
 
 
 def _lines(text: str) -> list[str]:
