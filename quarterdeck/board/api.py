@@ -12,7 +12,7 @@ from quarterdeck.kernel.errors import Invalid
 from quarterdeck.kernel.paging import MOST, Page
 from quarterdeck.kernel.web import Known, problems, room
 
-router = room("board")
+router = room("Board")
 
 
 def _board(request: Request) -> Board:

@@ -6,13 +6,16 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from quarterdeck.board.model import Priority, State
-from quarterdeck.kernel.outside import Text
+from quarterdeck.kernel.outside import STORABLE
 
-Title = Annotated[Text, StringConstraints(strip_whitespace=True, min_length=1, max_length=300)]
-LongText = Annotated[Text, StringConstraints(max_length=100_000)]
-Label = Annotated[Text, StringConstraints(strip_whitespace=True, min_length=1, max_length=50)]
-Slug = Annotated[Text, StringConstraints(min_length=1, max_length=50)]
-Key = Annotated[Text, StringConstraints(min_length=1, max_length=20)]
+Title = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=300), STORABLE]
+ProjectName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200), STORABLE]
+LongText = Annotated[str, StringConstraints(max_length=100_000), STORABLE]
+Label = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=50), STORABLE]
+Slug = Annotated[str, StringConstraints(min_length=1, max_length=50), STORABLE]
+Key = Annotated[str, StringConstraints(min_length=1, max_length=20), STORABLE]
+Address = Annotated[str, StringConstraints(max_length=300), STORABLE]
+Search = Annotated[str, StringConstraints(strip_whitespace=True, max_length=200), STORABLE]
 Branch = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$", min_length=1, max_length=200)
 ]
@@ -30,10 +33,10 @@ class ProjectDraft(BaseModel):
     )
 
     key: str = Field(pattern=r"^[A-Z][A-Z0-9]{1,9}$")
-    name: Annotated[Text, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
+    name: ProjectName
     description: LongText = ""
     pipeline: Slug = "default"
-    repository: Annotated[Text, StringConstraints(max_length=300)] = ""
+    repository: Address = ""
     default_branch: Branch = "main"
 
 
@@ -144,7 +147,7 @@ class Wanted(BaseModel):
     stage: Slug | None = None
     assignee: Slug | None = None
     label: Label | None = None
-    q: Annotated[Text, StringConstraints(strip_whitespace=True, max_length=200)] = ""
+    q: Search = ""
 
 
 class Entry(BaseModel):

@@ -34,6 +34,10 @@ class Surroundings(Protocol):
         """Everyone an item can be given to: agents and people."""
         ...
 
+    def check_repository(self, repository: str) -> None:
+        """Raises `Invalid` for what no code host could hold."""
+        ...
+
     def text(self, event: Event) -> str:
         """An event in words for people."""
         ...
@@ -49,9 +53,12 @@ class Board:
     async def create_project(self, caller: Caller, draft: ProjectDraft, request_key: str = "") -> ProjectCard:
         """Open a line of work.
 
-        Raises `Conflict` when the key is taken, `NotFound` for an unknown pipeline.
+        Raises `Conflict` when the key is taken, `NotFound` for an unknown pipeline, `Invalid` for an
+        impossible repository.
         """
         caller.must_write()
+        draft = draft.model_copy(update={"repository": draft.repository or draft.key.lower()})
+        self.surroundings.check_repository(draft.repository)
         await self.surroundings.first_stage(draft.pipeline)
         request = _request(caller, request_key, "create project", draft.model_dump(mode="json"))
         async with self.database.command("create project") as unit:
@@ -185,8 +192,7 @@ def _request(caller: Caller, key: str, operation: str, body: dict[str, Any]) -> 
 
 
 def _new_project(draft: ProjectDraft, now: datetime) -> Project:
-    fields = draft.model_dump() | {"repository": draft.repository or draft.key.lower(), "created_at": now}
-    return Project(**fields)
+    return Project(**draft.model_dump(), created_at=now)
 
 
 async def _project(session: AsyncSession, key: str) -> Project:

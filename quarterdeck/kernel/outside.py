@@ -11,5 +11,8 @@ def _storable(text: str) -> str:
     return text
 
 
-Text = Annotated[str, AfterValidator(_storable)]
-"""Text from outside that PostgreSQL can keep."""
+STORABLE = AfterValidator(_storable)
+"""Part of the type of every text from outside, behind its other constraints: PostgreSQL can keep it."""
+
+Text = Annotated[str, STORABLE]
+"""Any text from outside without constraints of its own."""

@@ -147,9 +147,10 @@ async def _malformed(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     wrong = [FieldError(field=_field(e["loc"], e["type"]), message=_message(e)) for e in error.errors()]
     detail = "; ".join(f"{w.field}: {w.message}" for w in wrong[:5])
-    return _problem(
-        422, "invalid", detail, "Correct the named fields and send the request again.", errors=wrong[:50]
-    )
+    instruction = "Correct the named fields and send the request again."
+    if wrong[0].field == "body" and "json" not in request.headers.get("content-type", ""):
+        instruction = "Send a JSON object, with `Content-Type: application/json`."
+    return _problem(422, "invalid", detail, instruction, errors=wrong[:50])
 
 
 def _field(place: tuple[int | str, ...], kind: str) -> str:
@@ -174,6 +175,8 @@ async def _no_such_door(request: Request, error: Exception) -> Response:
         )
     if error.status_code == HTTPStatus.BAD_REQUEST:
         return answer(Invalid("The body cannot be read.", "Send UTF-8 encoded JSON.", field="body"))
+    if error.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        return _too_large()
     status = HTTPStatus(error.status_code)
     return _problem(
         status, status.name.lower(), str(error.detail), "/openapi.json says how.", headers=error.headers
@@ -262,7 +265,7 @@ def _limited(receive: Receive) -> Receive:
         message = await receive()
         taken += len(message.get("body", b""))
         if taken > LARGEST_BODY:
-            raise HTTPException(413, f"The request is larger than {LARGEST_BODY} bytes.")
+            raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
         return message
 
     return limited

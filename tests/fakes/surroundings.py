@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-from quarterdeck.kernel.errors import NotFound
+from quarterdeck.kernel.errors import Invalid, NotFound
 from quarterdeck.kernel.identity import Caller
 from quarterdeck.kernel.journal import Event
 
@@ -27,6 +27,10 @@ class SmallCompany:
 
     async def workers(self) -> Collection[str]:
         return WORKERS
+
+    def check_repository(self, repository: str) -> None:
+        if " " in repository:
+            raise Invalid("A repository has no spaces.", "Leave them out.", field="repository")
 
     def text(self, event: Event) -> str:
         return f"{event.item_key}: {event.kind}"

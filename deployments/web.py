@@ -1,0 +1,173 @@
+"""The web process: the HTTP doors of every room, put together.
+
+    python -m deployments.web
+
+`/health` and the landing page need no token, everything under `/api/v1` does.
+"""
+
+import asyncio
+import signal
+from html import escape
+from typing import Annotated, Any, Literal
+
+import quarterdeck.crew.api
+import uvicorn
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi.responses import HTMLResponse
+from pydantic import BaseModel, Field
+from sqlmodel import select
+
+import quarterdeck
+import quarterdeck.board.api
+import quarterdeck.notify.api
+import quarterdeck.pipeline.api
+from deployments import api as deployments_api
+from deployments import home, leash, prefect_api, prefect_server
+from quarterdeck.house import House, open_house
+from quarterdeck.kernel import log as logs
+from quarterdeck.kernel.database import Database
+from quarterdeck.kernel.errors import Unavailable
+from quarterdeck.kernel.settings import load
+from quarterdeck.kernel.web import furnish
+
+PATIENCE = 2.0
+"""Seconds that a part has to prove its health."""
+
+ROOMS: tuple[APIRouter, ...] = (
+    quarterdeck.board.api.router,
+    quarterdeck.pipeline.api.router,
+    quarterdeck.crew.api.router,
+    quarterdeck.notify.api.router,
+    deployments_api.router,
+)
+
+ABOUT = """Work items travel through the stages of a pipeline: agents work, gates check, people approve.
+
+Every request needs a person's token: `Authorization: Bearer <token>`. Errors are
+`application/problem+json`: `code` for programs, `detail` and `instruction` for people. Lists come in pages:
+pass `next_cursor` as `cursor` until it is null. A POST that creates may carry an `Idempotency-Key`."""
+
+front = APIRouter(redirect_slashes=False)
+
+
+class Health(BaseModel):
+    """Whether the desk can work. Without Prefect it serves and waits; without the database it cannot."""
+
+    status: Literal["ok", "degraded", "down"] = Field(examples=["ok"])
+    database: Literal["up", "down"]
+    prefect: Literal["up", "down"]
+    version: str = Field(examples=[quarterdeck.__version__])
+
+
+def create_app(house: House) -> FastAPI:
+    """The application of an open house."""
+    app = FastAPI(
+        title="Quarterdeck",
+        version=quarterdeck.__version__,
+        summary="The desk from which a small company runs a crew of AI agents.",
+        description=ABOUT,
+        docs_url=None,  # both load scripts from elsewhere; the landing page lists what there is
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.house = house
+    for name in ("settings", "database", "board", "crew", "engine", "forge", "notify"):
+        setattr(app.state, name, getattr(house, name))
+    app.include_router(front)
+    for router in ROOMS:
+        app.include_router(router, prefix="/api/v1")
+    furnish(app)
+    return app
+
+
+async def check_health(request: Request) -> Health:
+    """Ask every part, all at once."""
+    state = request.app.state
+    port = home.prefect_port(state.settings)
+    has_database, has_prefect = await asyncio.gather(_answers(state.database), prefect_api.is_healthy(port))
+    return Health(
+        status="down" if not has_database else "ok" if has_prefect else "degraded",
+        database="up" if has_database else "down",
+        prefect="up" if has_prefect else "down",
+        version=quarterdeck.__version__,
+    )
+
+
+async def _answers(database: Database) -> bool:
+    try:
+        async with asyncio.timeout(PATIENCE), database.read() as session:
+            return (await session.exec(select(1))).one() == 1
+    except (Unavailable, TimeoutError):
+        return False
+
+
+@front.get(
+    "/health",
+    tags=["Health"],
+    summary="Whether the desk can work",
+    responses={503: {"model": Health, "description": "The database is down"}},
+)
+async def health(found: Annotated[Health, Depends(check_health)], response: Response) -> Health:
+    """503 when the database is down; `degraded` when only Prefect is."""
+    if found.status == "down":
+        response.status_code = 503
+    return found
+
+
+@front.get("/", include_in_schema=False)
+async def landing(request: Request, found: Annotated[Health, Depends(check_health)]) -> HTMLResponse:
+    """What is where."""
+    port = home.prefect_port(request.app.state.settings)
+    return HTMLResponse(page(request.app.openapi(), found, prefect_server.address(port)))
+
+
+def page(document: dict[str, Any], found: Health, prefect: str) -> str:
+    """The landing page: state, addresses, and every operation of the API by room."""
+    rooms: dict[str, list[str]] = {}
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            row = f"<tr><td><code>{method.upper()}</code><td><code>{escape(path)}</code>"
+            rooms.setdefault(operation["tags"][0], []).append(f"{row}<td>{escape(operation['summary'])}")
+    tables = "".join(f"<h2>{escape(tag)}</h2><table>{''.join(rows)}</table>" for tag, rows in rooms.items())
+    return (
+        "<!doctype html><html lang=en><meta charset=utf-8><title>Quarterdeck</title>"
+        "<style>body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
+        "td{padding:.15rem 1rem .15rem 0;vertical-align:top}</style>"
+        f"<h1>Quarterdeck {escape(found.version)}</h1>"
+        f"<p>Database {found.database}, Prefect {found.prefect}.</p>"
+        f'<ul><li><a href="{escape(prefect)}">Prefect: runs, forms, blocks</a>'
+        '<li><a href="/openapi.json">OpenAPI description of the API</a><li><a href="/health">Health</a></ul>'
+        f"{tables}</html>"
+    )
+
+
+class Server(uvicorn.Server):
+    """Tells the supervisor when it listens; leaves the signals to the process that opened the house."""
+
+    async def startup(self, sockets: Any = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            leash.ready()
+
+
+async def serve() -> None:
+    """Open the house and serve it until SIGTERM or SIGINT."""
+    settings = load()
+    logs.set_up(settings.log_level, settings.log_format)
+    async with open_house(settings) as house:
+        config = uvicorn.Config(
+            create_app(house),
+            host=settings.http_host,
+            port=settings.http_port,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=5,
+        )
+        for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises them again when it has stopped
+            signal.signal(number, lambda *_: None)
+        await Server(config).serve()
+
+
+if __name__ == "__main__":
+    asyncio.run(serve())

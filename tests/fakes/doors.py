@@ -1,0 +1,37 @@
+"""An application with one room behind the house's doors, and tokens that open them."""
+
+from fastapi import FastAPI
+
+import quarterdeck.board.api
+from quarterdeck.board.service import Board
+from quarterdeck.kernel.database import Database
+from quarterdeck.kernel.errors import Unauthorized
+from quarterdeck.kernel.identity import Caller
+from quarterdeck.kernel.web import furnish
+from tests.fakes.surroundings import MEMBER, OWNER, VIEWER, SmallCompany
+
+TOKENS = {"owners-token": OWNER, "annas-token": MEMBER, "viktors-token": VIEWER}
+
+
+class Porter:
+    """Knows the people of `TOKENS`."""
+
+    async def who(self, token: str) -> Caller:
+        if token not in TOKENS:
+            raise Unauthorized("Nobody has this token.", "Ask the owner for one.")
+        return TOKENS[token]
+
+
+def board_behind_doors(database: Database) -> FastAPI:
+    """The board's routes, furnished like every application of the house, and one that breaks."""
+    app = FastAPI(redirect_slashes=False)
+    app.state.board = Board(database, SmallCompany())
+    app.state.crew = Porter()
+    app.include_router(quarterdeck.board.api.router, prefix="/api/v1")
+
+    @app.get("/breaks")
+    async def breaks() -> None:
+        raise RuntimeError("canary-of-the-inside")
+
+    furnish(app)
+    return app
