@@ -101,14 +101,23 @@ class Settings(BaseSettings):
         return self.folder / "forge"
 
 
+def variable(name: str) -> str:
+    """The environment variable of a setting; of a name that is one already, that very name."""
+    field = Settings.model_fields.get(name)
+    if field is None:
+        return name
+    alias = field.validation_alias
+    own = f"{Settings.model_config.get('env_prefix')}{name}".upper()
+    return str(alias.choices[0]) if isinstance(alias, AliasChoices) else own
+
+
 def load() -> Settings:
     """The settings of this process. Raises `Misconfigured` naming the variable, never its value."""
     try:
         return Settings()
     except ValidationError as error:
-        wrong = "; ".join(
-            f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False)
-        )
+        found = error.errors(include_input=False)
+        wrong = "; ".join(f"{variable(str(e['loc'][0]))}: {e['msg']}" for e in found)
         raise Misconfigured(
             f"A setting is wrong: {wrong}.",
             "See docs/reference/settings.md, correct the variable, start again.",
