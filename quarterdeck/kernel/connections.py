@@ -6,6 +6,7 @@ nobody entered anything better), from a block, or through the API.
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -79,16 +80,19 @@ class Connections:
         self._seen: dict[tuple[str, str], _Seen] = {}
         keyring.protect(PURPOSE, self.reencrypt)
 
-    async def get(self, kind: str, name: str = "default") -> dict[str, Any] | None:
+    async def get(
+        self, kind: str, name: str = "default", *, session: AsyncSession | None = None
+    ) -> dict[str, Any] | None:
         """The value, at most `MAX_AGE` old, or None if there is no such connection.
 
+        Inside a command give its `session`: a command that waits for a second one can wait for itself.
         Raises `Misconfigured` when it cannot be decrypted.
         """
         now = self._database.clock.now()
         seen = self._seen.get((kind, name))
         if seen is None or not timedelta(0) <= now - seen.at < MAX_AGE:
-            async with self._database.read() as session:
-                row = await session.get(Connection, (kind, name))
+            async with nullcontext(session) if session else self._database.read() as reading:
+                row = await reading.get(Connection, (kind, name))
             seen = _Seen(self._value(row) if row else None, now)
             self._seen[kind, name] = seen
         return None if seen.value is None else dict(seen.value)

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from datetime import datetime, time
 from enum import StrEnum
 
+from pydantic import BaseModel, ConfigDict
 from sqlalchemy import ARRAY, BigInteger, Column, DateTime, Time
 from sqlmodel import Field, SQLModel
 
 from quarterdeck.kernel.columns import choice, document, serial, timestamp
-from quarterdeck.kernel.journal import OutboxMessage
+from quarterdeck.kernel.journal import Delivery
 
 
 class Severity(StrEnum):
@@ -90,18 +91,32 @@ class Round:
     next_at: datetime | None
 
 
-@dataclass(frozen=True)
-class Trial:
+class Trial(BaseModel):
     """How a test message fared."""
+
+    model_config = ConfigDict(frozen=True)
 
     channel: str
     ok: bool
     detail: str
 
 
-@dataclass(frozen=True)
-class MessagePage:
-    """Some messages, and where the next ones begin."""
+class Letter(BaseModel):
+    """A message, as it is shown. `possibly_twice`: an attempt before the last may have arrived."""
 
-    items: list[OutboxMessage]
-    next_cursor: str | None
+    model_config = ConfigDict(frozen=True, from_attributes=True)
+
+    id: int
+    kind: str
+    item_key: str | None
+    channel: str
+    chat: str
+    text: str
+    silent: bool
+    state: Delivery
+    possibly_twice: bool
+    reason: str
+    attempts: int
+    created_at: datetime
+    not_before: datetime | None
+    sent_at: datetime | None

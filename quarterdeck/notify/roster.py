@@ -44,9 +44,9 @@ class _Quiet(_Entry):
 
 class _Wish(_Entry):
     channel: str
-    chat: str = Field(default="", coerce_numbers_to_str=True)
+    chat: str = Field(default="", coerce_numbers_to_str=True, max_length=200)
     events: list[str] = []
-    project: str | None = None
+    project: str | None = Field(default=None, max_length=10)
     severity: Severity = Severity.INFO
     quiet: _Quiet | None = None
     enabled: bool = True

@@ -7,21 +7,21 @@ from typing import Any
 from quarterdeck.kernel.database import Database, Unit
 from quarterdeck.kernel.errors import Conflict, NotFound
 from quarterdeck.kernel.journal import Delivery, Event, OutboxMessage
+from quarterdeck.kernel.paging import Page, bad_cursor, cursor, place
 from quarterdeck.kernel.settings import Settings
 from quarterdeck.notify import rules, store
 from quarterdeck.notify.channels import Channel, Connections, Outcome, Outgoing, Refused, Sent
 from quarterdeck.notify.channels.log import LogChannel
 from quarterdeck.notify.channels.telegram import TelegramChannel
 from quarterdeck.notify.links import Links
-from quarterdeck.notify.model import MessagePage, Round, Subscription, Trial
+from quarterdeck.notify.markup import plain
+from quarterdeck.notify.model import Letter, Round, Subscription, Trial
 from quarterdeck.notify.relay import Relay
 from quarterdeck.notify.roster import read_subscriptions
 from quarterdeck.notify.texts import MESSAGES, catalogue, render
 
 OUTBOX = "outbox"
 """The topic that wakes whoever delivers."""
-
-NEWEST = 2**63 - 1
 
 
 class Notify:
@@ -53,9 +53,7 @@ class Notify:
         words = catalogue(self._language)
         text = render(self._language, event.kind, event.item_key, event.run_id, event.data)
         text = self._links.append(words, text, event.item_key, event.data)
-        for (channel, chat), silent in sorted(
-            addresses.items()
-        ):  # one order: no two commands block in a circle
+        for (channel, chat), silent in sorted(addresses.items()):  # one order, so that no two commands block
             await store.enqueue(unit, _message(unit, event, channel, chat, text, silent))
         unit.wake(OUTBOX)
 
@@ -67,22 +65,20 @@ class Notify:
         """Channel and chat of everybody to be told, and whether silently: only if all wishes say so."""
         wishes = await store.subscriptions(unit.session)
         if not wishes:
-            return {await self._default_address(): False} if event.kind in MESSAGES else {}
+            by_default = Subscription(channel="telegram")
+            return {await self._address(unit, by_default): False} if event.kind in MESSAGES else {}
         project = rules.project_of(event.item_key)
         addresses: dict[tuple[str, str], bool] = {}
         for wish in wishes:
             if rules.wants(wish, event.kind, project):
-                address = await self._address(wish)
+                address = await self._address(unit, wish)
                 addresses[address] = rules.is_quiet(wish, unit.now) and addresses.get(address, True)
         return addresses
 
-    async def _default_address(self) -> tuple[str, str]:
-        return await self._address(Subscription(channel="telegram"))
-
-    async def _address(self, wish: Subscription) -> tuple[str, str]:
+    async def _address(self, unit: Unit, wish: Subscription) -> tuple[str, str]:
         """Where a wish leads; the log while its channel is not configured."""
         channel = self.channels.get(wish.channel)
-        home = await channel.home_chat() if channel else None
+        home = await channel.home_chat(unit.session) if channel else None
         if home is None:
             return "log", "log"
         return wish.channel, wish.chat or home
@@ -104,19 +100,23 @@ class Notify:
 
     # For people
 
-    async def messages(
-        self, item_key: str | None = None, before: int = NEWEST, limit: int = 50
-    ) -> MessagePage:
-        """Messages (of one item) and where they stand, newest first."""
-        async with self._database.read() as session:
-            return _page(await store.messages_of(session, item_key, before, limit + 1), limit)
+    def text(self, event: Event) -> str:
+        """What an event says in the configured language, as plain text."""
+        return plain(render(self._language, event.kind, event.item_key, event.run_id, event.data))
 
-    async def dead_letters(self, before: int = NEWEST, limit: int = 50) -> MessagePage:
+    async def messages(
+        self, item_key: str | None = None, after: str | None = None, limit: int = 50
+    ) -> Page[Letter]:
+        """Messages (of one item) and where they stand, newest first. `after` is a page's `next_cursor`."""
+        async with self._database.read() as session:
+            return _page(await store.messages_of(session, item_key, _before(after), limit + 1), limit)
+
+    async def dead_letters(self, after: str | None = None, limit: int = 50) -> Page[Letter]:
         """Messages that can never be delivered as they are, each with its reason, newest first."""
         async with self._database.read() as session:
-            return _page(await store.dead_letters(session, before, limit + 1), limit)
+            return _page(await store.dead_letters(session, _before(after), limit + 1), limit)
 
-    async def resend(self, message_id: int) -> OutboxMessage:
+    async def resend(self, message_id: int) -> Letter:
         """Queue a dead letter again, in its old place of its lane.
 
         One that was meant for a channel's own chat goes to the chat that is configured now.
@@ -135,12 +135,12 @@ class Notify:
             await self._address_anew(unit, message)
             message.state, message.reason = Delivery.QUEUED, ""
             unit.wake(OUTBOX)
-            return message
+        return Letter.model_validate(message)
 
     async def _address_anew(self, unit: Unit, message: OutboxMessage) -> None:
         named = {(wish.channel, wish.chat) for wish in await store.subscriptions(unit.session)}
         channel = self.channels.get(message.channel)
-        home = await channel.home_chat() if channel else None
+        home = await channel.home_chat(unit.session) if channel else None
         if home is not None and (message.channel, message.chat) not in named:
             message.chat, message.lane = home, _lane(message.channel, home)
         await store.open_lane(unit, message)
@@ -152,7 +152,7 @@ class Notify:
         port = self.channels[channel]
         chat = await port.home_chat()
         if chat is None:
-            return Trial(channel, False, _unconfigured(channel))
+            return Trial(channel=channel, ok=False, detail=_unconfigured(channel))
         text = render(self._language, "test", None, None, {})
         return _trial(channel, await port.send(Outgoing(chat, text)))
 
@@ -179,17 +179,26 @@ def _lane(channel: str, chat: str) -> str:
     return f"{channel}:{chat}"
 
 
-def _page(found: list[OutboxMessage], limit: int) -> MessagePage:
-    items = found[:limit]
-    return MessagePage(items, str(items[-1].id) if len(found) > limit else None)
+def _before(after: str | None) -> int:
+    if after is None:
+        return 2**63 - 1
+    number = place(after, 1)[0]
+    if not number.isascii() or not number.isdigit() or len(number) > 18:
+        raise bad_cursor()
+    return int(number)
+
+
+def _page(found: list[OutboxMessage], limit: int) -> Page[Letter]:
+    letters = [Letter.model_validate(message) for message in found[:limit]]
+    return Page(items=letters, next_cursor=cursor(str(letters[-1].id)) if len(found) > limit else None)
 
 
 def _trial(channel: str, outcome: Outcome) -> Trial:
     match outcome:
         case Sent():
-            return Trial(channel, True, "The test message arrived.")
+            return Trial(channel=channel, ok=True, detail="The test message arrived.")
         case Refused(reason):
-            return Trial(channel, False, reason)
+            return Trial(channel=channel, ok=False, detail=reason)
         case _:
             reason = getattr(outcome, "reason", "") or "It asks us to wait before the next message."
-            return Trial(channel, False, reason)
+            return Trial(channel=channel, ok=False, detail=reason)

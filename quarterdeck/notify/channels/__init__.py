@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Protocol
 
+from sqlmodel.ext.asyncio.session import AsyncSession
+
 
 @dataclass(frozen=True)
 class Outgoing:
@@ -70,8 +72,11 @@ class Channel(Protocol):
         """What one chat may be sent."""
         ...
 
-    async def home_chat(self) -> str | None:
-        """The chat used when a subscription names none; None = the channel is not configured."""
+    async def home_chat(self, session: AsyncSession | None = None) -> str | None:
+        """The chat used when a subscription names none; None = the channel is not configured.
+
+        Inside a command give its `session`.
+        """
         ...
 
     async def send(self, message: Outgoing) -> Outcome: ...
@@ -84,4 +89,6 @@ class Channel(Protocol):
 class Connections(Protocol):
     """Where a channel's address and secrets come from; read anew for every use."""
 
-    async def get(self, kind: str, name: str) -> Mapping[str, Any] | None: ...
+    async def get(
+        self, kind: str, name: str = "default", *, session: AsyncSession | None = None
+    ) -> Mapping[str, Any] | None: ...

@@ -1,6 +1,7 @@
 """The plain log: where messages go when nothing else is configured."""
 
 import structlog
+from sqlmodel.ext.asyncio.session import AsyncSession
 
 from quarterdeck.notify.channels import Outcome, Outgoing, Sent, Window
 from quarterdeck.notify.markup import plain
@@ -17,7 +18,7 @@ class LogChannel:
     def chat_limits(self, chat: str) -> tuple[Window, ...]:
         return ()
 
-    async def home_chat(self) -> str | None:
+    async def home_chat(self, session: AsyncSession | None = None) -> str | None:
         return "log"
 
     async def send(self, message: Outgoing) -> Outcome:

@@ -10,6 +10,8 @@ from typing import Any
 from urllib.parse import quote
 
 import httpx
+import structlog
+from sqlmodel.ext.asyncio.session import AsyncSession
 
 from quarterdeck.kernel import http
 from quarterdeck.kernel.errors import Misconfigured, QuarterdeckError
@@ -25,10 +27,15 @@ from quarterdeck.notify.channels import (
 )
 from quarterdeck.notify.markup import plain
 
+log = structlog.get_logger(__name__)
+
 CONNECTION = "telegram"
 API_BASE = "https://api.telegram.org"
 SECONDS = 5.0
 """The time limit of a request; establishing the connection gets most of it, see `_post`."""
+
+LONGEST_CHAT = 200
+"""Characters of a chat's name that our tables hold; real ones are far shorter."""
 
 _SECOND, _MINUTE = timedelta(seconds=1), timedelta(minutes=1)
 _CHAT = (Window(1, _SECOND),)
@@ -57,8 +64,12 @@ class TelegramChannel:
         """Groups, supergroups and channels have negative ids, or a public @name."""
         return _GROUP if chat.startswith(("-", "@")) else _CHAT
 
-    async def home_chat(self) -> str | None:
-        bot = await self._bot()
+    async def home_chat(self, session: AsyncSession | None = None) -> str | None:
+        try:
+            bot = await self._bot(session)
+        except Misconfigured as error:  # whoever records an event must not fail because of it
+            log.warning("channel_unusable", channel=self.name, reason=error.detail)
+            return None
         return bot.chat if bot else None
 
     async def send(self, message: Outgoing) -> Outcome:
@@ -77,12 +88,12 @@ class TelegramChannel:
     async def close(self) -> None:
         await self._client.aclose()
 
-    async def _bot(self) -> _Bot | None:
-        values = await self._connections.get(CONNECTION, "default") or {}
+    async def _bot(self, session: AsyncSession | None = None) -> _Bot | None:
+        values = await self._connections.get(CONNECTION, session=session) or {}
         token, chat = str(values.get("bot_token") or ""), str(values.get("chat_id") or "")
         if not token or not chat:
             return None
-        return _Bot(token, chat, str(values.get("api_base") or API_BASE).rstrip("/"))
+        return _Bot(token, chat[:LONGEST_CHAT], str(values.get("api_base") or API_BASE).rstrip("/"))
 
     async def _deliver(self, bot: _Bot, body: dict[str, Any]) -> Outcome:
         answer = await self._post(bot, body)
