@@ -14,6 +14,7 @@ from quarterdeck.board.service import Board
 from quarterdeck.crew.command import CommandRuntime
 from quarterdeck.crew.service import Crew
 from quarterdeck.forge.local import LocalForge
+from quarterdeck.forge.rules import address
 from quarterdeck.kernel.bus import PostgresBus
 from quarterdeck.kernel.connections import Connections
 from quarterdeck.kernel.database import Database
@@ -60,6 +61,9 @@ class _Surroundings:
 
     async def workers(self) -> Collection[str]:
         return await self._house.crew.names()
+
+    def check_repository(self, repository: str) -> None:
+        address(repository)
 
     def text(self, event: Event) -> str:
         return self._house.notify.text(event)
