@@ -233,8 +233,8 @@ def _become(order: dict[str, Any], output: int, recorded: int, error: int) -> No
         if os.read(recorded, 1):
             os.chdir(order["cwd"])
             os.execvp(order["argv"][0], order["argv"])  # noqa: S606
-    except OSError as problem:
-        os.write(error, str(problem.errno).encode())
+    except (OSError, ValueError) as problem:
+        os.write(error, str(getattr(problem, "errno", errno.EINVAL)).encode())
     finally:
         os._exit(127)
 

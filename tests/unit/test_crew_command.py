@@ -1,0 +1,483 @@
+"""Agents that are programs: started once, limited, stopped, survived, and whatever else a bad one does."""
+
+import asyncio
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from quarterdeck.crew.command import CommandRuntime
+from quarterdeck.crew.runtime import Job, Outcome
+from quarterdeck.kernel.errors import Unavailable
+
+MakeJob = Callable[..., Job]
+
+
+@pytest.fixture
+def make_job(tmp_path: Path) -> MakeJob:
+    """A job whose agent is a shell script; `limit` in seconds."""
+    work_tree = tmp_path / "tree"
+    work_tree.mkdir()
+
+    def make(script: str = "true", *, limit: float = 20, **changes: Any) -> Job:
+        facts: dict[str, Any] = {
+            "run_id": 26,
+            "item_key": "ET-007",
+            "title": "Count; rm -rf / $(reboot)",
+            "description": "Проверить «кавычки»",
+            "stage": "development",
+            "round": 2,
+            "agent": "developer",
+            "folder": tmp_path / "runs" / "26",
+            "work_tree": work_tree,
+            "branch": "item/ET-007",
+            "limit": timedelta(seconds=limit),
+            "note": "CI is red",
+            "parameters": {"program": "/bin/sh", "args": ["-c", script]},
+        }
+        return Job(**(facts | changes))
+
+    return make
+
+
+@pytest.fixture
+async def runtime() -> AsyncIterator[CommandRuntime]:
+    yield CommandRuntime(grace=0.2, log_bytes=100_000)
+
+
+async def run(runtime: CommandRuntime, job: Job) -> Outcome:
+    await runtime.start(job)
+    return await runtime.wait(job.folder)
+
+
+async def until(condition: Callable[[], Any], seconds: float = 10) -> Any:
+    async with asyncio.timeout(seconds):
+        while not (found := condition()):  # noqa: ASYNC110 (what is waited for is another process)
+            await asyncio.sleep(0.01)
+    return found
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def numbers(path: Path, count: int = 1) -> list[int]:
+    """The process ids that an agent wrote, once all are there."""
+    found = [int(word) for word in path.read_text().split()] if path.exists() else []
+    return found if len(found) >= count else []
+
+
+def log(job: Job) -> bytes:
+    return (job.folder / "agent.log").read_bytes()
+
+
+def keeper_of(job: Job) -> psutil.Process:
+    started = json.loads((job.folder / "started.json").read_bytes())
+    parent = psutil.Process(started["pid"]).parent()
+    assert parent is not None
+    return parent
+
+
+async def test_a_program_that_ends_well_has_exit_code_0(runtime: CommandRuntime, make_job: MakeJob) -> None:
+    outcome = await run(runtime, make_job("echo done"))
+    assert outcome.succeeded
+    assert outcome.exit_code == 0
+    assert outcome.started_at and outcome.ended_at and outcome.started_at <= outcome.ended_at
+
+
+async def test_a_program_that_exits_at_once_with_a_code_has_failed_with_it(
+    runtime: CommandRuntime, make_job: MakeJob
+) -> None:
+    outcome = await run(runtime, make_job("exit 3"))
+    assert (outcome.exit_code, outcome.succeeded, outcome.timed_out) == (3, False, False)
+
+
+async def test_the_program_starts_at_once_and_its_end_is_noticed_at_once(
+    runtime: CommandRuntime, make_job: MakeJob
+) -> None:
+    job = make_job("exec sleep 0.1")
+    asked = time.time()
+    outcome = await run(runtime, job)
+    known = time.time()
+    assert outcome.started_at and outcome.ended_at
+    assert outcome.started_at.timestamp() - asked < 0.5  # 0.03 on an idle machine
+    assert known - outcome.ended_at.timestamp() < 0.5
+
+
+async def test_the_agent_learns_its_job_from_a_file_and_from_its_environment(
+    runtime: CommandRuntime, make_job: MakeJob
+) -> None:
+    job = make_job('cat "$QUARTERDECK_JOB"; env > told; pwd -P >> told')
+    assert (await run(runtime, job)).succeeded
+    told = json.loads(log(job))
+    assert told["item"] == {
+        "key": "ET-007",
+        "title": "Count; rm -rf / $(reboot)",
+        "description": "Проверить «кавычки»",
+    }
+    assert (told["note"], told["documents"]) == ("CI is red", "docs/items/ET-007/")
+    lines = (job.work_tree / "told").read_text().splitlines()
+    assert {
+        "QUARTERDECK_ITEM=ET-007",
+        "QUARTERDECK_STAGE=development",
+        "QUARTERDECK_ROUND=2",
+        "QUARTERDECK_RUN_ID=26",
+        "QUARTERDECK_AGENT=developer",
+        f"QUARTERDECK_WORK_TREE={job.work_tree}",
+        "QUARTERDECK_BRANCH=item/ET-007",
+        f"QUARTERDECK_RESULT={told['result']}",
+        str(job.work_tree.resolve()),
+    } <= set(lines)
+
+
+async def test_the_agent_sees_nothing_of_the_desks_environment_but_what_it_was_given(
+    make_job: MakeJob,
+) -> None:
+    desk = {
+        "PATH": os.environ["PATH"],
+        "HOME": "/home/desk",
+        "QUARTERDECK_TOKEN": "canary",
+        "PREFECT_API_AUTH_STRING": "canary",
+        "ORCH_TELEGRAM_BOT_TOKEN": "canary",
+        "SOME_DATABASE_URL": "canary",
+        "MODEL_KEY": "for the agent",
+        "OTHER_KEY": "canary",
+    }
+    env = {"MODEL_KEY": None, "ABSENT": None, "COLOUR": "blue"}
+    job = make_job(parameters={"program": "env", "env": env})
+    assert (await run(CommandRuntime(environ=desk), job)).succeeded
+    seen = dict(line.split("=", 1) for line in log(job).decode().splitlines())
+    assert (seen["MODEL_KEY"], seen["COLOUR"], seen["HOME"]) == ("for the agent", "blue", "/home/desk")
+    assert "ABSENT" not in seen
+    assert "canary" not in "".join(seen.values())
+
+
+async def test_the_run_leaves_no_secret_on_the_disk_and_nothing_for_other_users(make_job: MakeJob) -> None:
+    job = make_job(parameters={"program": "true", "env": {"MODEL_KEY": None}})
+    await run(CommandRuntime(environ={"MODEL_KEY": "canary", "PATH": os.environ["PATH"]}), job)
+    assert stat.S_IMODE(job.folder.stat().st_mode) == 0o700
+    assert all(b"canary" not in path.read_bytes() for path in job.folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [
+        ("/nowhere/agent", "the program /nowhere/agent is not there"),
+        ("no-such-agent", "the program no-such-agent is not there"),
+        ("./notes.txt", "the program ./notes.txt is not executable"),
+        ("./headless", "neither a binary for this machine nor a script"),
+        ("./orphan", "names an interpreter that is not there"),
+    ],
+)
+async def test_a_program_that_cannot_be_launched_is_explained(
+    runtime: CommandRuntime, make_job: MakeJob, program: str, reason: str
+) -> None:
+    job = make_job(parameters={"program": program})
+    (job.work_tree / "notes.txt").write_text("hello")
+    for name, text in {"headless": "hello", "orphan": "#!/nowhere/python\n"}.items():
+        (job.work_tree / name).write_text(text)
+        (job.work_tree / name).chmod(0o755)
+    outcome = await run(runtime, job)
+    assert reason in outcome.error
+    assert (outcome.exit_code, outcome.started_at, outcome.succeeded) == (None, None, False)
+
+
+async def test_a_work_tree_that_is_not_there_is_explained(runtime: CommandRuntime, make_job: MakeJob) -> None:
+    outcome = await run(runtime, make_job(work_tree=Path("/nowhere/tree")))
+    assert outcome.error == "the work tree /nowhere/tree is not there"
+    assert outcome.exit_code is None
+
+
+@pytest.mark.parametrize(
+    ("parameters", "reason"),
+    [
+        ({}, "program: Field required"),
+        ({"program": "true", "argv": []}, "argv: Extra inputs are not permitted"),
+        ({"program": "true", "env": {"QUARTERDECK_TOKEN": None}}, "belongs to the desk"),
+        ({"program": "a\ud800"}, "the parameters of agent developer are wrong"),
+    ],
+)
+async def test_wrong_parameters_are_a_launch_that_failed(
+    runtime: CommandRuntime, make_job: MakeJob, parameters: dict[str, Any], reason: str
+) -> None:
+    outcome = await run(runtime, make_job(parameters=parameters))
+    assert reason in outcome.error
+    assert outcome.started_at is None
+
+
+async def test_a_program_may_print_a_hundred_megabytes(runtime: CommandRuntime, make_job: MakeJob) -> None:
+    script = "head -c 100000000 /dev/zero | tr '\\0' x; echo; echo the very end"
+    job = make_job(script)
+    outcome = await run(runtime, job)
+    assert outcome.succeeded
+    kept = log(job)
+    assert len(kept) < 200_000
+    assert kept.startswith(b"x" * 100_000 + b"\n[quarterdeck: the log is full")
+    assert kept.endswith(b"x\nthe very end\n")
+    assert b"bytes were left out here]" in kept
+
+
+async def test_output_that_is_not_utf8_is_kept_as_it_is(runtime: CommandRuntime, make_job: MakeJob) -> None:
+    job = make_job("printf 'caf\\351 \\377\\376'; printf err >&2")
+    assert (await run(runtime, job)).succeeded
+    assert log(job) == b"caf\xe9 \xff\xfeerr"
+
+
+async def test_children_do_not_outlive_the_program(runtime: CommandRuntime, make_job: MakeJob) -> None:
+    job = make_job("sleep 60 & echo $! > pids; exit 0")
+    assert (await run(runtime, job)).succeeded
+    (pid,) = numbers(job.work_tree / "pids")
+    assert not is_alive(pid)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux hands orphans to the keeper")
+async def test_daemons_do_not_outlive_the_program(runtime: CommandRuntime, make_job: MakeJob) -> None:
+    daemon = "(setsid sh -c 'sleep 61 & echo $! $$ >> pids; wait' >/dev/null 2>&1 &)"
+    job = make_job(f"{daemon}; while [ ! -s pids ]; do sleep 0.01; done")
+    assert (await run(runtime, job)).succeeded
+    assert not any(is_alive(pid) for pid in numbers(job.work_tree / "pids", 2))
+
+
+async def test_a_program_that_overruns_its_limit_is_killed_with_its_children(
+    runtime: CommandRuntime, make_job: MakeJob
+) -> None:
+    job = make_job("sleep 62 & echo $! > pids; wait", limit=0.3)
+    outcome = await run(runtime, job)
+    assert (outcome.exit_code, outcome.timed_out, outcome.cancelled) == (-9, True, False)
+    assert not is_alive(numbers(job.work_tree / "pids")[0])
+
+
+async def test_a_program_that_ignores_sigterm_is_killed_after_the_grace(
+    runtime: CommandRuntime, make_job: MakeJob
+) -> None:
+    job = make_job("trap '' TERM; echo $$ > pids; while :; do sleep 0.05; done", limit=0.2)
+    outcome = await run(runtime, job)
+    assert (outcome.exit_code, outcome.timed_out) == (-9, True)
+    assert not is_alive(numbers(job.work_tree / "pids")[0])
+
+
+async def test_a_program_that_ends_politely_at_its_limit_still_counts_as_killed(
+    runtime: CommandRuntime, make_job: MakeJob
+) -> None:
+    job = make_job("trap 'echo saved; exit 0' TERM; while :; do sleep 0.02; done", limit=0.2)
+    outcome = await run(runtime, job)
+    assert (outcome.exit_code, outcome.timed_out, outcome.succeeded) == (-9, True, False)
+    assert b"saved" in log(job)
+
+
+async def test_a_program_killed_by_somebody_else_is_not_taken_for_a_time_out(
+    runtime: CommandRuntime, make_job: MakeJob
+) -> None:
+    outcome = await run(runtime, make_job("kill -KILL $$"))
+    assert (outcome.exit_code, outcome.timed_out) == (137, False)
+
+
+async def test_a_run_can_be_stopped(runtime: CommandRuntime, make_job: MakeJob) -> None:
+    job = make_job("sleep 63 & echo $! > pids; wait")
+    await runtime.start(job)
+    (child,) = await until(lambda: numbers(job.work_tree / "pids"))
+    outcome = await runtime.stop(job.folder, "cancelled by anna")
+    assert (outcome.cancelled, outcome.timed_out, outcome.error) == (True, False, "cancelled by anna")
+    assert outcome.started_at is not None
+    assert not is_alive(child)
+
+
+async def test_a_run_stopped_before_it_started_never_starts(
+    runtime: CommandRuntime, make_job: MakeJob
+) -> None:
+    job = make_job("touch ran")
+    await runtime.stop(job.folder, "not needed")
+    outcome = await run(runtime, job)
+    assert (outcome.cancelled, outcome.exit_code, outcome.started_at) == (True, None, None)
+    assert not (job.work_tree / "ran").exists()
+
+
+async def test_cancelling_a_wait_leaves_the_run_alone(runtime: CommandRuntime, make_job: MakeJob) -> None:
+    job = make_job("while [ ! -e go ]; do sleep 0.01; done")
+    await runtime.start(job)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(runtime.wait(job.folder), 0.1)
+    (job.work_tree / "go").touch()
+    assert (await runtime.wait(job.folder)).succeeded
+
+
+async def test_many_starts_at_once_start_one_program(make_job: MakeJob) -> None:
+    job = make_job("echo x >> starts; sleep 0.2")
+    outcomes = await asyncio.gather(*(run(CommandRuntime(), job) for _ in range(6)))
+    assert (job.work_tree / "starts").read_text() == "x\n"
+    assert len(set(map(str, outcomes))) == 1
+
+
+async def test_a_finished_run_is_not_started_again(runtime: CommandRuntime, make_job: MakeJob) -> None:
+    job = make_job("echo x >> starts; exit 4")
+    first = await run(runtime, job)
+    assert await run(CommandRuntime(), job) == first
+    assert (job.work_tree / "starts").read_text() == "x\n"
+
+
+async def test_when_the_keeper_is_killed_the_program_dies_and_the_run_has_failed(
+    runtime: CommandRuntime, make_job: MakeJob
+) -> None:
+    job = make_job("setsid sleep 64 & echo $! > pids; echo $$ >> pids; exec sleep 65")
+    await runtime.start(job)
+    pids = await until(lambda: numbers(job.work_tree / "pids", 2))
+    keeper_of(job).kill()
+    outcome = await runtime.wait(job.folder)
+    assert "keeper was killed" in outcome.error
+    assert (outcome.exit_code, outcome.succeeded) == (137, False)
+    await until(lambda: not any(is_alive(pid) for pid in pids))
+    assert await run(runtime, job) == outcome
+
+
+@pytest.fixture
+def bystander() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(["sleep", "66"], start_new_session=True) as process:
+        yield process
+        process.kill()
+
+
+async def test_a_process_that_got_the_dead_programs_id_is_left_alone(
+    runtime: CommandRuntime, make_job: MakeJob, bystander: subprocess.Popen[bytes]
+) -> None:
+    job = make_job()
+    job.folder.mkdir(parents=True)
+    (job.folder / "started.json").write_text(
+        json.dumps({"pid": bystander.pid, "born": "long-ago", "at": 1.0})
+    )
+    assert "keeper was killed" in (await runtime.wait(job.folder)).error
+    assert bystander.poll() is None
+
+
+async def test_a_run_survives_its_starter_and_is_adopted(runtime: CommandRuntime, make_job: MakeJob) -> None:
+    job = make_job("echo x >> starts; while [ ! -e go ]; do sleep 0.01; done; exit 5")
+    starter = f"""
+import asyncio, os, signal
+from datetime import timedelta
+from pathlib import PosixPath
+from quarterdeck.crew.command import CommandRuntime
+from quarterdeck.crew.runtime import Job
+job = {job!r}
+object.__setattr__(job, "parameters", {dict(job.parameters)!r})
+asyncio.run(CommandRuntime().start(job))
+os.kill(os.getpid(), signal.SIGKILL)
+""".replace("datetime.timedelta", "timedelta")
+    ended = await asyncio.to_thread(subprocess.run, [sys.executable, "-c", starter], cwd=Path.cwd())
+    assert ended.returncode == -signal.SIGKILL
+    await runtime.start(job)
+    (job.work_tree / "go").touch()
+    assert (await runtime.wait(job.folder)).exit_code == 5
+    assert (job.work_tree / "starts").read_text() == "x\n"
+
+
+async def test_the_log_can_be_followed_while_the_program_runs(
+    runtime: CommandRuntime, make_job: MakeJob
+) -> None:
+    job = make_job("echo one; while [ ! -e go ]; do sleep 0.01; done; echo two")
+    await runtime.start(job)
+    said = b""
+    async for piece in runtime.follow(job.folder):
+        said += piece
+        if said == b"one\n":
+            (job.work_tree / "go").touch()
+    assert said == b"one\ntwo\n"
+
+
+async def test_following_ends_when_the_keeper_is_gone(runtime: CommandRuntime, make_job: MakeJob) -> None:
+    job = make_job("echo one; exec sleep 67")
+    await runtime.start(job)
+    async for _ in runtime.follow(job.folder):
+        keeper_of(job).kill()
+    await runtime.wait(job.folder)
+
+
+async def test_a_full_disk_under_the_log_does_not_end_the_run(
+    runtime: CommandRuntime, make_job: MakeJob
+) -> None:
+    job = make_job("echo lost; exit 6")
+    job.folder.mkdir(parents=True)
+    (job.folder / "agent.log").symlink_to("/dev/full")
+    assert (await run(runtime, job)).exit_code == 6
+
+
+async def test_a_run_folder_that_cannot_be_made_is_this_hosts_trouble(
+    runtime: CommandRuntime, make_job: MakeJob, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    job = make_job(folder=tmp_path / "file" / "26")
+    with pytest.raises(Unavailable, match="cannot be looked after"):
+        await runtime.start(job)
+
+
+async def test_a_keeper_that_cannot_work_is_this_hosts_trouble(
+    runtime: CommandRuntime, make_job: MakeJob
+) -> None:
+    job = make_job()
+    (job.folder / "exit.json.part").mkdir(parents=True)
+    with pytest.raises(Unavailable, match="directory"):
+        await runtime.start(job)
+
+
+REPORT = {
+    "summary": "Added counting",
+    "pull_request": {"title": "Count", "body": "…"},
+    "review": {"verdict": "approved", "comment": "fine"},
+    "tokens": 1200,
+    "cost_usd": 0.0123455,
+}
+
+
+async def test_the_agents_report_becomes_the_result(runtime: CommandRuntime, make_job: MakeJob) -> None:
+    job = make_job(f"cat > $QUARTERDECK_RESULT <<'END'\n{json.dumps(REPORT)}\nEND")
+    outcome = await run(runtime, job)
+    assert outcome.succeeded
+    assert outcome.result == {key: REPORT[key] for key in ("summary", "pull_request", "review")}
+    assert (outcome.tokens, outcome.cost_micro_usd) == (1200, 12346)
+
+
+@pytest.mark.parametrize(
+    ("report", "reason"),
+    [
+        ("printf rubbish", "not JSON"),
+        ("printf '[1]'", "the whole: Input should be"),
+        ("""printf '{"review": {"verdict": "maybe"}}'""", "review.verdict"),
+        ("""printf '{"tokens": -1}'""", "tokens"),
+        ("""printf '{"cost_usd": NaN}'""", "cost_usd"),
+        ("printf '\\377'", "not JSON"),
+        ("head -c 100000 /dev/zero | tr '\\0' '['", "not JSON"),
+        ("head -c 1000001 /dev/zero", "larger than 1000000 bytes"),
+    ],
+)
+async def test_a_report_that_is_rubbish_is_an_error_of_the_run(
+    runtime: CommandRuntime, make_job: MakeJob, report: str, reason: str
+) -> None:
+    outcome = await run(runtime, make_job(f"({report}) > $QUARTERDECK_RESULT"))
+    assert reason in outcome.error
+    assert (outcome.exit_code, outcome.result, outcome.succeeded) == (0, None, False)
+
+
+@pytest.mark.parametrize("make", ["mkfifo", "mkdir", "ln -s /etc/passwd"])
+async def test_a_report_that_is_no_file_is_not_read(
+    runtime: CommandRuntime, make_job: MakeJob, make: str
+) -> None:
+    outcome = await run(runtime, make_job(f"{make} $QUARTERDECK_RESULT"))
+    assert outcome.error.startswith("The agent's result")
+
+
+async def test_text_that_the_database_cannot_keep_is_made_harmless(
+    runtime: CommandRuntime, make_job: MakeJob
+) -> None:
+    job = make_job("""printf '%s' '{"summary": "a\\u0000b\\ud800"}' > $QUARTERDECK_RESULT""")
+    assert (await run(runtime, job)).result == {"summary": "a\ufffdb?"}
