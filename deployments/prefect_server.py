@@ -32,9 +32,14 @@ def folder(settings: Settings) -> Path:
     return settings.folder / "prefect"
 
 
+def login_file(settings: Settings) -> Path:
+    """Where the login of the UI and the API is kept."""
+    return settings.keys_folder / "prefect-login"
+
+
 def auth_string(settings: Settings) -> str:
     """`user:password` of the API and the UI, made on first use. Whoever has it can read every block."""
-    return _kept(settings.keys_folder / "prefect-login", f"{USER}:{secrets.token_urlsafe(24)}")
+    return _kept(login_file(settings), f"{USER}:{secrets.token_urlsafe(24)}")
 
 
 def encryption_key(settings: Settings) -> str:

@@ -7,7 +7,10 @@ Schedules are never paused: what came due meanwhile is run afterwards.
 """
 
 import asyncio
+import os
+from typing import Any
 
+import psutil
 from prefect.runner import Runner
 
 from deployments import leash
@@ -17,10 +20,25 @@ from deployments.registration import deployment_of
 AT_ONCE = 8
 """Runs that may go on at the same time: each is a process of about 150 MB."""
 
+FAREWELL = 3.0
+"""Seconds that runs have to say that they were cut off."""
+
+
+class HandingOver(Runner):
+    """Stops without cancelling its runs: a cancelled stage run would stop its agent and ask a person.
+
+    The signal reaches the whole process group, so each run says by itself that it was cut off. What it
+    worked on is found again by whoever comes next.
+    """
+
+    def handle_sigterm(self, *_: Any, **__: Any) -> None:
+        psutil.wait_procs(psutil.Process().children(recursive=True), timeout=FAREWELL)
+        os._exit(0)
+
 
 async def serve() -> None:
     """Serve every entry until told to stop."""
-    runner = Runner(name="quarterdeck", pause_on_shutdown=False, limit=AT_ONCE)
+    runner = HandingOver(name="quarterdeck", pause_on_shutdown=False, limit=AT_ONCE)
     for entry in CATALOGUE:
         await runner.aadd_deployment(deployment_of(entry))
     leash.ready()

@@ -1,0 +1,285 @@
+"""`quarterdeck up`: starts everything, keeps it running, stops all of it within ten seconds.
+
+PostgreSQL is shared and looked after here; Prefect's server, web, desk and runner are programs on a leash
+(see `supervisor`). Agents' keepers are nobody's children: they outlive us, and the next desk adopts them.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+
+from deployments import home, prefect_server, supervisor
+from deployments.backoff import CRASH_LOOP
+from deployments.prefect_api import is_healthy
+from deployments.supervisor import Ended, Program, Supervised
+from quarterdeck.kernel.errors import Misconfigured, QuarterdeckError, Unavailable
+from quarterdeck.kernel.postgres import PREFECT, Server, server_for
+from quarterdeck.kernel.settings import Settings
+
+Tell = Callable[[str], None]
+
+PATIENCE = 240.0
+"""Seconds until everything must have become healthy once."""
+
+GRACE = 4.0
+"""Seconds to stop politely for those who work; Prefect's server and PostgreSQL come after them."""
+SERVER_GRACE = 2.0
+
+LOOK_AT_LOGS = 60.0
+
+
+async def run(settings: Settings, tell: Tell, *, ready: Callable[[dict[str, str]], None]) -> int:
+    """Open the desk and keep it open until SIGTERM or Ctrl-C. Returns the exit code.
+
+    `ready` is called once with the addresses. Raises `Conflict` when it is up already, `Misconfigured`
+    for a port that is taken, `Unavailable` when a part does not become healthy.
+    """
+    with home.only_one(settings):
+        await _stop_leftovers(settings, tell)
+        settings = _with_ports(settings)
+        home.logs(settings).mkdir(parents=True, exist_ok=True)
+        desk = OpenDesk(settings, tell)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, desk.ask_to_stop)
+        try:
+            await desk.open()
+            if not desk.stopping.is_set():
+                ready(_addresses(settings))
+            await desk.stay_open()
+        finally:
+            await desk.close()
+            home.forget(settings)
+    return 0
+
+
+class OpenDesk:
+    """All parts of one home, while they run."""
+
+    def __init__(self, settings: Settings, tell: Tell) -> None:
+        self.settings = settings
+        self.tell = tell
+        self.stopping = asyncio.Event()
+        self._server: Server = server_for(settings)
+        self._has_server = False
+        self._parts: dict[str, Supervised] = {}
+        self._setup: asyncio.subprocess.Process | None = None
+
+    def ask_to_stop(self) -> None:
+        """The first time in order, the second time at once."""
+        if self.stopping.is_set():
+            self.tell("Stopping at once.")
+            for part in self._parts.values():
+                part.kill()
+        self.stopping.set()
+
+    async def open(self) -> None:
+        """Start everything, each as early as it can; returns when all is healthy or stopping is asked."""
+        opening = asyncio.create_task(self._open())
+        stopping = asyncio.create_task(self.stopping.wait())
+        limit = asyncio.create_task(asyncio.sleep(PATIENCE))
+        await asyncio.wait([opening, stopping, limit], return_when=asyncio.FIRST_COMPLETED)
+        for task in (stopping, limit):
+            task.cancel()
+        if opening.done():
+            opening.result()
+            return
+        opening.cancel()
+        await asyncio.wait([opening])
+        if not self.stopping.is_set():
+            raise self._too_slow()
+
+    async def _open(self) -> None:
+        self.tell("PostgreSQL …")
+        await asyncio.to_thread(self._server.acquire)
+        self._has_server = True
+        self._start(self._prefect())
+        await self._set_up("core")
+        self._start(self._worker("web"))
+        self._start(self._worker("desk"))
+        await self._healthy("prefect")
+        await self._set_up("prefect")
+        self._start(self._worker("runner"))
+        for name in ("web", "desk", "runner"):
+            await self._healthy(name)
+
+    async def stay_open(self) -> None:
+        """Bring PostgreSQL back when it dies, and keep logs small, until stopping is asked."""
+        logs_due = time.monotonic() + LOOK_AT_LOGS
+        while not self.stopping.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.stopping.wait(), 1.0)
+            await self._look_after_postgres()
+            self._record()
+            if time.monotonic() > logs_due:
+                logs_due = time.monotonic() + LOOK_AT_LOGS
+                for part in self._parts.values():
+                    supervisor.rotate(part.log_file)
+
+    async def _look_after_postgres(self) -> None:
+        try:
+            if not self.stopping.is_set() and await asyncio.to_thread(self._server.ensure_running):
+                self.tell("PostgreSQL had died and was started again.")
+        except QuarterdeckError as error:
+            self.tell(f"PostgreSQL: {error}")
+
+    async def close(self) -> None:
+        """Stop everything; those who need others go first."""
+        self.stopping.set()
+        if self._setup is not None and self._setup.returncode is None:
+            await supervisor.end_group(self._setup.pid)
+        workers = [part for name, part in self._parts.items() if name != "prefect"]
+        await asyncio.gather(*(part.stop(GRACE) for part in workers))
+        if "prefect" in self._parts:
+            await self._parts["prefect"].stop(SERVER_GRACE)
+        if self._has_server:
+            await asyncio.to_thread(self._server.release)
+
+    # Parts
+
+    def _prefect(self) -> Program:
+        port, url = self.settings.prefect_port, self._server.url(PREFECT, driver="asyncpg")
+        prefect_server.folder(self.settings).mkdir(parents=True, exist_ok=True)
+        return Program(
+            "prefect",
+            prefect_server.command(port),
+            prefect_server.server_environment(self.settings, port, url, os.environ),
+            health=lambda: is_healthy(port),
+        )
+
+    def _worker(self, name: str) -> Program:
+        environment = environment_of_parts(self.settings, os.environ)
+        environment.pop("QUARTERDECK_TOKEN", None)  # only its hash is ever needed, and `setup` stored that
+        return Program(name, (f"deployments.{name}",), environment)
+
+    def _start(self, program: Program) -> None:
+        part = Supervised(program, home.logs(self.settings), self._ended)
+        self._parts[program.name] = part
+        part.start()
+        self._record()
+
+    async def _healthy(self, name: str) -> None:
+        self.tell(f"{name} …")
+        await self._parts[name].healthy.wait()
+        self._record()
+
+    async def _set_up(self, what: str) -> None:
+        """One half of `quarterdeck setup`, in a process of its own: it is large, and done in seconds."""
+        self._setup = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "deployments.setup", what),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            env=environment_of_parts(self.settings, os.environ),
+            cwd=supervisor.ROOT,
+            start_new_session=True,
+        )
+        assert self._setup.stdout is not None
+        async for line in self._setup.stdout:
+            self.tell(line.decode("utf-8", "replace").rstrip())
+        if await self._setup.wait():
+            raise Unavailable("Setting up failed; see above.", "Correct it, then start again.")
+
+    def _ended(self, end: Ended) -> None:
+        self.tell(f"{end.name} ended (exit code {end.exit_code}); it starts again in {end.pause:g} s.")
+        if end.failures == CRASH_LOOP:
+            self.tell("\n".join([f"{end.name} keeps ending. The end of its log:", *end.last_lines]))
+
+    def _too_slow(self) -> Unavailable:
+        waiting = [name for name, part in self._parts.items() if not part.healthy.is_set()]
+        name = waiting[0] if waiting else "PostgreSQL"
+        log = self._parts[name].log_file if waiting else self.settings.folder / "postgres.log"
+        lines = "\n".join(supervisor.tail(log))
+        return Unavailable(
+            f"{name} did not become healthy within {PATIENCE:.0f} seconds.", f"See {log}:\n{lines}"
+        )
+
+    def _record(self) -> None:
+        pids = {name: part.pid for name, part in self._parts.items() if part.pid}
+        processes = {name: (pid, home.born(pid)) for name, pid in pids.items()}
+        running = home.Running(os.getpid(), self.settings.http_port, self.settings.prefect_port, processes)
+        if running != home.read(self.settings):
+            home.write(self.settings, running)
+
+
+def environment_of_parts(settings: Settings, base: Mapping[str, str]) -> dict[str, str]:
+    """What our own processes are told: absolute paths, the ports as chosen, the way to Prefect."""
+    told = {
+        "QUARTERDECK_HOME": str(settings.folder),
+        "QUARTERDECK_HTTP_PORT": str(settings.http_port),
+        "QUARTERDECK_PREFECT_PORT": str(settings.prefect_port),
+        "PYTHONUNBUFFERED": "1",
+    }
+    if settings.crew:
+        told["QUARTERDECK_CREW"] = str(settings.crew.expanduser().absolute())
+    return prefect_server.client_environment(settings, settings.prefect_port, base) | told
+
+
+def _with_ports(settings: Settings) -> Settings:
+    """The settings with free ports chosen where 0 was asked for. Raises `Misconfigured` for taken ones."""
+    return settings.model_copy(
+        update={
+            "http_port": _port("QUARTERDECK_HTTP_PORT", settings.http_host, settings.http_port),
+            "prefect_port": _port("QUARTERDECK_PREFECT_PORT", prefect_server.HOST, settings.prefect_port),
+        }
+    )
+
+
+def _port(variable: str, host: str, port: int) -> int:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise Misconfigured(
+                f"Port {port} on {host} cannot be used: {error.strerror}.",
+                f"Stop the program that uses it, or set {variable} to another port (0 = any free one).",
+                code="port_taken",
+            ) from error
+        return int(probe.getsockname()[1])
+
+
+async def _stop_leftovers(settings: Settings, tell: Tell) -> None:
+    """A supervisor that was killed may have left processes behind; they would hold its ports."""
+    before = home.read(settings)
+    found = home.leftovers(before) if before else []
+    if found:
+        tell(f"Stopping {len(found)} processes that an earlier `quarterdeck up` left behind …")
+        await asyncio.gather(*(supervisor.end_group(pid, grace=GRACE) for pid in found))
+    home.forget(settings)
+
+
+def _addresses(settings: Settings) -> dict[str, str]:
+    return {
+        "web": f"http://{settings.http_host}:{settings.http_port}",
+        "prefect": prefect_server.address(settings.prefect_port),
+        "prefect_login": prefect_server.auth_string(settings),
+        "home": str(settings.folder),
+    }
+
+
+def main(settings: Settings, *, as_json: bool = False) -> int:
+    """The command. People read what is told; with `as_json` one line tells programs that it is open."""
+
+    def tell(line: str) -> None:
+        print(line, file=sys.stderr if as_json else sys.stdout, flush=True)
+
+    def ready(addresses: dict[str, str]) -> None:
+        if as_json:
+            print(json.dumps({"ready": True} | addresses), flush=True)
+            return
+        key = prefect_server.login_file(settings)
+        login = addresses["prefect_login"] if sys.stdout.isatty() else f"the content of {key}"
+        tell(
+            f"\nQuarterdeck is open: {addresses['web']}"
+            f"\nPrefect: {addresses['prefect']} (log in with {login})\nCtrl-C stops it."
+        )
+
+    started = time.monotonic()
+    code = asyncio.run(run(settings, tell, ready=ready))
+    tell(f"Quarterdeck is closed after {time.monotonic() - started:.0f} s; nothing is left running.")
+    return code

@@ -1,0 +1,75 @@
+"""What each process is told, and what is kept from it."""
+
+from pathlib import Path
+
+import pytest
+from cryptography.fernet import Fernet
+
+from deployments import prefect_server
+from deployments.up import environment_of_parts
+from quarterdeck.kernel.settings import Settings
+
+SHELL = {
+    "PATH": "/bin",
+    "LANG": "C.UTF-8",
+    "PREFECT_API_URL": "http://somewhere.else/api",
+    "PREFECT_API_KEY": "canary-cloud-key",
+    "QUARTERDECK_MASTER_KEY": "canary-master-key",
+    "QUARTERDECK_TOKEN": "canary-owner-token",
+    "ORCH_TELEGRAM_BOT_TOKEN": "canary-bot-token",
+}
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path / "home", prefect_port=4321, http_port=8765)
+
+
+def test_the_servers_environment_holds_no_secret_of_ours(settings: Settings) -> None:
+    told = prefect_server.server_environment(settings, 4321, "postgresql+asyncpg:///prefect", SHELL)
+    assert "canary" not in "".join(told.values())
+    assert told["PATH"] == "/bin"
+
+
+def test_a_shells_prefect_settings_reach_none_of_our_processes(settings: Settings) -> None:
+    told = environment_of_parts(settings, SHELL)
+    assert told["PREFECT_API_URL"] == "http://127.0.0.1:4321/api"
+    assert "PREFECT_API_KEY" not in told
+
+
+def test_only_the_server_knows_the_key_of_the_blocks(settings: Settings) -> None:
+    key = prefect_server.encryption_key(settings)
+    server = prefect_server.server_environment(settings, 4321, "postgresql+asyncpg:///prefect", SHELL)
+    Fernet(key.encode())
+    assert server["PREFECT_SERVER_ENCRYPTION_KEY"] == key
+    assert key not in environment_of_parts(settings, SHELL).values()
+
+
+def test_secrets_are_made_once_and_kept_from_others(settings: Settings) -> None:
+    first = prefect_server.auth_string(settings), prefect_server.encryption_key(settings)
+    assert first == (prefect_server.auth_string(settings), prefect_server.encryption_key(settings))
+    assert [f.stat().st_mode & 0o777 for f in settings.keys_folder.iterdir()] == [0o600, 0o600]
+    assert settings.keys_folder.stat().st_mode & 0o077 == 0
+
+
+def test_the_flush_interval_is_an_integer_of_at_least_one(settings: Settings) -> None:
+    """Prefect cuts it to an integer, and 0 would keep a core busy for ever."""
+    told = prefect_server.server_environment(settings, 4321, "postgresql+asyncpg:///prefect", SHELL)
+    assert int(told["PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL"]) >= 1
+
+
+def test_a_dead_run_is_told_from_a_slow_one_by_three_heartbeats(settings: Settings) -> None:
+    told = environment_of_parts(settings, SHELL)
+    assert 3 * int(told["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"]) <= prefect_server.SILENCE
+
+
+def test_parts_are_told_absolute_paths_and_the_ports_as_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = environment_of_parts(
+        Settings(home=Path("data"), crew=Path("c.yaml"), http_port=1, prefect_port=2), {}
+    )
+    assert told["QUARTERDECK_HOME"] == str(tmp_path / "data")
+    assert told["QUARTERDECK_CREW"] == str(tmp_path / "c.yaml")
+    assert (told["QUARTERDECK_HTTP_PORT"], told["QUARTERDECK_PREFECT_PORT"]) == ("1", "2")
