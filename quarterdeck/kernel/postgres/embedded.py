@@ -14,27 +14,24 @@ import hashlib
 import os
 import shlex
 import shutil
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import IO
 
-import psutil
 import structlog
 from sqlalchemy.engine import URL
 
 from quarterdeck.kernel.errors import Misconfigured, QuarterdeckError, Unavailable
 from quarterdeck.kernel.postgres.explain import explain, explain_os
+from quarterdeck.kernel.postgres.processes import SOCKET, find_postmaster, sweep
 from quarterdeck.kernel.postgres.programs import ProgramFailed, Programs, find_programs, locale_options
 from quarterdeck.kernel.postgres.server import CORE, PREFECT, Server, for_driver
 
 log = structlog.get_logger(__name__)
 
-_SOCKET = ".s.PGSQL.5432"
 _PATH_LIMIT = 100
 """Bytes of the socket's path: Linux takes 107, macOS 103."""
 
@@ -43,9 +40,6 @@ _LOG_LIMIT = 10 * 1024 * 1024
 
 _START_LIMIT = 60.0
 """Seconds until a server that somebody else is starting or stopping must be done; recovery is included."""
-
-_GRACE = 10.0
-"""Seconds that leftover backends have to end when asked, and again when killed."""
 
 _SETTINGS = """
 # Quarterdeck: a small machine, shared with others.
@@ -64,14 +58,6 @@ _CARELESS = "-c fsync=off -c full_page_writes=off"
 """What is written survives a kill of any process, but not of the machine."""
 
 
-@dataclass(frozen=True)
-class _Postmaster:
-    """The server's main process, as its pid file tells it."""
-
-    process: psutil.Process
-    ready: bool
-
-
 class EmbeddedPostgres(Server):
     """The PostgreSQL of one home; one object is one user of it. `fast`: a power cut may ruin it (tests)."""
 
@@ -87,7 +73,7 @@ class EmbeddedPostgres(Server):
     def socket_folder(self) -> Path:
         """In the home; a home with too long a path has it under `/tmp`."""
         near = self.home / "postgres.socket"
-        if len(os.fsencode(near / _SOCKET)) <= _PATH_LIMIT:
+        if len(os.fsencode(near / SOCKET)) <= _PATH_LIMIT:
             return near
         digest = hashlib.sha256(os.fsencode(self.home)).hexdigest()[:16]
         return Path("/tmp", f"quarterdeck-{os.geteuid()}-{digest}")  # noqa: S108  its owner is checked
@@ -98,7 +84,7 @@ class EmbeddedPostgres(Server):
 
     def is_running(self) -> bool:
         """Whether it takes connections, as far as its pid file tells."""
-        found = self._postmaster()
+        found = find_postmaster(self.data)
         return found is not None and found.ready
 
     def acquire(self) -> None:
@@ -151,7 +137,7 @@ class EmbeddedPostgres(Server):
         """`True` when it had to be started."""
         if self._settled():
             return False
-        self._sweep()
+        sweep(self.data, self.socket_folder)
         self._make_socket_folder()
         self._make_log()
         if not (self.data / "PG_VERSION").exists():
@@ -176,70 +162,32 @@ class EmbeddedPostgres(Server):
         return True
 
     def _stop(self) -> None:
-        if self._postmaster() is None:
-            return
+        if find_postmaster(self.data) is not None:
+            self._end_postmaster()
+        with suppress(OSError):
+            self.socket_folder.rmdir()  # it may be under /tmp, which is not ours to fill
+
+    def _end_postmaster(self) -> None:
         stop = ("pg_ctl", "stop", "-D", self.data, "-w", "-t", "30", "-m")
         try:
             self._programs.run(*stop, "fast")
         except ProgramFailed as error:
             log.warning("postgres_stops_hard", reason=str(error))
             self._run("stop", *stop, "immediate")
-        with suppress(OSError):
-            self.socket_folder.rmdir()  # it may be under /tmp, which is not ours to fill
         log.info("postgres_stopped", home=str(self.home))
 
     def _settled(self) -> bool:
         """Whether it runs; waits for a server that is just starting or stopping."""
         end = time.monotonic() + _START_LIMIT
-        while (found := self._postmaster()) is not None and not found.ready:
+        while (found := find_postmaster(self.data)) is not None and not found.ready:
             if time.monotonic() > end:
                 raise Unavailable(
-                    f"PostgreSQL (process {found.process.pid}) neither starts nor stops.",
+                    f"PostgreSQL (process {found.pid}) neither starts nor stops.",
                     f"See {self.log_file}; end the process, then start again.",
                     code="postgres_stuck",
                 )
             time.sleep(0.05)
         return found is not None
-
-    def _postmaster(self) -> _Postmaster | None:
-        """The living server of this data folder; its pid may be stale and belong to anybody."""
-        try:
-            lines = (self.data / "postmaster.pid").read_text().splitlines()
-            process = psutil.Process(int(lines[0]))
-            if not self._is_ours(process):
-                return None
-        except (FileNotFoundError, ValueError, IndexError, psutil.Error):
-            return None
-        return _Postmaster(process, ready=len(lines) > 7 and lines[7].strip() == "ready")
-
-    def _is_ours(self, process: psutil.Process) -> bool:
-        """Whether it is a process of a server on this data folder, which is where they all work."""
-        return process.name().startswith("postgres") and Path(process.cwd()) == self.data
-
-    def _sweep(self) -> None:
-        """Clear away what a server that was killed left: its backends, its pid file, its socket.
-
-        A backend without its server ends as soon as it notices, which may be after a long statement;
-        until then nobody else may open the data.
-        """
-        traces = [self.data / "postmaster.pid", *self.socket_folder.glob(f"{_SOCKET}*")]
-        if not any(trace.exists() for trace in traces):
-            return
-        left = [process for process in psutil.process_iter() if self._is_leftover(process)]
-        for sent in (signal.SIGQUIT, signal.SIGKILL):
-            for process in left:
-                with suppress(psutil.Error):
-                    process.send_signal(sent)
-            end = time.monotonic() + _GRACE
-            while (left := [p for p in left if self._is_leftover(p)]) and time.monotonic() < end:
-                time.sleep(0.02)
-        for trace in traces:
-            trace.unlink(missing_ok=True)
-
-    def _is_leftover(self, process: psutil.Process) -> bool:
-        with suppress(psutil.Error):
-            return self._is_ours(process)
-        return False
 
     def _create(self) -> None:
         """Make the data folder with both databases; half of one is never left where it would be used."""
