@@ -18,7 +18,16 @@ from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.postgres import EmbeddedPostgres
 
 TEMPLATE = "template_quarterdeck"
+SLOW = ("tests/services/", "tests/chaos/")
+"""Folders whose tests wait for servers: `make test-services` runs them, `make test` does not."""
+
 _numbers = count(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.nodeid.startswith(SLOW):
+            item.add_marker("services")
 
 
 @pytest.fixture(scope="session")

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from deployments import reference
+from deployments import generated
 from quarterdeck.kernel.errors import Misconfigured
 from quarterdeck.kernel.settings import Settings, load, variable
 
 VARIABLES = {variable(name): name for name in Settings.model_fields}
-PAGE = (reference.FOLDER / "settings.md").read_text("utf-8")
-TABLE = PAGE.partition(reference.BEGIN)[2].partition(reference.END)[0]
+PAGE = (generated.REFERENCE / "settings.md").read_text("utf-8")
+TABLE = PAGE.partition(generated.BEGIN)[2].partition(generated.END)[0]
 SAMPLES = {"blocks": "off", "language": "en", "log_level": "debug", "log_format": "json"}
 
 
@@ -24,7 +24,7 @@ def _empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_setting_is_documented_with_its_default_and_nothing_else_is() -> None:
     assert re.findall(r"^\| `(\w+)` \|", TABLE, re.MULTILINE) == list(VARIABLES)
-    assert TABLE.strip() == reference.settings()
+    assert TABLE.strip() == generated.settings()
 
 
 def test_every_setting_has_a_meaning() -> None:
