@@ -52,3 +52,8 @@ def clone(source: Path, folder: Path) -> Path:
     """A person's clone."""
     git(source, "clone", "--quiet", str(source), str(folder))
     return folder
+
+
+def names(folder: Path) -> list[str]:
+    """What lies in a folder."""
+    return sorted(place.name for place in folder.iterdir())

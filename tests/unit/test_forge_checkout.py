@@ -1,7 +1,6 @@
 """Repositories are made or copied, and agents get clean work trees that lose nobody's work."""
 
 import asyncio
-import os
 from pathlib import Path
 
 import pytest
@@ -164,7 +163,7 @@ async def test_leftovers_of_an_earlier_round_are_removed_and_the_clone_is_kept(f
     git_hand.repository(work / "nested")
     (work / "left").chmod(0o555)
     assert await forge.checkout("demo", BRANCH, "main", work) == head
-    assert sorted(p.name for p in work.iterdir()) == [".git", "kept.txt"]
+    assert git_hand.names(work) == [".git", "kept.txt"]
     assert (work / "kept.txt").read_text() == "text\n"
     assert (work / ".git").stat().st_ino == clone
 
@@ -218,7 +217,7 @@ async def test_a_folder_without_a_repository_never_leads_git_to_one_further_up(
     write(outer, "precious.txt")
     (outer / "work").mkdir()
     await forge.checkout("demo", BRANCH, "main", outer / "work")
-    os.rename(outer / "work" / ".git", tmp_path / "moved")
+    (outer / "work" / ".git").rename(tmp_path / "moved")
     with pytest.raises(Conflict, match="not the work tree"):
         await forge.publish("demo", BRANCH, outer / "work")
     await forge.checkout("demo", BRANCH, "main", outer / "work")
@@ -279,14 +278,14 @@ async def test_a_merge_that_was_left_unfinished_is_not_published(forge: LocalFor
     git_hand.commit(work, "a.txt", "two\n")
     with pytest.raises(AssertionError):
         git(work, "merge", BRANCH)
-    with pytest.raises(Conflict, match="unfinished: a.txt"):
+    with pytest.raises(Conflict, match=r"unfinished: a\.txt"):
         await forge.publish("demo", BRANCH, work)
 
 
 async def test_what_git_cannot_commit_is_told_in_gits_words(forge: LocalForge, work: Path):
     (work / "nested").mkdir()
     git(work / "nested", "init", "--quiet")
-    with pytest.raises(Conflict, match="does not have a commit checked out|adding files failed"):
+    with pytest.raises(Conflict, match="cannot be committed: fatal: adding files failed"):
         await forge.publish("demo", BRANCH, work)
 
 

@@ -73,7 +73,7 @@ async def test_git_ends_when_nobody_waits_for_it_any_more(tmp_path: Path):
         tmp_path, f"sleep 60 & echo $! > {tmp_path}/draft; mv {tmp_path}/draft {tmp_path}/pids; wait"
     )
     call = asyncio.create_task(Git(tmp_path / "config", program=slow).run("status"))
-    while not (tmp_path / "pids").exists():  # noqa: ASYNC110  the condition is another process's
+    while not (tmp_path / "pids").exists():
         await asyncio.sleep(0.01)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -82,10 +82,9 @@ async def test_git_ends_when_nobody_waits_for_it_any_more(tmp_path: Path):
 
 
 async def _ended(pids: Path) -> None:
-    for pid in map(int, pids.read_text().split()):
-        async with asyncio.timeout(5):
-            while _lives(pid):
-                await asyncio.sleep(0.01)
+    async with asyncio.timeout(5):
+        while any(_lives(int(pid)) for pid in pids.read_text().split()):
+            await asyncio.sleep(0.01)
 
 
 def _lives(pid: int) -> bool:
