@@ -33,7 +33,7 @@ async def subscriptions(session: AsyncSession) -> Sequence[Subscription]:
 
 async def replace_subscriptions(unit: Unit, entries: Sequence[Subscription]) -> None:
     """These, and no others."""
-    await unit.session.execute(delete(Subscription))
+    await unit.session.exec(delete(Subscription))
     unit.session.add_all(entries)
     await unit.session.flush()
 
@@ -50,7 +50,7 @@ async def enqueue(unit: Unit, message: OutboxMessage) -> None:
 
 async def open_lane(unit: Unit, message: OutboxMessage) -> None:
     """Make the lane of a message known."""
-    await unit.session.execute(
+    await unit.session.exec(
         insert(Lane)
         .values(
             lane=message.lane,
@@ -127,7 +127,7 @@ async def held_lane(unit: Unit, lease: Lease) -> Lane | None:
 
 async def sender(unit: Unit, channel: str) -> Sender:
     """What the chats of a channel share, locked. Always lock the lane first: so nobody waits in a circle."""
-    await unit.session.execute(insert(Sender).values(channel=channel, sends=[]).on_conflict_do_nothing())
+    await unit.session.exec(insert(Sender).values(channel=channel, sends=[]).on_conflict_do_nothing())
     query = select(Sender).where(col(Sender.channel) == channel).with_for_update()
     return (await unit.session.exec(query)).one()
 
@@ -135,5 +135,5 @@ async def sender(unit: Unit, channel: str) -> Sender:
 async def next_due(session: AsyncSession) -> datetime | None:
     """When the next lane with something to send may go on, or becomes free; None = nothing waits."""
     due = func.min(func.greatest(col(Lane.resume_at), col(Lane.leased_until)))
-    found: datetime | None = (await session.execute(select(due).where(_lane_waits()))).scalar_one()
+    found: datetime | None = (await session.exec(select(due).where(_lane_waits()))).one()
     return found
