@@ -9,14 +9,14 @@ import logging
 import re
 import sys
 from collections.abc import Mapping
-from typing import Any, Literal, TextIO
+from typing import Any, TextIO
 from urllib.parse import quote
 
 import structlog
 from pydantic import SecretStr
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-Form = Literal["console", "json"]
+from quarterdeck.kernel.settings import Settings
 
 HIDDEN = "***"
 SHORTEST = 6
@@ -65,8 +65,14 @@ def redact(text: str) -> str:
     return text
 
 
-def set_up(level: str = "info", form: Form = "console", stream: TextIO | None = None) -> None:
-    """Send all log lines of this process to one place, in one form. Repeatable; the last call counts."""
+def set_up(settings: Settings, *, level: str = "", stream: TextIO | None = None) -> None:
+    """Send all log lines of this process to one place, in one form, and hide the secrets of the settings.
+
+    `level` overrules the settings' own. Repeatable; the last call counts.
+    """
+    for value in settings.model_dump().values():
+        if isinstance(value, SecretStr):
+            hide(value.get_secret_value())
     output = stream or sys.stderr
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -94,17 +100,17 @@ def set_up(level: str = "info", form: Form = "console", stream: TextIO | None = 
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 _redacted,
-                _renderer(form, colors=output.isatty()),
+                _renderer(settings.log_format, colors=output.isatty()),
             ],
         )
     )
     root = logging.getLogger()
     root.handlers = [handler]
-    root.setLevel(level.upper())
+    root.setLevel((level or settings.log_level).upper())
     logging.captureWarnings(True)
 
 
-def _renderer(form: Form, *, colors: bool) -> Processor:
+def _renderer(form: str, *, colors: bool) -> Processor:
     if form == "json":
         return structlog.processors.JSONRenderer(ensure_ascii=False, default=str)
     return structlog.dev.ConsoleRenderer(

@@ -5,7 +5,7 @@ import json
 import logging
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 import pytest
@@ -15,7 +15,10 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from quarterdeck.kernel import log
+from quarterdeck.kernel.settings import Settings
 
+Form = Literal["console", "json"]
+Level = Literal["debug", "info", "warning", "error"]
 CANARY = "canary-7f3a/ö+9"
 
 
@@ -30,9 +33,9 @@ def _left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     structlog.reset_defaults()
 
 
-def lines_of(form: log.Form, level: str = "info") -> io.StringIO:
+def lines_of(form: Form, level: Level = "info", **others: Any) -> io.StringIO:
     output = io.StringIO()
-    log.set_up(level, form, output)
+    log.set_up(Settings(log_format=form, log_level=level, **others), stream=output)
     return output
 
 
@@ -79,7 +82,7 @@ def test_setting_up_again_does_not_double_the_lines() -> None:
 
 @pytest.mark.parametrize("form", ["console", "json"])
 @pytest.mark.parametrize("make", [structlog.get_logger, logging.getLogger], ids=["ours", "theirs"])
-def test_a_registered_secret_appears_nowhere(form: log.Form, make: Any) -> None:
+def test_a_registered_secret_appears_nowhere(form: Form, make: Any) -> None:
     log.hide(CANARY)
     output = lines_of(form)
     logger = make("any")
@@ -99,7 +102,7 @@ def test_a_registered_secret_appears_nowhere(form: log.Form, make: Any) -> None:
 
 
 @pytest.mark.parametrize("form", ["console", "json"])
-def test_a_registered_secret_is_found_at_any_depth(form: log.Form) -> None:
+def test_a_registered_secret_is_found_at_any_depth(form: Form) -> None:
     log.hide(CANARY)
     output = lines_of(form)
 
@@ -188,3 +191,16 @@ def test_short_values_are_not_registered() -> None:
 def test_the_secrets_of_a_mapping_are_registered_and_nothing_else() -> None:
     log.hide_secrets_of({"bot_token": "canary1", "chat_id": "-100200300", "inner": {"api_key": "canary2"}})
     assert log.redact("canary1 -100200300 canary2") == "*** -100200300 ***"
+
+
+def test_the_secrets_of_the_settings_are_hidden_from_the_start() -> None:
+    output = lines_of("console", token=SecretStr("canary-of-the-owner"))
+    structlog.get_logger("ours").info("said canary-of-the-owner")
+    assert "said ***" in output.getvalue()
+
+
+def test_a_level_of_the_caller_overrules_that_of_the_settings() -> None:
+    output = io.StringIO()
+    log.set_up(Settings(log_level="error"), level="debug", stream=output)
+    structlog.get_logger("ours").debug("loud")
+    assert "loud" in output.getvalue()
