@@ -3,13 +3,15 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.pool import NullPool
 
 from quarterdeck.kernel.errors import Misconfigured, Unavailable
@@ -31,6 +33,28 @@ def migrate(url: str) -> None:
         if (present := _revision(connection)) != newest():
             _must_be_known(present)
             command.upgrade(config(connection), "head")
+
+
+def ensure_database(url: str) -> None:
+    """Make the database itself when its server lacks it (your own server: the embedded one has both).
+
+    Raises `Unavailable` when the server cannot be reached, `Misconfigured` when we may not make it.
+    """
+    wanted = make_url(url)
+    server = wanted.set(database="postgres")
+    with _connected(server.render_as_string(hide_password=False), isolation_level="AUTOCOMMIT") as connection:
+        exists = text("select 1 from pg_database where datname = :name")
+        if connection.execute(exists, {"name": wanted.database}).first() is not None:
+            return
+        name = connection.dialect.identifier_preparer.quote_identifier(wanted.database or "")
+        try:
+            connection.execute(text(f"create database {name}"))
+        except ProgrammingError as error:
+            raise Misconfigured(
+                f"There is no database {name}, and {wanted.username or 'this user'} may not make it.",
+                f"Let the server's administrator run: create database {name} owner {wanted.username};",
+                code="database_missing",
+            ) from error
 
 
 def current_revision(url: str) -> str | None:
@@ -73,9 +97,9 @@ def _must_be_known(revision: str | None) -> None:
 
 
 @contextmanager
-def _connected(url: str) -> Iterator[Connection]:
+def _connected(url: str, **options: Any) -> Iterator[Connection]:
     """One transaction on a connection of its own."""
-    engine = create_engine(url, poolclass=NullPool, connect_args={"connect_timeout": 10})
+    engine = create_engine(url, poolclass=NullPool, connect_args={"connect_timeout": 10}, **options)
     try:
         with engine.begin() as connection:
             yield connection

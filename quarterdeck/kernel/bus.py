@@ -12,6 +12,7 @@ from typing import Protocol
 import psycopg
 import structlog
 from psycopg import sql
+from psycopg.conninfo import make_conninfo
 
 from quarterdeck.kernel.database import CHANNEL
 
@@ -34,17 +35,24 @@ class Bus(Protocol):
         ...
 
 
+_PATIENCE = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+"""So that a listener notices within a minute when its server is gone without a word (libpq's names)."""
+
+
 class PostgresBus:
     """LISTEN/NOTIFY on one connection of its own; reconnects by itself with a growing pause (<= 5 s)."""
 
     def __init__(self, url: str) -> None:
-        self._url = url.replace("postgresql+psycopg://", "postgresql://", 1)
+        url = url.replace("postgresql+psycopg://", "postgresql://", 1)
+        self._conninfo = make_conninfo(url, **_PATIENCE)
 
     async def listen(self, *topics: str) -> AsyncIterator[Wake]:
         pause = 0.1
         while True:
             try:
-                async with await psycopg.AsyncConnection.connect(self._url, autocommit=True) as connection:
+                async with await psycopg.AsyncConnection.connect(
+                    self._conninfo, autocommit=True
+                ) as connection:
                     await connection.execute(sql.SQL("listen {}").format(sql.Identifier(CHANNEL)))
                     pause = 0.1
                     for topic in topics:  # whatever was missed while nobody listened
@@ -53,7 +61,7 @@ class PostgresBus:
                         topic, _, identity = notice.payload.partition(":")
                         if topic in topics:
                             yield Wake(topic, identity)
-            except psycopg.OperationalError as error:
+            except (psycopg.OperationalError, psycopg.InterfaceError) as error:
                 log.warning("bus_reconnects", reason=str(error).strip(), pause=pause)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 5.0)

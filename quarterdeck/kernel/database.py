@@ -15,6 +15,7 @@ from typing import Any
 
 from sqlalchemy import func
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlmodel import select
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -62,16 +63,28 @@ class Unit:
 
 
 class Database:
-    """The pool of connections, and the only way to begin a command."""
+    """The pool of connections, and the only way to begin a command.
 
-    def __init__(self, url: str, *, clock: Clock | None = None, reactions: Sequence[Reaction] = ()) -> None:
+    At most `connections` are open; a command waits up to `patience` seconds for one of them.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        clock: Clock | None = None,
+        reactions: Sequence[Reaction] = (),
+        connections: int = 20,
+        patience: float = 30,
+    ) -> None:
         self.url = url
         self.clock = clock or SystemClock()
         self.reactions = list(reactions)
         self.engine: AsyncEngine = create_async_engine(
             url,
-            pool_size=5,
-            max_overflow=15,
+            pool_size=min(5, connections),
+            max_overflow=max(0, connections - 5),
+            pool_timeout=patience,
             pool_pre_ping=True,
             connect_args={"connect_timeout": 10, "options": "-c timezone=utc"},
         )
@@ -109,6 +122,12 @@ class Database:
             if error.connection_invalidated:
                 raise _unavailable(error) from error
             raise
+        except NoConnectionFree as error:
+            raise Unavailable(
+                "All connections to the database are in use.",
+                "It is tried again by itself; if it goes on, something holds a command open for too long.",
+                code="database_busy",
+            ) from error
 
     async def close(self) -> None:
         """Give all connections back."""
@@ -116,9 +135,10 @@ class Database:
 
 
 def _unavailable(error: DBAPIError) -> Unavailable:
-    reason = str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else type(error.orig).__name__
+    """The server is gone, or it had to give this command up (deadlock, full disk, shutting down)."""
+    said = str(error.orig).strip().splitlines() or [type(error.orig).__name__]
     return Unavailable(
-        f"The database does not answer: {reason}.",
+        f"The database does not answer or gave up: {said[0]}.",
         "Nothing is lost; it is tried again by itself. `quarterdeck doctor` looks for the cause.",
         code="database_unavailable",
     )

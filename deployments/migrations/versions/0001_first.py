@@ -48,6 +48,16 @@ def upgrade() -> None:
     )
     op.create_index("ci_runs_waiting", "ci_runs", ["state"], unique=False)
     op.create_table(
+        "connections",
+        sa.Column("kind", sa.String(length=50), nullable=False),
+        sa.Column("name", sa.String(length=100), nullable=False),
+        sa.Column("sealed", sa.String(), nullable=False),
+        sa.Column("source", sa.String(length=32), nullable=False),
+        sa.Column("source_version", sa.String(length=100), nullable=False),
+        sa.Column("updated_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("kind", "name"),
+    )
+    op.create_table(
         "events",
         sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
         sa.Column("at", sa.DateTime(timezone=True), nullable=False),
@@ -70,6 +80,24 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("caller", "key"),
     )
     op.create_index(op.f("ix_idempotency_keys_created_at"), "idempotency_keys", ["created_at"], unique=False)
+    op.create_table(
+        "outbox_lanes",
+        sa.Column("lane", sa.String(length=240), nullable=False),
+        sa.Column("channel", sa.String(length=30), nullable=False),
+        sa.Column("chat", sa.String(length=200), nullable=False),
+        sa.Column("fence", sa.BigInteger(), nullable=False),
+        sa.Column("leased_until", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("resume_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("failures", sa.Integer(), nullable=False),
+        sa.Column("sends", sa.ARRAY(sa.DateTime(timezone=True)), nullable=False),
+        sa.PrimaryKeyConstraint("lane"),
+    )
+    op.create_table(
+        "outbox_senders",
+        sa.Column("channel", sa.String(length=30), nullable=False),
+        sa.Column("sends", sa.ARRAY(sa.DateTime(timezone=True)), nullable=False),
+        sa.PrimaryKeyConstraint("channel"),
+    )
     op.create_table(
         "people",
         sa.Column("id", sa.Uuid(), nullable=False),
@@ -126,6 +154,20 @@ def upgrade() -> None:
         sa.UniqueConstraint("repository", "number"),
     )
     op.create_index("pull_requests_branch", "pull_requests", ["repository", "branch"], unique=False)
+    op.create_table(
+        "subscriptions",
+        sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
+        sa.Column("channel", sa.String(length=30), nullable=False),
+        sa.Column("chat", sa.String(length=200), nullable=False),
+        sa.Column("events", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=False),
+        sa.Column("project", sa.String(length=10), nullable=True),
+        sa.Column("severity", sa.String(length=32), nullable=False),
+        sa.Column("quiet_from", sa.Time(), nullable=True),
+        sa.Column("quiet_to", sa.Time(), nullable=True),
+        sa.Column("zone", sa.String(length=50), nullable=False),
+        sa.Column("enabled", sa.Boolean(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
     op.create_table(
         "items",
         sa.Column("id", sa.Uuid(), nullable=False),
@@ -289,6 +331,7 @@ def upgrade() -> None:
         sa.Column("holder", sa.String(length=200), nullable=False),
         sa.Column("leased_until", sa.DateTime(timezone=True), nullable=False),
         sa.Column("flow_run", sa.String(length=64), nullable=False),
+        sa.Column("base", sa.String(length=64), nullable=False),
         sa.Column("head", sa.String(length=64), nullable=False),
         sa.Column("publish_error", sa.String(), nullable=False),
         sa.Column("interrupted", sa.String(), nullable=False),
@@ -340,44 +383,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("item_id", "needs_id"),
     )
     op.create_index(op.f("ix_item_dependencies_needs_id"), "item_dependencies", ["needs_id"], unique=False)
-    op.create_table(
-        "subscriptions",
-        sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
-        sa.Column("channel", sa.String(length=30), nullable=False),
-        sa.Column("chat", sa.String(length=200), nullable=False),
-        sa.Column("events", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=False),
-        sa.Column("project", sa.String(length=10), nullable=True),
-        sa.Column("severity", sa.String(length=32), nullable=False),
-        sa.Column("quiet_from", sa.Time(), nullable=True),
-        sa.Column("quiet_to", sa.Time(), nullable=True),
-        sa.Column("zone", sa.String(length=50), nullable=False),
-        sa.Column("enabled", sa.Boolean(), nullable=False),
-        sa.PrimaryKeyConstraint("id"),
-    )
-    op.create_table(
-        "outbox_lanes",
-        sa.Column("lane", sa.String(length=240), nullable=False),
-        sa.Column("channel", sa.String(length=30), nullable=False),
-        sa.Column("chat", sa.String(length=200), nullable=False),
-        sa.Column("fence", sa.BigInteger(), nullable=False),
-        sa.Column("leased_until", sa.DateTime(timezone=True), nullable=False),
-        sa.Column("resume_at", sa.DateTime(timezone=True), nullable=False),
-        sa.Column("failures", sa.Integer(), nullable=False),
-        sa.Column("sends", postgresql.ARRAY(sa.DateTime(timezone=True)), nullable=False),
-        sa.PrimaryKeyConstraint("lane"),
-    )
-    op.create_table(
-        "outbox_senders",
-        sa.Column("channel", sa.String(length=30), nullable=False),
-        sa.Column("sends", postgresql.ARRAY(sa.DateTime(timezone=True)), nullable=False),
-        sa.PrimaryKeyConstraint("channel"),
-    )
 
 
 def downgrade() -> None:
-    op.drop_table("outbox_senders")
-    op.drop_table("outbox_lanes")
-    op.drop_table("subscriptions")
     op.drop_index(op.f("ix_item_dependencies_needs_id"), table_name="item_dependencies")
     op.drop_table("item_dependencies")
     op.drop_index(op.f("ix_gate_checks_item_id"), table_name="gate_checks")
@@ -407,17 +415,21 @@ def downgrade() -> None:
     op.drop_index("items_to_take_up", table_name="items")
     op.drop_index("items_by_age", table_name="items")
     op.drop_table("items")
+    op.drop_table("subscriptions")
     op.drop_index("pull_requests_branch", table_name="pull_requests")
     op.drop_table("pull_requests")
     op.drop_table("projects")
     op.drop_table("pipelines")
     op.drop_table("people")
+    op.drop_table("outbox_senders")
+    op.drop_table("outbox_lanes")
     op.drop_index(op.f("ix_idempotency_keys_created_at"), table_name="idempotency_keys")
     op.drop_table("idempotency_keys")
     op.drop_index(op.f("ix_events_kind"), table_name="events")
     op.drop_index(op.f("ix_events_item_key"), table_name="events")
     op.drop_index(op.f("ix_events_at"), table_name="events")
     op.drop_table("events")
+    op.drop_table("connections")
     op.drop_index("ci_runs_waiting", table_name="ci_runs")
     op.drop_table("ci_runs")
     op.drop_table("agents")
