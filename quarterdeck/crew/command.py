@@ -117,19 +117,18 @@ class CommandRuntime:
         self._environ = os.environ if environ is None else environ
         self._keepers: set[int] = set()
 
-    async def start(self, job: Job) -> None:
+    async def start(self, job: Job) -> bool:
         """See `Runtime.start`; returns when the program runs, or can be seen to be unable to."""
         run = RunFolder(job.folder)
-        if run.has_begun:
-            return
         with _host_must_serve(job.folder):
-            pid = await asyncio.to_thread(self._spawn_keeper, run, job)
+            pid = 0 if run.is_begun else await asyncio.to_thread(self._spawn_keeper, run, job)
             self._keepers |= {pid} if pid else set()
-            while not run.has_begun:
+            while not run.is_decided:
                 self._reap()
-                if pid not in self._keepers and not run.is_kept and not run.has_begun:
+                if pid not in self._keepers and not run.is_kept and not run.is_begun:
                     raise _unavailable(job.folder, run.keeper_trouble())
                 await asyncio.sleep(0.005)
+            return run.was_launched
 
     async def wait(self, folder: Path) -> Outcome:
         """See `Runtime.wait`. A run whose keeper was killed is cleaned up and counts as failed."""
@@ -151,11 +150,11 @@ class CommandRuntime:
             await asyncio.to_thread(run.ask_to_stop, why)
         return await self.wait(folder)
 
-    async def follow(self, folder: Path) -> AsyncIterator[bytes]:
+    async def follow(self, folder: Path, *, live: bool = True) -> AsyncIterator[bytes]:
         """See `Runtime.follow`. The bytes are the program's own, whatever their encoding."""
         run, place = RunFolder(folder), 0
         while True:
-            is_over = run.is_over
+            is_over = not live or run.is_over
             while said := await asyncio.to_thread(run.read_log, place):
                 place += len(said)
                 yield said

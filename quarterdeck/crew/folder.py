@@ -1,7 +1,7 @@
 """The folder of one run of the `command` runtime: everything about it that any process may look up.
 
 order.json    for the keeper           result.json   by the agent
-job.json      for the agent            agent.log, started.json, exit.json: by the keeper
+job.json      for the agent            agent.log, started.json, launched, exit.json: by the keeper
 """
 
 import contextlib
@@ -60,9 +60,18 @@ class RunFolder:
         return (self.path / keeper.EXIT).exists()
 
     @property
-    def has_begun(self) -> bool:
+    def is_begun(self) -> bool:
         """Was the run started, or settled that it never will?"""
         return self.was_started or self.has_outcome
+
+    @property
+    def was_launched(self) -> bool:
+        return (self.path / keeper.LAUNCHED).exists()
+
+    @property
+    def is_decided(self) -> bool:
+        """Is it known whether the program could be launched?"""
+        return self.was_launched or self.is_over
 
     @property
     def is_over(self) -> bool:
@@ -115,7 +124,7 @@ class RunFolder:
         """Leave word for the keeper; where there is none yet, see that the run never starts."""
         self.write_text(keeper.STOP, why)
         with self._lock() as is_free:
-            if is_free and not self.has_begun:
+            if is_free and not self.is_begun:
                 self.record_end(cancelled=True, error=why)
 
     def settle_if_lost(self) -> None:

@@ -9,6 +9,7 @@ for this file to load. Linux and macOS; a program that leaves its group is found
 
     keeper.lock    held as long as the keeper lives
     started.json   {"pid", "born", "at"}, written before the program's first instruction
+    launched       there once the program runs; never, if it cannot be launched
     exit.json      {"exit_code", "timed_out", "cancelled", "error", "at"}, the last thing written
 """
 # pathlib takes as long to load as all the rest:
@@ -25,7 +26,7 @@ import time
 from typing import Any
 
 ORDER, LOCK, STOP = "order.json", "keeper.lock", "stop"
-STARTED, EXIT, LOG = "started.json", "exit.json", "agent.log"
+STARTED, LAUNCHED, EXIT, LOG = "started.json", "launched", "exit.json", "agent.log"
 MARK = "QUARTERDECK_KEEPER"
 """The variable that holds the run's folder; every process of the run inherits it."""
 
@@ -78,10 +79,11 @@ def save(name: str, facts: dict[str, Any]) -> None:
     os.replace(part, name)
 
 
-def reserve(name: str, size: int = 4096) -> None:
-    """Take the room that `save` will need, so that a full disk cannot keep it from writing."""
-    with open(f"{name}.part", "wb") as file:
-        file.write(b" " * size)
+def reserve() -> None:
+    """Take the room that the end will need, so that a full disk cannot keep it from being written."""
+    for name, size in ((LAUNCHED, 0), (EXIT, 4096)):
+        with open(f"{name}.part", "wb") as file:
+            file.write(b" " * size)
 
 
 class Log:
@@ -286,6 +288,7 @@ class Keeper:
         if number := program.launch_error():
             os.waitpid(program.pid, 0)
             return self._facts(None, error=explain(number, self._order))
+        os.replace(f"{LAUNCHED}.part", LAUNCHED)
         code = self._watch(program, began)
         program.kill_escaped()
         self._drain(program)
@@ -375,7 +378,7 @@ def main(folder: str) -> None:
     with open(ORDER, "rb") as file:
         order = json.load(file)
     os.environ[MARK] = os.getcwd()
-    reserve(EXIT)
+    reserve()
     adopt_orphans()
     facts = Keeper(order).keep()
     while os.path.exists(LOCK):  # a folder that was removed needs no record

@@ -57,11 +57,11 @@ class Outcome:
 class Runtime(Protocol):
     """One way of executing an agent. Every method may be called by any process of the run's host."""
 
-    async def start(self, job: Job) -> None:
+    async def start(self, job: Job) -> bool:
         """Start the job, or adopt it if it was started before: it never starts twice.
 
-        A program that cannot be launched is an outcome; `Unavailable` means that this host cannot start
-        anything now (its disk is full), and the same call may work later.
+        False: it cannot be launched, and its outcome says why. `Unavailable` means that this host cannot
+        start anything now (its disk is full), and the same call may work later.
         """
         ...
 
@@ -73,6 +73,6 @@ class Runtime(Protocol):
         """End the run with all its processes, and see it ended. A run that has not started never will."""
         ...
 
-    def follow(self, folder: Path) -> AsyncIterator[bytes]:
-        """What the run has said so far, and all that it will say, until it has ended."""
+    def follow(self, folder: Path, *, live: bool = True) -> AsyncIterator[bytes]:
+        """What the run has said so far; `live`: and all that it will say, until it has ended."""
         ...

@@ -62,7 +62,7 @@ async def run(runtime: CommandRuntime, job: Job) -> Outcome:
 
 async def until(condition: Callable[[], Any], seconds: float = 10) -> Any:
     async with asyncio.timeout(seconds):
-        while not (found := condition()):  # noqa: ASYNC110 (what is waited for is another process)
+        while not (found := condition()):
             await asyncio.sleep(0.01)
     return found
 
@@ -190,7 +190,8 @@ async def test_a_program_that_cannot_be_launched_is_explained(
     for name, text in {"headless": "hello", "orphan": "#!/nowhere/python\n"}.items():
         (job.work_tree / name).write_text(text)
         (job.work_tree / name).chmod(0o755)
-    outcome = await run(runtime, job)
+    assert not await runtime.start(job)
+    outcome = await runtime.wait(job.folder)
     assert reason in outcome.error
     assert (outcome.exit_code, outcome.started_at, outcome.succeeded) == (None, None, False)
 
@@ -307,7 +308,7 @@ async def test_a_run_stopped_before_it_started_never_starts(
 
 async def test_cancelling_a_wait_leaves_the_run_alone(runtime: CommandRuntime, make_job: MakeJob) -> None:
     job = make_job("while [ ! -e go ]; do sleep 0.01; done")
-    await runtime.start(job)
+    assert await runtime.start(job)
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(runtime.wait(job.folder), 0.1)
     (job.work_tree / "go").touch()
