@@ -7,14 +7,16 @@ A page of the reference holds prose and one generated part, between two marks.
 """
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
+from typer.main import get_command
 
 from deployments import catalogue
+from deployments.cli import app
 from quarterdeck.kernel.settings import Settings, variable
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -58,7 +60,35 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-PAGES: dict[str, Callable[[], str]] = {"settings.md": settings}
+def commands() -> str:
+    """Every command with its arguments and options."""
+    return "\n\n".join(_command(path, command) for path, command in leaves(get_command(app)))
+
+
+def leaves(command: Any, path: tuple[str, ...] = ("quarterdeck",)) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """The commands that do something, each with the words that lead to it."""
+    if not hasattr(command, "commands"):
+        yield path, command
+        return
+    for name, inner in command.commands.items():
+        yield from leaves(inner, (*path, name))
+
+
+def _command(path: tuple[str, ...], command: Any) -> str:
+    words = " ".join(path)
+    usage = command.collect_usage_pieces(command.context_class(command))
+    told = [f"### {words}", (command.help or "").strip(), f"    {' '.join((words, *usage))}"]
+    rows = [(_names(parameter), str(parameter.help or "")) for parameter in command.params]
+    return "\n\n".join([*told, table(("Argument or option", "Meaning"), rows)] if rows else told)
+
+
+def _names(parameter: Any) -> str:
+    if parameter.param_type_name == "argument":
+        return f"`{parameter.metavar or parameter.name.upper()}`"
+    return ", ".join(f"`{name}`" for name in (*parameter.opts, *parameter.secondary_opts))
+
+
+PAGES: dict[str, Callable[[], str]] = {"settings.md": settings, "cli.md": commands}
 """The pages with a generated part, and what generates it."""
 
 

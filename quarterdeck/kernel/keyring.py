@@ -125,12 +125,17 @@ class Keyring:
         return f"{VERSION}.{self.current}."
 
     def rotate(self) -> str:
-        """Make a new master key; returns its id. Everything sealed before stays readable."""
+        """Make a new master key; returns its id. Everything sealed before stays readable.
+
+        A key from the environment was changed there: then that is the new one. Raises `Conflict` if it is
+        the only one, for nothing was changed then.
+        """
+        if self._fixed and len(self._keys) > 1:
+            return self.current
         if self._fixed:
             raise Conflict(
                 f"The master key comes from {VARIABLE}; it can only be changed there.",
-                f"Set {VARIABLE} to a new key, add the present one to {OLD_VARIABLE}, start again, "
-                "then rotate again to seal everything anew.",
+                f"Set {VARIABLE} to a new key and {OLD_VARIABLE} to the present one, then rotate again.",
                 code="key_from_environment",
             )
         self._reread()

@@ -205,9 +205,12 @@ def test_a_key_from_the_environment_wins_and_touches_no_file(keyring: Keyring, f
 
     assert given_key.open("p", "row", sealed) == b"x"
     assert not given_key.is_current(sealed)
-    assert Keyring(Path("/nowhere"), {VARIABLE: key}).current == given_key.current
+    assert given_key.rotate() == given_key.current
+    assert [path.name for path in folder.iterdir()] == ["master-0001.key"]
+    alone = Keyring(Path("/nowhere"), {VARIABLE: key})
+    assert alone.current == given_key.current
     with pytest.raises(Conflict):
-        given_key.rotate()
+        alone.rotate()
 
 
 def test_older_keys_from_the_environment_only_open() -> None:
