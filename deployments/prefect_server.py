@@ -44,7 +44,12 @@ def auth_string(settings: Settings) -> str:
 
 def encryption_key(settings: Settings) -> str:
     """The key of the block values, made on first use; kept outside Prefect's database."""
-    return _kept(settings.keys_folder / "prefect-blocks", Fernet.generate_key().decode())
+    return _kept(key_file(settings), Fernet.generate_key().decode())
+
+
+def key_file(settings: Settings) -> Path:
+    """Where the encryption key of the block values lies."""
+    return settings.keys_folder / "prefect-blocks"
 
 
 def _kept(file: Path, fresh: str) -> str:

@@ -153,7 +153,7 @@ class Server(uvicorn.Server):
 async def serve() -> None:
     """Open the house and serve it until SIGTERM or SIGINT."""
     settings = load()
-    logs.set_up(settings.log_level, settings.log_format)
+    logs.set_up(settings)
     async with open_house(settings) as house:
         config = uvicorn.Config(
             create_app(house),

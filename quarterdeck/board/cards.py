@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from quarterdeck.board.model import Priority, State
+from quarterdeck.board.model import FINAL, Priority, State
 from quarterdeck.kernel.outside import STORABLE
 
 Title = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=300), STORABLE]
@@ -135,6 +135,11 @@ class Card(BaseModel):
     created_at: datetime
     updated_at: datetime
     finished_at: datetime | None
+
+    @property
+    def is_resting(self) -> bool:
+        """Whether nothing more happens to it until a person acts."""
+        return self.state in FINAL or self.state in (State.BLOCKED, State.WAITING_APPROVAL)
 
 
 class Wanted(BaseModel):

@@ -1,0 +1,195 @@
+"""What `quarterdeck doctor` looks at, in the order in which one part needs another."""
+
+import asyncio
+import os
+import re
+import shutil
+import stat
+import sys
+from pathlib import Path
+
+import httpx
+from sqlmodel import func, select
+
+from deployments import catalogue, home, parts, prefect_server, schema
+from deployments.doctor import Check, Finding, Patient
+from deployments.prefect_api import is_healthy, prefect_api, schema_of
+from quarterdeck.kernel import http, keyring
+from quarterdeck.kernel.errors import QuarterdeckError
+
+SCARCE, TOO_LITTLE = 2_000_000_000, 300_000_000
+"""Free bytes below which to warn, and below which nothing can be relied on."""
+
+OLDEST_GIT = (2, 30)
+OLDEST_POSTGRES = 14
+
+SETUP = "Run `quarterdeck setup`."
+UP = "Run `quarterdeck up`."
+
+
+async def home_exists(patient: Patient) -> Finding:
+    folder = patient.settings.folder
+    if not folder.is_dir():
+        return Finding("fail", f"{folder} does not exist.", "No desk was ever set up here.", SETUP)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return Finding("fail", f"{folder} cannot be written.", "Nothing can be kept.", "Make it yours.")
+    return Finding("ok", str(folder))
+
+
+async def disk_has_room(patient: Patient) -> Finding:
+    there = next(
+        path for path in (patient.settings.folder, *patient.settings.folder.parents) if path.exists()
+    )
+    free = shutil.disk_usage(there).free
+    told = f"{free / 1e9:.1f} GB free."
+    if free < TOO_LITTLE:
+        return Finding("fail", told, "The database will stop writing.", "Free some space.")
+    if free < SCARCE:
+        return Finding("warn", told, "Logs and work trees may soon fill it.", "Free some space.")
+    return Finding("ok", told)
+
+
+async def database_answers(patient: Patient) -> Finding:
+    async with patient.open_house().database.read() as session:
+        found = int((await session.exec(select(func.current_setting("server_version_num")))).one()) // 10_000
+    if found < OLDEST_POSTGRES:
+        fix = f"Use PostgreSQL {OLDEST_POSTGRES} or newer."
+        return Finding("fail", f"PostgreSQL {found} is too old.", "Queries will fail.", fix)
+    kind = "your own" if patient.settings.database_url else "embedded"
+    return Finding("ok", f"PostgreSQL {found}, {kind}.")
+
+
+async def tables_are_current(patient: Patient) -> Finding:
+    present = await asyncio.to_thread(schema.current_revision, patient.open_house().database.url)
+    if present != schema.newest():
+        detail = f"Tables at step {present or 'none'}, this version needs {schema.newest()}."
+        return Finding("fail", detail, "Nothing works on old tables.", SETUP)
+    return Finding("ok", f"Tables at step {present}.")
+
+
+async def migrate(patient: Patient) -> str:
+    await asyncio.to_thread(schema.migrate, patient.open_house().database.url)
+    return "Brought the tables up to date."
+
+
+async def keys_are_private(patient: Patient) -> Finding:
+    folder = patient.settings.keys_folder
+    names = {path.name for path in _files(folder)}
+    if not any(name.startswith("master-") for name in names) and keyring.VARIABLE not in os.environ:
+        return Finding("fail", f"No master key in {folder}.", "Secrets can neither be kept nor read.", SETUP)
+    if not prefect_server.key_file(patient.settings).exists():
+        return Finding("fail", "Prefect's encryption key is missing.", "Its blocks cannot be read.", SETUP)
+    if exposed := _exposed(folder):
+        shown = ", ".join(str(path) for path in exposed)
+        return Finding(
+            "fail", f"Others may read {shown}.", "They can read every secret.", "chmod go-rwx them."
+        )
+    return Finding("ok", f"{len(names)} key files, private.")
+
+
+async def make_keys_private(patient: Patient) -> str:
+    exposed = _exposed(patient.settings.keys_folder)
+    for path in exposed:
+        path.chmod(stat.S_IMODE(path.stat().st_mode) & 0o700)
+    return f"Made {len(exposed)} files and folders private."
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+
+
+def _exposed(folder: Path) -> list[Path]:
+    return [path for path in (folder, *_files(folder)) if path.exists() and path.stat().st_mode & 0o077]
+
+
+async def git_is_there(patient: Patient) -> Finding:
+    git = shutil.which("git")
+    if git is None:
+        return Finding("fail", "There is no git.", "Items cannot get work trees.", "Install git.")
+    process = await asyncio.create_subprocess_exec(git, "--version", stdout=asyncio.subprocess.PIPE)
+    said = (await process.communicate())[0].decode("utf-8", "replace").strip()
+    found = re.search(r"(\d+)\.(\d+)", said)
+    if not found or (int(found[1]), int(found[2])) < OLDEST_GIT:
+        newer = ".".join(map(str, OLDEST_GIT))
+        return Finding("fail", f"{said} is too old.", "Merges may fail.", f"Install git {newer} or newer.")
+    return Finding("ok", f"{said}.")
+
+
+async def prefect_answers(patient: Patient) -> Finding:
+    port = home.prefect_port(patient.settings)
+    if not await is_healthy(port):
+        meaning = "Stages wait; everything else works."
+        return Finding("warn", f"Nothing answers at {prefect_server.address(port)}.", meaning, UP)
+    async with httpx.AsyncClient(timeout=5) as stranger:
+        answer = await stranger.get(f"{prefect_server.address(port)}/api/admin/version")
+    if answer.is_success:
+        meaning = "Anybody on this machine can read every block."
+        return Finding(
+            "fail", "It lets anybody in without a login.", meaning, "Let `quarterdeck up` start it."
+        )
+    async with prefect_api(patient.settings) as api:
+        version = (await api.get("/admin/version")).json()
+    return Finding("ok", f"Prefect {version}, with a login.")
+
+
+async def deployments_are_registered(patient: Patient) -> Finding:
+    if not await is_healthy(home.prefect_port(patient.settings)):
+        return Finding("warn", "Not looked at: it needs Prefect's server.", fix=UP)
+    async with prefect_api(patient.settings) as api:
+        missing = [e.name for e in catalogue.CATALOGUE if await schema_of(api, e.name) is None]
+    if missing:
+        detail = f"Prefect does not know: {', '.join(missing)}."
+        return Finding("fail", detail, "They never run.", SETUP)
+    return Finding("ok", f"All {len(catalogue.CATALOGUE)} are registered.")
+
+
+async def register_deployments(patient: Patient) -> str:
+    settings = patient.settings.model_copy(update={"prefect_port": home.prefect_port(patient.settings)})
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "deployments.setup", "prefect"),
+        stdout=asyncio.subprocess.DEVNULL,
+        env=parts.environment(settings, os.environ),
+    )
+    if await process.wait():
+        raise QuarterdeckError("Registering failed.", SETUP)
+    return "Registered the deployments."
+
+
+async def telegram_knows_the_bot(patient: Patient) -> Finding:
+    value = await patient.open_house().connections.get("telegram")
+    if not value:
+        fix = (
+            "Fill the block `telegram` in Prefect, or set ORCH_TELEGRAM_BOT_TOKEN and ORCH_TELEGRAM_CHAT_ID."
+        )
+        return Finding("ok", "Not configured; messages go to the log.", fix=fix)
+    base = str(value.get("api_base") or "https://api.telegram.org").rstrip("/")
+    async with http.client("Telegram", seconds=5, attempts=1) as client:
+        answer = await client.get(f"{base}/bot{value['bot_token']}/getMe")
+    if not answer.is_success:
+        fix = "Correct the token in the block `telegram`; @BotFather gives a new one."
+        return Finding(
+            "fail", f"Telegram answers {answer.status_code}.", "Messages become dead letters.", fix
+        )
+    return Finding("ok", f"The bot is @{http.json_of(answer)['result']['username']}.")
+
+
+async def messages_arrive(patient: Patient) -> Finding:
+    dead = (await patient.open_house().notify.dead_letters(limit=1)).items
+    if dead:
+        fix = "`quarterdeck dead-letters list` shows why; `resend` sends one again."
+        return Finding("warn", "There are dead letters.", "Some messages did not arrive.", fix)
+    return Finding("ok", "No dead letters.")
+
+
+CHECKS: tuple[Check, ...] = (
+    Check("home", home_exists),
+    Check("disk", disk_has_room),
+    Check("database", database_answers),
+    Check("tables", tables_are_current, migrate, needs_house=True),
+    Check("keys", keys_are_private, make_keys_private),
+    Check("git", git_is_there),
+    Check("prefect", prefect_answers),
+    Check("deployments", deployments_are_registered, register_deployments),
+    Check("telegram", telegram_knows_the_bot, needs_house=True),
+    Check("messages", messages_arrive, needs_house=True),
+)

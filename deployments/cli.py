@@ -1,0 +1,68 @@
+"""The command line, put together. Exit codes: 0 ok, 1 failed, 2 wrong use."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from deployments.commands import doctor, item, keys, letters, processes, project, status, terminal
+from quarterdeck.kernel.errors import QuarterdeckError
+
+app = typer.Typer(
+    name="quarterdeck",
+    help="The desk from which a small company runs a crew of AI agents.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Log everything and show tracebacks.")] = False,
+) -> None:
+    """The desk from which a small company runs a crew of AI agents."""
+
+
+app.command(rich_help_panel="Everything at once")(processes.setup)
+app.command(rich_help_panel="Everything at once")(processes.up)
+app.command(rich_help_panel="Everything at once")(processes.demo)
+app.command(rich_help_panel="Look")(status.status)
+app.command(rich_help_panel="Look")(doctor.doctor)
+app.add_typer(project.app, name="project", rich_help_panel="Work")
+app.add_typer(item.app, name="item", rich_help_panel="Work")
+app.add_typer(letters.notify, name="notify", rich_help_panel="Messages")
+app.add_typer(letters.outbox, name="outbox", rich_help_panel="Messages")
+app.add_typer(letters.dead_letters, name="dead-letters", rich_help_panel="Messages")
+app.add_typer(keys.app, name="keys", rich_help_panel="Upkeep")
+for single in (processes.desk, processes.web, processes.runner):
+    app.command(rich_help_panel="Single processes")(single)
+
+
+def run(arguments: list[str]) -> int:
+    """Do what the arguments say; the exit code."""
+    try:
+        app(args=arguments, prog_name="quarterdeck")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
+    except QuarterdeckError as error:
+        if "--debug" in arguments:
+            raise
+        return terminal.complain(error, as_json="--json" in arguments)
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        if "--debug" in arguments:
+            raise
+        print(f"Something unexpected happened: {type(error).__name__}.", file=sys.stderr)
+        print("The same command with `quarterdeck --debug …` shows where.", file=sys.stderr)
+        return 1
+    return 0
+
+
+def main() -> None:
+    """The program `quarterdeck`."""
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""`quarterdeck notify | outbox | dead-letters`: messages and what became of them."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from deployments.commands import terminal
+from deployments.commands.terminal import AsJson, Cursor, Limit
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from quarterdeck.kernel.paging import Page
+    from quarterdeck.notify.model import Letter
+
+notify = typer.Typer(help="Channels that tell people what happens.")
+outbox = typer.Typer(help="All messages and where they stand.")
+dead_letters = typer.Typer(help="Messages that could not be delivered.")
+
+
+@notify.callback()
+def _group() -> None:
+    """Channels that tell people what happens."""
+
+
+@notify.command()
+def test(
+    channel: Annotated[str, typer.Argument(help="log or telegram.")] = "log", as_json: AsJson = False
+) -> None:
+    """Send a test message now; exit code 1 when it did not arrive."""
+    trial = terminal.in_house(lambda house: house.notify.test(channel))
+    terminal.show(trial, as_json, lambda console: console.print(f"{trial.channel}: {trial.detail}"))
+    raise typer.Exit(0 if trial.ok else 1)
+
+
+@outbox.command("list")
+def list_outbox(
+    item: Annotated[str | None, typer.Option(help="Only messages about this item.")] = None,
+    cursor: Cursor = None,
+    limit: Limit = 50,
+    as_json: AsJson = False,
+) -> None:
+    """List messages, newest first."""
+    page = terminal.in_house(lambda house: house.notify.messages(item, cursor, limit))
+    _list(page, as_json)
+
+
+@outbox.command("resend")
+@dead_letters.command("resend")
+def resend(
+    message: Annotated[int, typer.Argument(help="Its number in the list.")], as_json: AsJson = False
+) -> None:
+    """Send a dead letter again."""
+    letter = terminal.in_house(lambda house: house.notify.resend(message))
+    terminal.show(letter, as_json, lambda console: console.print(f"Message {letter.id} waits to be sent."))
+
+
+@dead_letters.command("list")
+def list_dead_letters(cursor: Cursor = None, limit: Limit = 50, as_json: AsJson = False) -> None:
+    """List messages that could not be delivered, newest first, each with its reason."""
+    _list(terminal.in_house(lambda house: house.notify.dead_letters(cursor, limit)), as_json)
+
+
+def _list(page: "Page[Letter]", as_json: bool) -> None:
+    def people(console: "Console") -> None:
+        rows = [
+            (m.id, m.created_at, m.channel, m.state.value + (" (possibly twice)" if m.possibly_twice else ""),
+             m.reason, m.text.splitlines()[0] if m.text else "")
+            for m in page.items
+        ]  # fmt: skip
+        terminal.table(console, ("No.", "Made", "Channel", "State", "Reason", "Text"), rows, "No messages.")
+        if page.next_cursor:
+            console.print(f"There are more: --cursor {page.next_cursor}")
+
+    terminal.show(page, as_json, people)

@@ -1,0 +1,63 @@
+"""`quarterdeck setup | up | demo | desk | web | runner`: what starts something."""
+
+import os
+import sys
+from typing import Annotated, Literal
+
+import typer
+
+from deployments.commands import terminal
+from deployments.commands.terminal import AsJson
+
+
+def up(as_json: AsJson = False) -> None:
+    """Open the desk: database, Prefect, web, desk, runner; Ctrl-C closes it."""
+    import deployments.up
+
+    raise typer.Exit(deployments.up.main(terminal.here(), as_json=as_json))
+
+
+def setup(
+    apply: Annotated[bool, typer.Option(help="Let roster and pipeline files win over the tables.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make everything that must be there; doing it again changes nothing."""
+    import deployments.setup
+
+    raise typer.Exit(deployments.setup.main(terminal.here(), apply=apply, as_json=as_json))
+
+
+def demo(
+    keep_open: Annotated[bool, typer.Option(help="Leave the desk open afterwards, until Ctrl-C.")] = False,
+) -> None:
+    """Watch one work item go from filing to done, in a home of its own."""
+    from rich.console import Console
+
+    import deployments.demo
+
+    raise typer.Exit(deployments.demo.main(Console(highlight=False), keep_open=keep_open))
+
+
+def desk() -> None:
+    """Run one desk in this terminal; `up` starts one among others."""
+    _become("desk")
+
+
+def web() -> None:
+    """Run the web process in this terminal."""
+    _become("web")
+
+
+def runner() -> None:
+    """Run the runner in this terminal: it serves the catalogue to Prefect."""
+    _become("runner")
+
+
+def _become(part: Literal["desk", "web", "runner"]) -> None:
+    """Be that process from now on, in the environment that `up` would give it."""
+    from deployments import home, parts
+
+    settings = terminal.here()
+    settings = settings.model_copy(update={"prefect_port": home.prefect_port(settings)})
+    environment = parts.environment(settings, os.environ)
+    os.execve(sys.executable, [sys.executable, "-m", f"deployments.{part}"], environment)
