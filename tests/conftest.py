@@ -4,10 +4,16 @@
 serves the whole run: all workers share it, the last one stops it.
 """
 
+import asyncio
 import fcntl
-from collections.abc import AsyncIterator, Iterator
+import inspect
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from contextlib import suppress
 from itertools import count
 
+import psutil
 import psycopg
 import pytest
 from psycopg import sql
@@ -28,6 +34,47 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.nodeid.startswith(SLOW):
             item.add_marker("services")
+        if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.function):
+            item.fixturenames.insert(item.fixturenames.index("nothing_left") + 1, "no_task_left")
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    """After every test: no thread that would hold the process open, and no child process."""
+    threads, children = set(_threads()), set(_children())
+    yield
+    _until_none(lambda: set(_threads()) - threads)
+    _until_none(lambda: set(_children()) - children)
+
+
+@pytest.fixture
+async def no_task_left() -> AsyncIterator[None]:
+    """After every asynchronous test: no task goes on."""
+    yield
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    if tasks:
+        await asyncio.wait(tasks, timeout=5)
+    assert [task for task in tasks if not task.done()] == []
+
+
+def _threads() -> Iterator[threading.Thread]:
+    return (thread for thread in threading.enumerate() if not thread.daemon)
+
+
+def _children() -> Iterator[psutil.Process]:
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            tracker = "multiprocessing.resource_tracker" in " ".join(child.cmdline())  # lives as long as we
+            if child.status() != psutil.STATUS_ZOMBIE and not tracker:
+                yield child
+
+
+def _until_none(left: Callable[[], Collection[object]]) -> None:
+    """Those that are just ending may end."""
+    end = time.monotonic() + 5
+    while left() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert left() == set()
 
 
 @pytest.fixture(scope="session")
