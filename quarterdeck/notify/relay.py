@@ -20,7 +20,7 @@ from quarterdeck.kernel.errors import Unavailable
 from quarterdeck.kernel.journal import Delivery, OutboxMessage
 from quarterdeck.notify import rules, store
 from quarterdeck.notify.channels import Channel, Failed, Limited, Outcome, Outgoing, Refused, Sent, Window
-from quarterdeck.notify.model import Lane, Lease, Round
+from quarterdeck.notify.model import Lane, Lease, Round, Sender
 
 log = structlog.get_logger(__name__)
 
@@ -137,24 +137,23 @@ class Relay:
             message.possibly_twice = True
             message.state = Delivery.QUEUED
             log.warning("message_possibly_sent_twice", message=message.id, item=message.item_key)
-        own, shared = self._limits(lane)
-        sender = await store.sender(unit, lane.channel)
-        slot = max(
-            lane.resume_at,
-            rules.next_slot(own, lane.sends, unit.now),
-            rules.next_slot(shared, sender.sends, unit.now),
-        )
+        limited = await self._limited(unit, lane)
+        slots = [rules.next_slot(windows, queue.sends, unit.now) for queue, windows in limited]
+        slot = max([lane.resume_at, *slots])
         if slot > unit.now:
             lane.resume_at = message.not_before = slot
             return False
-        lane.sends = [*rules.remembered(own, lane.sends, unit.now), unit.now]
-        sender.sends = [*rules.remembered(shared, sender.sends, unit.now), unit.now]
+        for queue, windows in limited:
+            queue.sends = [*rules.remembered(windows, queue.sends, unit.now), unit.now]
         return True
 
-    def _limits(self, lane: Lane) -> tuple[tuple[Window, ...], tuple[Window, ...]]:
-        """Those of the chat, and those that all chats share."""
+    async def _limited(self, unit: Unit, lane: Lane) -> list[tuple[Lane | Sender, tuple[Window, ...]]]:
+        """What has limits: the chat, and the bot that all chats share."""
         channel = self._channels.get(lane.channel)
-        return (channel.chat_limits(lane.chat), channel.sender_limits) if channel else ((), ())
+        if channel is None or not channel.sender_limits:
+            return []
+        sender = await store.sender(unit, lane.channel)
+        return [(lane, channel.chat_limits(lane.chat)), (sender, channel.sender_limits)]
 
     async def _record(self, lease: Lease, turn: _Turn, outcome: Outcome) -> Delivery:
         """Keep the outcome; a database that is away for a moment must not make us send twice."""
@@ -175,18 +174,14 @@ class Relay:
                 return Delivery.QUEUED  # somebody took over after our lease, or swept the message away
             if message.state is not Delivery.SENDING:
                 return message.state  # recorded already: the connection broke during the commit
-            await self._count_from_the_end(unit, lane, turn)
+            for queue, _ in await self._limited(unit, lane):
+                queue.sends = _moved(queue.sends, turn.started, unit.now)
             _settle(lane, message, outcome, unit.now, self._jitter)
             return message.state
 
-    async def _count_from_the_end(self, unit: Unit, lane: Lane, turn: _Turn) -> None:
-        """A request may arrive as late as its answer: limits count from there, to hold at the far side."""
-        lane.sends = _moved(lane.sends, turn.started, unit.now)
-        sender = await store.sender(unit, lane.channel)
-        sender.sends = _moved(sender.sends, turn.started, unit.now)
-
 
 def _moved(sends: list[datetime], old: datetime, new: datetime) -> list[datetime]:
+    """A request may arrive as late as its answer: limits count from there, to hold at the far side."""
     kept = list(sends)
     if old in kept:
         kept[kept.index(old)] = new

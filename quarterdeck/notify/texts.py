@@ -42,6 +42,11 @@ KINDS = MESSAGES | {
     "approval_decided",
     "run_cancelled",
     "ci_finished",
+    "project_created",
+    "work_published",
+    "work_refused",
+    "engine_failed",
+    "connection_changed",
 }
 """Every kind that has a text of its own."""
 
@@ -66,7 +71,7 @@ def render(
     facts["key"] = escape(key or _nameless(data))
     facts["kind"] = escape(event_kind)
     entry = _entry(event_kind, data)
-    facts |= _pieces(words, entry, facts, run_id, data)
+    facts |= _pieces(words, facts, _known(words, entry, facts, run_id, data))
     return shorten(words.get(entry, words["other"]).format_map(facts))
 
 
@@ -91,14 +96,11 @@ def _entry(kind: str, data: Mapping[str, Any]) -> str:
     return kind
 
 
-def _pieces(
-    words: Mapping[str, str], entry: str, facts: _Facts, run_id: int | None, data: Mapping[str, Any]
-) -> dict[str, str]:
+def _pieces(words: Mapping[str, str], facts: _Facts, known: list[str]) -> dict[str, str]:
     """The optional parts of a text: each is empty when its fact is unknown."""
-    known = words["comma"].join(_known(words, entry, facts, run_id, data))
     why = facts["reason"] or facts["comment"] or facts["title"]
     return {
-        "facts": words["bracket"].format(facts=known) if known else "",
+        "facts": words["bracket"].format(facts=words["comma"].join(known)) if known else "",
         "started": words["started"].format(agent=facts["agent"]) if facts["agent"] else "",
         "why": words["colon"] + why if why else "",
         "todo": f" → {facts['todo']}" if facts["todo"] else "",
@@ -108,20 +110,23 @@ def _pieces(
 def _known(
     words: Mapping[str, str], entry: str, facts: _Facts, run_id: int | None, data: Mapping[str, Any]
 ) -> list[str]:
+    """What stands in a text's bracket."""
     run = f"run_id={run_id}" if run_id is not None else ""
     code = f"exit_code={facts['exit_code']}" if facts["exit_code"] else ""
+    commit = escape(str(data.get("commit") or "")[:12])
     candidates = {
         "agent_started": [run],
         "agent_finished": [_length(words, data.get("seconds")), code],
         "agent_failed": [code],
         "agent_timed_out": [_length(words, data.get("limit_seconds"))],
         "item_blocked": [facts["whose"]],
-        "approved": [facts["by"], facts["door"]],
-        "rejected": [facts["by"], facts["door"]],
         "run_cancelled": [run],
-        "ci_finished": [escape(str(data.get("commit") or "")[:12])],
+        "ci_finished": [commit],
+        "work_published": [commit],
+        "connection_changed": [facts["source"]],
     }
-    return [fact for fact in candidates.get(entry, []) if fact]
+    who = [facts["by"], facts["door"]]
+    return [fact for fact in candidates.get(entry, who) if fact]
 
 
 def _length(words: Mapping[str, str], seconds: object) -> str:

@@ -56,6 +56,22 @@ async def test_a_chat_gets_one_message_a_second(room, telegram):
     assert telegram.texts() == said(1, 2, 3)
 
 
+async def test_a_slow_answer_postpones_the_next_message(room, telegram, monkeypatch):
+    """The request may have arrived as late as its answer left."""
+    channel = room.notify.channels["telegram"]
+    send = channel.send
+
+    async def slow(message):
+        outcome = await send(message)
+        room.clock.go(0.7)
+        return outcome
+
+    monkeypatch.setattr(channel, "send", slow)
+    await room.tell("a", "b")
+    done = await room.deliver()
+    assert (done.sent, done.next_at) == (1, room.clock.now() + timedelta(seconds=1))
+
+
 async def test_a_group_gets_twenty_messages_a_minute(room, telegram):
     room.connections.values["telegram"] = telegram_connection(telegram, GROUP)
     await room.tell(*range(41))

@@ -1,0 +1,74 @@
+"""A desk is killed at every point of a delivery; another one goes on. Nothing is lost, nothing is hidden."""
+
+import asyncio
+import os
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from quarterdeck.kernel.journal import Delivery
+from tests.fakes.notifying import FixedConnections, NotifyRoom, telegram_connection
+from tests.fakes.telegram import FakeTelegram
+
+ROOT = Path(__file__).parents[2]
+FIRST, SECOND = "🔴 ET-007: ERROR — first", "🔴 ET-007: ERROR — second"
+
+
+@pytest.fixture
+def telegram():
+    with FakeTelegram() as server:
+        yield server
+
+
+@pytest.fixture
+async def room(database, telegram):
+    made = NotifyRoom(database, FixedConnections(telegram=telegram_connection(telegram)))
+    made.clock.time = datetime.now(UTC)  # the killed desk goes by the machine's clock
+    yield made
+    await made.notify.close()
+
+
+async def killed_desk(database_url: str, telegram: FakeTelegram, point: str) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.fakes.delivering_desk", database_url, telegram.base),
+        cwd=ROOT,
+        env={**os.environ, "QUARTERDECK_CRASH_AT": point},
+        stdout=asyncio.subprocess.DEVNULL,
+    )
+    assert await process.wait() == -9
+
+
+@pytest.mark.parametrize(
+    ("point", "arrived", "marked"),
+    [
+        ("after take lanes", [FIRST], False),
+        ("before begin sending a message", [FIRST], False),
+        ("after begin sending a message", [FIRST], True),
+        ("before sending a message", [FIRST], True),
+        ("after sending a message", [FIRST, FIRST], True),
+        ("before record a sent message", [FIRST, FIRST], True),
+        ("after record a sent message", [FIRST], False),
+    ],
+)
+async def test_a_killed_desk_loses_nothing_and_hides_nothing(
+    room, telegram, database_url, point, arrived, marked
+):
+    await room.tell("first", "second")
+    await killed_desk(database_url, telegram, point)
+    room.clock.time = datetime.now(UTC) + timedelta(seconds=16)  # its lease is over
+    await room.deliver_all()
+    assert telegram.texts() == [*arrived, SECOND]
+    first, second = await room.outbox()
+    assert (first.state, first.possibly_twice) == (Delivery.SENT, marked)
+    assert (second.state, second.possibly_twice) == (Delivery.SENT, False)
+
+
+async def test_before_its_lease_is_over_nobody_sends_in_a_dead_desks_place(room, telegram, database_url):
+    await room.tell("first")
+    await killed_desk(database_url, telegram, "after sending a message")
+    done = await room.deliver()
+    assert (done.sent, done.waiting) == (0, 1)
+    assert done.next_at > room.clock.now()
+    assert telegram.texts() == [FIRST]
