@@ -11,13 +11,17 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+from fastapi.routing import APIRoute
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from typer.main import get_command
 
 from deployments import catalogue
 from deployments.cli import app
+from deployments.web import ROOMS
 from quarterdeck.kernel.settings import Settings, variable
+from quarterdeck.notify.markup import plain
+from quarterdeck.notify.texts import MESSAGES, render
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "docs" / "reference"
@@ -88,7 +92,66 @@ def _names(parameter: Any) -> str:
     return ", ".join(f"`{name}`" for name in (*parameter.opts, *parameter.secondary_opts))
 
 
-PAGES: dict[str, Callable[[], str]] = {"settings.md": settings, "cli.md": commands}
+SAMPLES: dict[str, dict[str, Any]] = {
+    "stage_changed": {"from": "analysis", "to": "architecture", "agent": "architect"},
+    "agent_started": {"agent": "analyst"},
+    "agent_finished": {"agent": "analyst", "exit_code": 0, "seconds": 480},
+    "agent_failed": {"agent": "developer", "exit_code": 1, "seconds": 480},
+    "agent_timed_out": {"agent": "developer", "limit_seconds": 1800},
+    "gate_passed": {"gate": "check_ci_green"},
+    "gate_failed": {"gate": "check_ci_green", "reason": "CI state: failure"},
+    "approval_requested": {"stage": "analysis", "approval": "(id)"},
+    "item_done": {},
+    "error": {"reason": "Failed to launch agent"},
+    "item_filed": {"title": "Greet people by name", "stage": "analysis", "by": "anna"},
+    "item_edited": {"by": "anna", "fields": ["title"]},
+    "item_cancelled": {"by": "anna", "comment": "no longer needed"},
+    "item_retried": {"by": "anna", "stage": "development", "comment": ""},
+    "item_blocked": {"reason": "CI is red on main too", "whose": "owner", "todo": "Mend it, then retry."},
+    "approval_decided": {"approved": True, "by": "anna", "door": "api", "comment": ""},
+    "run_cancelled": {"agent": "developer"},
+    "project_created": {"project": "ET", "by": "anna"},
+    "work_published": {"commit": "1f0c9d2e4b6a"},
+    "work_refused": {"reason": "the branch moved on"},
+    "engine_failed": {"reason": "The disk is full.", "tries": 1},
+    "connection_changed": {"connection": "telegram/default", "source": "block"},
+    "ci_finished": {"repository": "greeter", "commit": "1f0c9d2e4b6a", "state": "success"},
+}
+"""One event of every kind that has a text."""
+
+
+def events() -> str:
+    """Every kind of event with its data and its text."""
+    rows = [
+        (
+            f"`{kind}`",
+            "yes" if kind in MESSAGES else "",
+            ", ".join(f"`{name}`" for name in data),
+            plain(render("en", kind, "ET-007", 26, data)),
+        )
+        for kind, data in SAMPLES.items()
+    ]
+    return table(("Kind", "Message", "Data", "Text"), rows)
+
+
+def routes() -> str:
+    """Every operation of the API, by room."""
+    rows = [
+        (f"`{method} /api/v1{route.path}`", route.summary or route.name.replace("_", " ").capitalize())
+        for router in ROOMS
+        for route in router.routes
+        if isinstance(route, APIRoute)
+        for method in sorted(route.methods or ())
+    ]
+    return table(("Operation", "What it does"), [("`GET /health`", "Whether the desk can work"), *rows])
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "settings.md": settings,
+    "cli.md": commands,
+    "events.md": events,
+    "http-api.md": routes,
+}
 """The pages with a generated part, and what generates it."""
 
 
