@@ -42,7 +42,7 @@ def _name() -> str:
     return " · ".join(str(part) for part in (given["item"], given["stage"], given["round"]) if part)
 
 
-async def _interrupted(_flow: Any, flow_run: Any, _state: Any) -> None:
+async def _interrupted(flow: Any, flow_run: Any, state: Any) -> None:
     """Cancel was pressed on a run in a process of its own: its agent would go on without this."""
     async with at_hand() as house:
         await house.engine.interrupt(str(flow_run.id), "The stage run was cancelled in Prefect.")
@@ -109,7 +109,7 @@ async def _until_decided(house: House, work: StageWork) -> Decision:
 
 
 async def _refused(work: StageWork, error: Conflict) -> State[Any]:
-    if error.code == "agent_busy":
+    if error.code in ("busy", "agent_disabled"):
         await work.postpone(PAUSE_WHEN_BUSY)
         return Completed(name="Postponed", message=str(error))
     if error.code == "item_final":

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
+from pathlib import Path
 
 from quarterdeck.board.service import Board
 from quarterdeck.crew.command import CommandRuntime
@@ -29,10 +30,10 @@ from quarterdeck.pipeline.service import Engine
 class House:
     """All rooms on one database. Not a dataclass: Prefect would walk through its fields."""
 
-    def __init__(self, settings: Settings, url: str) -> None:
+    def __init__(self, settings: Settings, database: Database) -> None:
         self.settings = settings
-        self.database = Database(url)
-        self.bus = PostgresBus(url)
+        self.database = database
+        self.bus = PostgresBus(database.url)
         self.keyring = Keyring(settings.keys_folder)
         self.connections = Connections(self.database, self.keyring)
         self.crew = Crew(self.database, {"command": CommandRuntime()}, settings.runs_folder)
@@ -41,6 +42,10 @@ class House:
         self.notify = Notify(self.database, self.connections, settings)
         self.board = Board(self.database, _Surroundings(self))
         self.database.reactions.append(self.notify.react)
+
+    def work_tree(self, item_key: str) -> Path:
+        """The folder in which agents work on an item."""
+        return self.settings.work_folder / item_key
 
     async def close(self) -> None:
         await self.database.close()
@@ -78,14 +83,22 @@ async def open_house(settings: Settings | None = None) -> AsyncIterator[House]:
     settings = settings or load()
     server = server_for(settings)
     await asyncio.to_thread(server.acquire)
-    house = House(settings, server.url())
+    try:
+        async with opened(House(settings, Database(server.url()))) as house:
+            yield house
+    finally:
+        await asyncio.to_thread(server.release)
+
+
+@asynccontextmanager
+async def opened(house: House) -> AsyncIterator[House]:
+    """The house that `at_hand` gives to everything inside; its connections are closed at the end."""
     token = _here.set(house)
     try:
         yield house
     finally:
         _here.reset(token)
         await house.close()
-        await asyncio.to_thread(server.release)
 
 
 @asynccontextmanager

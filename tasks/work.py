@@ -5,57 +5,44 @@ so a step that is repeated after a crash finds its own traces and does nothing t
 """
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
+from quarterdeck.crew.model import AgentRun
 from quarterdeck.crew.runtime import Job
 from quarterdeck.forge.protocol import Verdict
 from quarterdeck.house import House
 from quarterdeck.kernel.errors import Conflict, Invalid, NotFound, Unavailable
-from quarterdeck.pipeline.gates import GATES, Answer, documents_folder
-from quarterdeck.pipeline.work import Assignment, StageWork, repository_of
-
-
-def _is_down(_task: Any, _run: Any, state: Any) -> bool:
-    """Only what is down is asked again; what was refused is refused again."""
-    try:
-        state.result()
-    except Unavailable:
-        return True
-    except Exception:
-        return False
-    return False
-
-
-def step(name: str, *, seconds: float | None, retries: int = 0) -> Callable[..., Any]:
-    """A Prefect task without caching or stored results: our tables hold both."""
-    return task(
-        name=name,
-        cache_policy=NO_CACHE,
-        persist_result=False,
-        timeout_seconds=seconds,
-        retries=retries,
-        retry_delay_seconds=2,
-        retry_condition_fn=_is_down if retries else None,
-    )
+from quarterdeck.pipeline.gates import GATES, Answer
+from quarterdeck.pipeline.work import Assignment, StageWork
+from tasks.step import step
 
 
 @step("agent run", seconds=None)  # the keeper enforces the limit, and goes on when nobody looks
 async def run_agent(house: House, work: StageWork) -> str:
     """Start the stage's agent, or adopt its run, and wait until it ended."""
     assignment = await work.assignment()
-    folder = house.settings.work_folder / assignment.item.key
     run = await house.engine.run_of(work.ticket)
     if run is None:
-        await house.forge.checkout(
-            repository_of(assignment.project), assignment.branch, assignment.project.default_branch, folder
+        await house.forge.ensure_repository(assignment.repository, assignment.project.default_branch)
+        base = await house.forge.checkout(
+            assignment.repository,
+            assignment.branch,
+            assignment.project.default_branch,
+            house.work_tree(assignment.item.key),
         )
-        run = await work.open_run()
+        run = await work.open_run(base)
     assert run.id is not None
-    job = Job(
+    if await house.crew.start(run, await _job(house, work, assignment, run)):
+        await work.run_started(run.id)
+    outcome = await house.crew.wait(run)
+    await work.run_ended(run.id, outcome)
+    return f"{work.stage.agent} ended: exit_code={outcome.exit_code} {outcome.error}".rstrip()
+
+
+async def _job(house: House, work: StageWork, assignment: Assignment, run: AgentRun) -> Job:
+    agent = await house.crew.agent(run.agent)
+    assert run.id is not None
+    return Job(
         run_id=run.id,
         item_key=assignment.item.key,
         title=assignment.item.title,
@@ -63,28 +50,35 @@ async def run_agent(house: House, work: StageWork) -> str:
         stage=work.ticket.stage,
         round=work.ticket.round,
         note=assignment.item.note,
-        agent=work.stage.agent,
-        parameters=(await house.crew.agent(work.stage.agent)).parameters,
-        work_tree=folder,
+        agent=agent.slug,
+        model=agent.model,
+        system_prompt=agent.system_prompt,
+        parameters=agent.parameters,
+        folder=house.crew.folder_of(run),
+        work_tree=house.work_tree(assignment.item.key),
         branch=assignment.branch,
-        documents=documents_folder(assignment.item.key),
-        limit_seconds=run.limit_seconds,
+        limit=work.stage.limit,
     )
-    if await house.crew.start(run, job):
-        await work.run_started(run.id)
-    outcome = await house.crew.wait(run)
-    await work.run_ended(run.id, outcome)
-    return outcome.sentence
 
 
 @step("publish", seconds=120, retries=3)
 async def publish(house: House, work: StageWork, run_id: int) -> str:
-    """Push the agent's commits; open the pull request and give the review that it reported."""
+    """Push the agent's commits; open the pull request and give the review that it reported.
+
+    A reviewer only reads: what it left in the work tree is not pushed, and its word counts for the
+    commit that it was given.
+    """
     assignment = await work.assignment()
     result = await house.crew.result_of(run_id)
     try:
-        head = await _push(house, assignment)
-        await _report(house, assignment, head, result)
+        if review := result.get("review"):
+            head = assignment.base
+            await _review(house, assignment, review)
+        else:
+            head = await house.forge.publish(
+                assignment.repository, assignment.branch, house.work_tree(assignment.item.key)
+            )
+            await _propose(house, assignment, result.get("pull_request"))
     except (Conflict, Invalid, NotFound) as error:
         await work.publish_failed(error.detail)
         return error.detail
@@ -92,29 +86,31 @@ async def publish(house: House, work: StageWork, run_id: int) -> str:
     return head
 
 
-async def _push(house: House, assignment: Assignment) -> str:
-    return await house.forge.publish(
-        repository_of(assignment.project), assignment.branch, house.settings.work_folder / assignment.item.key
+async def _propose(house: House, assignment: Assignment, proposal: dict[str, Any] | None) -> None:
+    if proposal is None:
+        return
+    await house.forge.open_pull_request(
+        assignment.repository,
+        assignment.branch,
+        assignment.project.default_branch,
+        proposal.get("title") or f"{assignment.item.key}: {assignment.item.title}",
+        proposal.get("body") or "",
+        assignment.stage.agent,
     )
 
 
-async def _report(house: House, assignment: Assignment, head: str, result: dict[str, Any]) -> None:
-    repository, agent = repository_of(assignment.project), assignment.stage.agent
-    if proposal := result.get("pull_request"):
-        await house.forge.open_pull_request(
-            repository,
-            assignment.branch,
-            assignment.project.default_branch,
-            proposal.get("title") or f"{assignment.item.key}: {assignment.item.title}",
-            proposal.get("body", ""),
-            agent,
-        )
-    if review := result.get("review"):
-        request = await house.forge.pull_request(repository, assignment.branch)
-        if request is None:
-            raise Conflict(f"{agent} reviewed {assignment.branch}, which has no pull request.")
-        verdict = Verdict(review["verdict"])
-        await house.forge.review(repository, request.number, agent, verdict, review.get("comment", ""), head)
+async def _review(house: House, assignment: Assignment, review: dict[str, Any]) -> None:
+    request = await house.forge.pull_request(assignment.repository, assignment.branch)
+    if request is None:
+        raise Conflict(f"{assignment.stage.agent} reviewed {assignment.branch}, which has no pull request.")
+    await house.forge.review(
+        assignment.repository,
+        request.number,
+        assignment.stage.agent,
+        Verdict(review["verdict"]),
+        review.get("comment") or "",
+        assignment.base,
+    )
 
 
 @step("gate", seconds=120, retries=3)

@@ -23,7 +23,10 @@ class StoredPipeline(SQLModel, table=True):
 
 
 class Claim(SQLModel, table=True):
-    """The right to work on (item, stage, round). Every taking raises `fence`; a lower one may not write."""
+    """The right to work on (item, stage, round). Every taking raises `fence`; a lower one may not write.
+
+    `base` is the commit that its agent was given, `head` the one that it published.
+    """
 
     __tablename__ = "claims"
     __table_args__ = (
@@ -39,6 +42,7 @@ class Claim(SQLModel, table=True):
     holder: str = Field(max_length=200)
     leased_until: datetime = Field(sa_column=timestamp())
     flow_run: str = Field(default="", max_length=64)
+    base: str = Field(default="", max_length=64)
     head: str = Field(default="", max_length=64)
     publish_error: str = ""
     interrupted: str = ""

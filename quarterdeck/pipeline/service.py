@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -191,28 +191,37 @@ class Engine:
             item = await store.item(session, ticket.key)
             return await store.run_of(session, item.id, ticket.stage, ticket.round)
 
-    async def free_dead_claims(self) -> int:
-        """Give up the claims of holders that died on this host, so that nobody waits for their lease."""
-        async with self.database.read() as session:
-            dead = [claim.id for claim in await store.open_claims(session) if is_dead(claim.holder)]
-        if not dead:
-            return 0
-        async with self.database.command("free dead claims") as unit:
-            for claim in await store.open_claims(unit.session):
-                if claim.id in dead and is_dead(claim.holder):
-                    claim.holder, claim.leased_until = "", unit.now
-                    unit.session.add(claim)
-            unit.wake("items")
-        return len(dead)
+    async def free_claims(self, of: Callable[[str], bool] = is_dead) -> int:
+        """Give up the claims of some holders, so that nobody waits for their lease to run out.
 
-    async def wake_commit(self, commit: str) -> int:
+        By default of those that died on this host; a desk that stops names itself.
+        """
+        async with self.database.read() as session:
+            found = {claim.id: claim.fence for claim in await store.open_claims(session) if of(claim.holder)}
+        if not found:
+            return 0
+        async with self.database.command("free claims") as unit:
+            await store.free_claims(unit.session, found, unit.now)
+            unit.wake("items")
+        return len(found)
+
+    async def wake_commit(self, unit: Unit, commit: str) -> None:
         """CI or a reviewer said something about a commit: the items that wait for it are looked at now."""
-        async with self.database.command("wake items of a commit") as unit:
-            items = await store.waiting_for_commit(unit.session, commit)
-            for item in items:
-                item.wake_at = unit.now
-                transitions.touch(unit, item)
-        return len(items)
+        for item in await store.waiting_for_commit(unit.session, commit):
+            item.wake_at = unit.now
+            transitions.touch(unit, item)
+
+    async def flow_runs_of(self, holder: str) -> list[str]:
+        """The Prefect runs in which a holder works."""
+        async with self.database.read() as session:
+            held = await store.open_claims(session)
+        return [claim.flow_run for claim in held if claim.holder == holder and claim.flow_run]
+
+    async def flow_runs_at_work(self) -> set[str]:
+        """The Prefect runs that show signs of life, wherever they are."""
+        async with self.database.read() as session:
+            held = await store.open_claims(session)
+        return {claim.flow_run for claim in held if claim.leased_until > self.database.clock.now()}
 
     async def interrupt(self, flow_run: str, why: str) -> bool:
         """Somebody cancelled a stage run from outside (Prefect's UI): stop its agent, then ask a person."""
@@ -248,7 +257,7 @@ class Engine:
             return await store.newest_approval(session, (await store.item(session, key)).id)
 
     async def decide(
-        self, key: str, caller: Caller, *, approved: bool, comment: str = "", by: str = ""
+        self, key: str, caller: Caller, *, approved: bool, comment: str = "", by: str | None = None
     ) -> Approval:
         """Approve or reject what waits for approval. The first decision wins.
 
@@ -278,7 +287,7 @@ class Engine:
         return approval
 
     @staticmethod
-    def _may_decide(caller: Caller, by: str, approved: bool, comment: str) -> str:
+    def _may_decide(caller: Caller, by: str | None, approved: bool, comment: str) -> str:
         if not caller.may_approve:
             raise Forbidden(
                 f"{caller.name} may not approve or reject.", "Ask the owner for `may_approve` in the roster."
@@ -329,7 +338,7 @@ class Engine:
             unit.session.add(approval)
             unit.wake("approvals", approval.id)
 
-    async def retry(self, key: str, caller: Caller) -> WorkItem:
+    async def retry(self, key: str, caller: Caller, comment: str = "") -> WorkItem:
         """Another try of the stage where it is blocked, with a fresh budget; reopens a cancelled item."""
         caller.must_write()
         async with self.database.command("retry item") as unit:
@@ -342,7 +351,7 @@ class Engine:
                 )
             stage = self._stage(await self.pipeline(item.pipeline), item)
             await transitions.put(unit, item, rules.retried(transitions.standing(item), stage))
-            unit.record("item_retried", item=key, by=caller.name, stage=item.stage, round=item.round)
+            unit.record("item_retried", item=key, by=caller.name, stage=item.stage, comment=comment)
         return item
 
     @staticmethod
@@ -360,6 +369,10 @@ class Engine:
     async def approvals_without_form(self) -> list[Approval]:
         async with self.database.read() as session:
             return await store.approvals_without_form(session)
+
+    async def open_forms(self) -> list[Approval]:
+        async with self.database.read() as session:
+            return await store.open_forms(session)
 
     async def forms_to_close(self) -> list[Approval]:
         async with self.database.read() as session:

@@ -1,11 +1,11 @@
 """All queries of the pipeline room."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import and_, case, exists, func, or_, tuple_
+from sqlalchemy import and_, case, exists, func, or_, tuple_, update
 from sqlalchemy.orm import aliased
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -130,6 +130,12 @@ async def open_claims(session: AsyncSession) -> list[Claim]:
     return list((await session.exec(statement)).all())
 
 
+async def free_claims(session: AsyncSession, fences: Mapping[int | None, int], now: datetime) -> None:
+    """End the leases of these claims, unless somebody took one meanwhile (its fence is higher then)."""
+    wanted = tuple_(col(Claim.id), col(Claim.fence)).in_(list(fences.items()))
+    await session.exec(update(Claim).where(wanted).values(holder="", leased_until=now))
+
+
 async def claim_of_flow(session: AsyncSession, flow_run: str) -> Claim | None:
     statement = select(Claim).where(col(Claim.flow_run) == flow_run).order_by(col(Claim.id).desc()).limit(1)
     return (await session.exec(statement)).one_or_none()
@@ -220,6 +226,12 @@ async def newest_approval(session: AsyncSession, item_id: UUID) -> Approval | No
 async def approvals_without_form(session: AsyncSession) -> list[Approval]:
     """Requests that the Prefect UI does not show yet."""
     statement = select(Approval).where(col(Approval.decided_at).is_(None), col(Approval.flow_run) == "")
+    return list((await session.exec(statement)).all())
+
+
+async def open_forms(session: AsyncSession) -> list[Approval]:
+    """Requests that wait for a person and have a form."""
+    statement = select(Approval).where(col(Approval.decided_at).is_(None), col(Approval.flow_run) != "")
     return list((await session.exec(statement)).all())
 
 

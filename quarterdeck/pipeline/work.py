@@ -46,10 +46,15 @@ class Assignment:
     item: WorkItem
     project: Project
     stage: Stage
+    base: str = ""
 
     @property
     def branch(self) -> str:
         return branch_of(self.item.key)
+
+    @property
+    def repository(self) -> str:
+        return repository_of(self.project)
 
     def asks(self, gate: str) -> Asked:
         """The question that a gate puts to the code host."""
@@ -57,7 +62,7 @@ class Assignment:
         return Asked(
             item_key=self.item.key,
             title=self.item.title,
-            repository=repository_of(self.project),
+            repository=self.repository,
             branch=self.branch,
             base=self.project.default_branch,
             needs=needs,
@@ -107,7 +112,8 @@ class StageWork:
     async def assignment(self) -> Assignment:
         async with self._database.read() as session:
             item = await store.item(session, self.ticket.key)
-            return Assignment(item, await store.project_of(session, item), self.stage)
+            claim = await store.claim(session, self.ticket.claim_id)
+            return Assignment(item, await store.project_of(session, item), self.stage, claim.base)
 
     async def next_step(self) -> Step:
         """What to do now, from what is recorded."""
@@ -137,9 +143,11 @@ class StageWork:
             spent=item.spent,
         )
 
-    async def open_run(self) -> AgentRun:
-        """Commit the run before its program starts. Raises `Conflict` when the agent has no free slot."""
-        async with self._command("open run") as (unit, item, _):
+    async def open_run(self, base: str) -> AgentRun:
+        """Commit the run before its program starts on `base`. Raises `Conflict` when no slot is free."""
+        async with self._command("open run") as (unit, item, claim):
+            claim.base = base
+            unit.session.add(claim)
             return await self._crew.open_run(
                 unit,
                 item_id=item.id,

@@ -1,0 +1,85 @@
+"""The pipeline's HTTP routes: what people decide about items. `app.state.engine` is the service."""
+
+from typing import Annotated
+
+from fastapi import Depends, Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from quarterdeck.board.cards import Card, LongText, Slug
+from quarterdeck.crew.cards import RunCard
+from quarterdeck.kernel.paging import Page
+from quarterdeck.kernel.web import Known, problems, room
+from quarterdeck.pipeline.service import Engine
+
+router = room("pipeline")
+
+
+class Opinion(BaseModel):
+    """A decision's words. `by` names somebody else and counts only when the owner says it."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, json_schema_extra={"examples": [{"comment": "Looks right."}]}
+    )
+
+    comment: LongText = ""
+    by: Slug | None = None
+
+
+class Reason(BaseModel):
+    """Why something is asked; may be left out."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    comment: LongText = Field(default="", description="Why; kept in the journal.")
+
+
+def _engine(request: Request) -> Engine:
+    engine: Engine = request.app.state.engine
+    return engine
+
+
+async def _card(request: Request, key: str) -> Card:
+    card: Card = await request.app.state.board.item(key)
+    return card
+
+
+TheEngine = Annotated[Engine, Depends(_engine)]
+
+
+@router.post("/items/{key}/approve", summary="Approve", responses=problems(403, 404, 409))
+async def approve(request: Request, engine: TheEngine, caller: Known, key: str, opinion: Opinion) -> Card:
+    """Say yes to what waits for approval. The first decision wins; a later one is told who decided."""
+    await engine.decide(key, caller, approved=True, comment=opinion.comment, by=opinion.by)
+    return await _card(request, key)
+
+
+@router.post("/items/{key}/reject", summary="Reject", responses=problems(403, 404, 409))
+async def reject(request: Request, engine: TheEngine, caller: Known, key: str, opinion: Opinion) -> Card:
+    """Say no; the comment goes back to the agent that asked."""
+    await engine.decide(key, caller, approved=False, comment=opinion.comment, by=opinion.by)
+    return await _card(request, key)
+
+
+@router.post("/items/{key}/cancel", summary="Cancel", responses=problems(403, 404, 409))
+async def cancel(
+    request: Request, engine: TheEngine, caller: Known, key: str, why: Reason | None = None
+) -> Card:
+    """Stop the item; its agent is stopped within seconds. `retry` takes it up again."""
+    await engine.cancel(key, caller, why.comment if why else "")
+    return await _card(request, key)
+
+
+@router.post("/items/{key}/retry", summary="Retry", responses=problems(403, 404, 409))
+async def retry(
+    request: Request, engine: TheEngine, caller: Known, key: str, why: Reason | None = None
+) -> Card:
+    """Another try of a blocked item, with a fresh budget; or a cancelled one taken up again."""
+    await engine.retry(key, caller, why.comment if why else "")
+    return await _card(request, key)
+
+
+@router.get("/items/{key}/runs", summary="List the agent runs of a work item", responses=problems(404))
+async def list_runs(request: Request, engine: TheEngine, key: str) -> Page[RunCard]:
+    """In their order; each says where its log can be read."""
+    await _card(request, key)
+    return Page(items=await engine.crew.runs_of(key))

@@ -1,0 +1,94 @@
+"""Run the CI of the local forge: its orders, executed under the same keepers as agents."""
+
+import asyncio
+from contextlib import suppress
+from datetime import timedelta
+
+import structlog
+
+from quarterdeck.crew.runtime import Job, Outcome
+from quarterdeck.forge.ci import CIJob, CIOrder
+from quarterdeck.house import House
+from quarterdeck.kernel.errors import QuarterdeckError, Stale, Unavailable
+from quarterdeck.pipeline.service import this_holder
+
+log = structlog.get_logger(__name__)
+
+RENEW = 15.0
+"""Seconds between signs of life of a CI run."""
+
+
+async def run_next_ci(house: House) -> bool:
+    """Take one waiting CI run, execute it and record its result. False: there was none."""
+    order = await house.forge.ci.take(this_holder())
+    if order is None:
+        return False
+    try:
+        await _execute(house, order)
+    except Stale as error:
+        log.info("ci_lost", commit=order.commit, reason=error.detail)
+    return True
+
+
+async def _execute(house: House, order: CIOrder) -> None:
+    try:
+        job = await house.forge.ci.prepare(order)
+    except Unavailable:
+        raise  # the lease runs out and somebody tries again
+    except QuarterdeckError as error:
+        await _finish(house, order, Outcome(error=error.detail), "")
+        return
+    keeping = asyncio.create_task(_keep(house, order))
+    try:
+        outcome, log_path = await _run(house, order, job)
+    finally:
+        keeping.cancel()
+    await _finish(house, order, outcome, log_path)
+    await house.forge.ci.clear(order)
+
+
+async def _run(house: House, order: CIOrder, job: CIJob) -> tuple[Outcome, str]:
+    runtime = house.crew.runtime("command")
+    folder = house.settings.runs_folder / f"ci-{job.folder.name}"
+    await runtime.start(
+        Job(
+            run_id=0,
+            item_key=order.repository,
+            title=f"CI of {order.commit}",
+            description="",
+            stage="ci",
+            round=1,
+            agent="ci",
+            folder=folder,
+            work_tree=job.folder,
+            branch=order.commit,
+            limit=timedelta(seconds=job.limit_seconds),
+            parameters={"program": job.argv[0], "args": list(job.argv[1:]), "env": _own(job.env)},
+        )
+    )
+    return await runtime.wait(folder), str(folder / "agent.log")
+
+
+def _own(env: dict[str, str]) -> dict[str, str]:
+    """What a test command may see beside what every program sees."""
+    return {name: value for name, value in env.items() if not name.startswith("QUARTERDECK_")}
+
+
+async def _finish(house: House, order: CIOrder, outcome: Outcome, log_path: str) -> None:
+    async with house.database.command("finish CI") as unit:
+        await house.forge.ci.finish(
+            unit,
+            order,
+            exit_code=outcome.exit_code,
+            timed_out=outcome.timed_out,
+            error=outcome.error,
+            log_path=log_path,
+        )
+        await house.engine.wake_commit(unit, order.commit)
+
+
+async def _keep(house: House, order: CIOrder) -> None:
+    while True:
+        await asyncio.sleep(RENEW)
+        with suppress(Unavailable):
+            await house.forge.ci.renew(order)

@@ -1,0 +1,28 @@
+"""What makes a function a step: one Prefect task, without cache or stored result (our tables have both)."""
+
+from collections.abc import Callable
+from typing import Any
+
+from prefect import Task, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+
+from quarterdeck.kernel.errors import Unavailable
+
+
+async def _is_passing(_task: "Task[..., Any]", _run: TaskRun, state: "State[Any]") -> bool:
+    """Only a part that is down is asked again; a refusal stays one."""
+    return isinstance(await state.aresult(raise_on_failure=False), Unavailable)
+
+
+def step(name: str, *, seconds: float | None, retries: int = 0) -> Callable[..., Any]:
+    """A task with a time limit (None = its own work has one), asked again while something is down."""
+    return task(
+        name=name,
+        cache_policy=NO_CACHE,
+        persist_result=False,
+        timeout_seconds=seconds,
+        retries=retries,
+        retry_delay_seconds=2,
+        retry_condition_fn=_is_passing if retries else None,
+    )

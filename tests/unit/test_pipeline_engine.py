@@ -1,0 +1,430 @@
+"""The engine on a real database: claims, fences, decisions, and one winner of every race."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import update
+from sqlmodel import col, select
+
+from quarterdeck.board.cards import Draft, ProjectDraft
+from quarterdeck.board.model import State, WorkItem
+from quarterdeck.crew.model import AgentRun
+from quarterdeck.crew.runtime import Outcome
+from quarterdeck.house import House
+from quarterdeck.kernel.database import Database
+from quarterdeck.kernel.errors import Conflict, Forbidden, Invalid, Misconfigured, NotFound, Stale
+from quarterdeck.kernel.identity import Caller, owner
+from quarterdeck.kernel.journal import Event
+from quarterdeck.kernel.settings import Settings
+from quarterdeck.pipeline.gates import Answer
+from quarterdeck.pipeline.model import Claim, GateVerdict
+from quarterdeck.pipeline.rules import (
+    Advance,
+    AskApproval,
+    AwaitRun,
+    Block,
+    CheckGate,
+    Publish,
+    Repair,
+    StartRun,
+    Wait,
+)
+from quarterdeck.pipeline.service import this_holder
+from quarterdeck.pipeline.store import Candidate
+from quarterdeck.pipeline.work import StageWork
+from tests.fakes.homes import furnished
+
+OWNER = owner("test")
+ANNA = Caller("anna", "telegram", may_write=True, may_approve=True)
+BORIS = Caller("boris", "prefect", may_write=True, may_approve=True)
+VIEWER = Caller("vera", "token")
+
+PIPELINE = """
+name: default
+stages:
+  - {name: analysis, agent: analyst, gates: [{check_documents: [brd]}], approval: true}
+  - {name: development, agent: developer, gates: [check_ci_green], rounds: 1}
+  - {name: merge, agent: engine, gates: [check_merged], fails_to: development}
+"""
+
+
+@pytest.fixture
+async def house(database: Database, tmp_path: Path) -> AsyncIterator[House]:
+    async with furnished(database, Settings(home=tmp_path), pipeline=PIPELINE) as house:
+        yield house
+
+
+async def filed(house: House, **more: object) -> str:
+    if not (await house.board.projects()).items:
+        await house.board.create_project(OWNER, ProjectDraft(key="ET", name="Enduro"))
+    draft = Draft.model_validate({"project": "ET", "title": "Greet"} | more)
+    return (await house.board.file(OWNER, draft)).key
+
+
+async def taken(house: House, key: str, holder: str | None = None) -> StageWork:
+    return await house.engine.claim(await house.engine.current(key), holder=holder)
+
+
+def well_ended(run: AgentRun) -> Outcome:
+    return Outcome(exit_code=0, started_at=run.created_at, ended_at=run.created_at)
+
+
+async def finish_run(work: StageWork, **how: object) -> None:
+    """Let the stage's agent end as told, by default well, and publish."""
+    run = await work.open_run("0" * 40)
+    assert run.id is not None
+    now = run.created_at
+    await work.run_started(run.id)
+    outcome = {"exit_code": 0, "started_at": now, "ended_at": now + timedelta(minutes=8)} | how
+    await work.run_ended(run.id, Outcome(**outcome))  # type: ignore[arg-type]
+    if outcome["exit_code"] == 0:
+        await work.published("1" * 40)
+
+
+async def pass_stage(house: House, key: str) -> None:
+    """Work on the item's stage until every gate passed, and record the decision."""
+    work = await taken(house, key)
+    if not work.stage.is_engine:
+        await finish_run(work)
+    while isinstance(step := await work.next_step(), CheckGate):
+        await work.gate_answered(step.gate, Answer(GateVerdict.PASSED))
+    assert isinstance(step, Advance | AskApproval)
+    await work.record(step)
+
+
+async def kinds(house: House, key: str) -> list[str]:
+    async with house.database.read() as session:
+        wanted = select(Event.kind).where(col(Event.item_key) == key).order_by(col(Event.id))
+        return list((await session.exec(wanted)).all())
+
+
+async def state(house: House, key: str) -> WorkItem:
+    async with house.database.read() as session:
+        return (await session.exec(select(WorkItem).where(col(WorkItem.key) == key))).one()
+
+
+async def test_an_item_travels_from_filing_to_done_and_every_move_is_told_in_order(house: House) -> None:
+    key = await filed(house)
+    await pass_stage(house, key)
+    assert (await state(house, key)).state is State.WAITING_APPROVAL
+    await house.engine.decide(key, ANNA, approved=True)
+    await pass_stage(house, key)
+    await pass_stage(house, key)
+    item = await state(house, key)
+    assert (item.stage, item.state) == ("done", State.DONE)
+    agent = ["agent_started", "agent_finished", "work_published", "gate_passed"]
+    assert await kinds(house, key) == [
+        "item_filed",
+        *agent,
+        "approval_requested",
+        "approval_decided",
+        "stage_changed",
+        *agent,
+        "stage_changed",
+        "gate_passed",
+        "stage_changed",
+        "item_done",
+    ]
+
+
+async def test_what_is_filed_is_a_candidate_until_somebody_claims_it(house: House) -> None:
+    key = await filed(house)
+    assert await house.engine.candidates(10) == [Candidate(key, "analysis", 1)]
+    await taken(house, key)
+    assert await house.engine.candidates(10) == []
+
+
+async def test_urgent_items_are_taken_up_first(house: House) -> None:
+    low = await filed(house, priority="low")
+    urgent = await filed(house, priority="urgent")
+    assert [candidate.key for candidate in await house.engine.candidates(10)] == [urgent, low]
+
+
+async def test_an_item_with_an_open_dependency_is_not_taken_up(house: House) -> None:
+    first = await filed(house)
+    second = await filed(house, depends_on=[first])
+    assert [candidate.key for candidate in await house.engine.candidates(10)] == [first]
+    await pass_stage(house, first)
+    await house.engine.decide(first, OWNER, approved=True)
+    await pass_stage(house, first)
+    await pass_stage(house, first)
+    assert [candidate.key for candidate in await house.engine.candidates(10)] == [second]
+
+
+async def test_an_agent_without_a_free_slot_gets_nothing_more(house: House) -> None:
+    busy, waiting = await filed(house), await filed(house)
+    work = await taken(house, busy)
+    await work.open_run("0" * 40)
+    assert await house.engine.candidates(10) == []
+    other = await taken(house, waiting)
+    with pytest.raises(Conflict) as refusal:
+        await other.open_run("0" * 40)
+    assert refusal.value.code == "busy"
+    await other.postpone(0)
+    assert (await state(house, waiting)).state is State.QUEUED
+
+
+async def test_a_second_claim_on_the_same_round_is_refused_and_says_who_holds_it(house: House) -> None:
+    key = await filed(house)
+    await taken(house, key)
+    with pytest.raises(Conflict, match="already claimed by") as refusal:
+        await taken(house, key, holder="elsewhere:1:1.00")
+    assert refusal.value.code == "already_claimed"
+
+
+async def test_ten_claims_at_once_have_one_winner(house: House) -> None:
+    key = await filed(house)
+    wanted = await house.engine.current(key)
+    results = await asyncio.gather(
+        *(house.engine.claim(wanted, holder=f"elsewhere:{n}:1.00") for n in range(10)), return_exceptions=True
+    )
+    winners = [result for result in results if isinstance(result, StageWork)]
+    assert len(winners) == 1
+    assert all(isinstance(result, Conflict) for result in results if result not in winners)
+
+
+async def test_a_holder_that_lost_its_claim_can_write_nothing(house: House) -> None:
+    key = await filed(house)
+    old = await taken(house, key, holder="elsewhere:1:1.00")
+    await old.release(0)
+    new = await taken(house, key)
+    with pytest.raises(Stale):
+        await old.open_run("0" * 40)
+    with pytest.raises(Stale):
+        await old.next_step()
+    with pytest.raises(Stale):
+        await old.record(Block("late", "nothing"))
+    assert await new.next_step() == StartRun()
+
+
+async def test_the_claim_of_a_process_that_died_is_free_at_once(house: House) -> None:
+    key = await filed(house)
+    host = this_holder().rsplit(":", 2)[0]
+    await taken(house, key, holder=f"{host}:999999999:1.00")
+    assert await house.engine.candidates(10) == []
+    assert await house.engine.free_claims() == 1
+    assert await house.engine.candidates(10) == [Candidate(key, "analysis", 1)]
+
+
+async def test_after_a_crash_the_run_that_was_started_is_adopted(house: House) -> None:
+    key = await filed(house)
+    first = await taken(house, key, holder="elsewhere:1:1.00")
+    run = await first.open_run("0" * 40)
+    await first.release(0)
+    second = await taken(house, key)
+    assert await second.next_step() == AwaitRun(run.id or 0)
+    assert (await second.open_run("0" * 40)).id == run.id
+
+
+async def test_a_start_and_an_end_are_told_once_however_often_they_are_recorded(house: House) -> None:
+    key = await filed(house)
+    work = await taken(house, key)
+    run = await work.open_run("0" * 40)
+    for _ in range(2):
+        await work.run_started(run.id or 0)
+    for _ in range(2):
+        await work.run_ended(run.id or 0, well_ended(run))
+    assert await kinds(house, key) == ["item_filed", "agent_started", "agent_finished"]
+
+
+@pytest.mark.parametrize(
+    ("how", "kind"),
+    [
+        ({"exit_code": 1}, "agent_failed"),
+        ({"exit_code": -9, "timed_out": True}, "agent_timed_out"),
+        ({"exit_code": None, "started_at": None, "error": "no such program"}, "error"),
+    ],
+)
+async def test_every_bad_end_of_a_run_has_its_own_event_and_costs_a_round(
+    house: House, how: dict[str, object], kind: str
+) -> None:
+    key = await filed(house)
+    work = await taken(house, key)
+    await finish_run(work, **how)
+    assert kind in await kinds(house, key)
+    step = await work.next_step()
+    assert isinstance(step, Repair)
+    await work.record(step)
+    item = await state(house, key)
+    assert (item.state, item.stage, item.round) == (State.QUEUED, "analysis", 2)
+    assert item.spent == {"agent:analysis": 1}
+    assert item.note
+
+
+async def test_rounds_used_up_block_the_item_and_say_whose_move_it_is(house: House) -> None:
+    key = await filed(house)
+    await pass_stage(house, key)
+    await house.engine.decide(key, OWNER, approved=True)
+    for _ in range(2):
+        work = await taken(house, key)
+        await finish_run(work, exit_code=1)
+        step = await work.next_step()
+        assert isinstance(step, Repair | Block)
+        await work.record(step)
+    item = await state(house, key)
+    assert item.state is State.BLOCKED
+    assert item.move is not None
+    assert {"whose", "since", "why", "todo"} <= set(item.move)
+    assert "exit_code=1" in item.move["why"]
+    assert await house.engine.candidates(10) == []
+
+
+async def test_a_retry_gives_a_blocked_item_another_round(house: House) -> None:
+    key = await filed(house)
+    work = await taken(house, key)
+    await work.record(Block("because", "retry"))
+    await house.engine.retry(key, OWNER)
+    item = await state(house, key)
+    assert (item.state, item.round, item.move) == (State.QUEUED, 2, None)
+
+
+async def test_a_pending_gate_waits_and_the_news_about_its_commit_wakes_it(house: House) -> None:
+    key = await filed(house)
+    await pass_stage(house, key)
+    await house.engine.decide(key, OWNER, approved=True)
+    work = await taken(house, key)
+    await finish_run(work)
+    await work.gate_answered("check_ci_green", Answer(GateVerdict.PENDING, "CI state: pending", "c" * 40))
+    step = await work.next_step()
+    assert isinstance(step, Wait)
+    await work.record(step)
+    assert (await state(house, key)).state is State.WAITING_GATE
+    assert await house.engine.candidates(10) == [], "it waits"
+    async with house.database.command("test") as unit:
+        await house.engine.wake_commit(unit, "d" * 40)
+    assert await house.engine.candidates(10) == [], "news about another commit are no news"
+    async with house.database.command("test") as unit:
+        await house.engine.wake_commit(unit, "c" * 40)
+    assert await house.engine.candidates(10) == [Candidate(key, "development", 1)]
+    again = await taken(house, key)
+    assert await again.next_step() == CheckGate("check_ci_green"), "the old answer is asked again"
+    assert "gate_failed" not in await kinds(house, key), "pending is no failure"
+
+
+async def test_two_approvals_at_the_same_moment_are_one_decision_and_one_transition(house: House) -> None:
+    key = await filed(house)
+    await pass_stage(house, key)
+    results = await asyncio.gather(
+        *(house.engine.decide(key, who, approved=True) for who in (ANNA, BORIS) * 5), return_exceptions=True
+    )
+    losers = [result for result in results if isinstance(result, Conflict)]
+    assert len(losers) == 9
+    winner = next(result for result in results if not isinstance(result, BaseException))
+    assert all(f"already decided by {winner.decided_by}" in loser.detail for loser in losers)
+    assert (await kinds(house, key)).count("stage_changed") == 1
+
+
+async def test_a_rejection_takes_the_comment_back_to_the_agent(house: House) -> None:
+    key = await filed(house)
+    await pass_stage(house, key)
+    with pytest.raises(Invalid):
+        await house.engine.decide(key, ANNA, approved=False)
+    await house.engine.decide(key, ANNA, approved=False, comment="say who pays")
+    item = await state(house, key)
+    assert (item.stage, item.round, item.note) == ("analysis", 2, "rejected by anna: say who pays")
+
+
+async def test_who_asked_or_may_not_cannot_approve(house: House) -> None:
+    key = await filed(house)
+    await pass_stage(house, key)
+    with pytest.raises(Forbidden):
+        await house.engine.decide(key, VIEWER, approved=True)
+    with pytest.raises(Forbidden):
+        await house.engine.decide(key, Caller("analyst", "api", may_approve=True), approved=True)
+
+
+async def test_a_name_given_by_others_than_the_owner_does_not_count(house: House) -> None:
+    key = await filed(house)
+    await pass_stage(house, key)
+    assert (await house.engine.decide(key, ANNA, approved=True, by="boss")).decided_by == "anna"
+    other = await filed(house)
+    await pass_stage(house, other)
+    assert (await house.engine.decide(other, OWNER, approved=True, by="boss")).decided_by == "boss"
+
+
+async def test_nothing_can_be_approved_that_does_not_wait_for_it(house: House) -> None:
+    key = await filed(house)
+    with pytest.raises(Conflict, match="does not wait for approval"):
+        await house.engine.decide(key, ANNA, approved=True)
+    with pytest.raises(NotFound):
+        await house.engine.decide("ET-999", ANNA, approved=True)
+
+
+async def test_a_cancelled_item_is_left_alone_by_its_holder_and_can_be_taken_up_again(house: House) -> None:
+    key = await filed(house)
+    work = await taken(house, key)
+    with pytest.raises(Forbidden):
+        await house.engine.cancel(key, VIEWER)
+    await house.engine.cancel(key, OWNER)
+    with pytest.raises(Conflict, match="cancelled"):
+        await work.next_step()
+    with pytest.raises(Conflict):
+        await house.engine.cancel(key, OWNER)
+    await house.engine.retry(key, OWNER)
+    assert await house.engine.candidates(10) == [Candidate(key, "analysis", 2)]
+
+
+async def test_cancelling_withdraws_the_request_for_approval(house: House) -> None:
+    key = await filed(house)
+    await pass_stage(house, key)
+    await house.engine.cancel(key, OWNER)
+    approval = await house.engine.approval_of(key)
+    assert approval is not None
+    assert approval.approved is None
+    assert approval.decided_by == "owner"
+    with pytest.raises(Conflict):
+        await house.engine.decide(key, ANNA, approved=True)
+
+
+async def test_an_engine_that_keeps_failing_asks_a_person_in_the_end(house: House) -> None:
+    key = await filed(house)
+    for _ in range(4):
+        async with house.database.command("let the pauses pass") as unit:
+            await unit.session.exec(update(Claim).values(leased_until=unit.now))
+        await (await taken(house, key)).failed("disk on fire")
+    item = await state(house, key)
+    assert item.state is State.BLOCKED
+    assert item.move is not None
+    assert item.move["why"] == "disk on fire"
+
+
+async def test_a_pipeline_file_with_a_stage_without_a_known_agent_is_refused_with_its_line(
+    house: House, tmp_path: Path
+) -> None:
+    folder = tmp_path / "other"
+    folder.mkdir()
+    file = folder / "odd.yaml"
+    file.write_text("name: odd\nstages:\n  - name: first\n    agent: nobody\n")
+    with pytest.raises(Misconfigured, match=r"odd\.yaml:4.*nobody"):
+        await house.engine.import_pipelines(folder, ["analyst"])
+    file.write_text("name: odd\nstages:\n  - name: first\n    agent: analyst\n    gates: [check_moon]\n")
+    with pytest.raises(Misconfigured, match=r"odd\.yaml:5"):
+        await house.engine.import_pipelines(folder, ["analyst"])
+    file.write_text("name: odd\nstages:\n  - name: first\n")
+    with pytest.raises(Misconfigured, match=r"odd\.yaml:3.*agent"):
+        await house.engine.import_pipelines(folder, ["analyst"])
+    assert set(await house.engine.load()) == {"default"}, "nothing was imported"
+
+
+async def test_importing_the_same_pipelines_again_changes_nothing(house: House, tmp_path: Path) -> None:
+    folder, agents = tmp_path / "pipelines", ["analyst", "developer"]
+    assert await house.engine.import_pipelines(folder, agents) == []
+    file = folder / "default.yaml"
+    file.write_text(PIPELINE.replace("rounds: 1", "rounds: 2"))
+    assert await house.engine.drift(folder, agents) == ["pipeline 'default': the file differs"]
+    assert await house.engine.import_pipelines(folder, agents) == ["default"]
+
+
+async def test_publishing_that_is_refused_is_the_agents_failure(house: House) -> None:
+    key = await filed(house)
+    work = await taken(house, key)
+    run = await work.open_run("0" * 40)
+    await work.run_ended(run.id or 0, well_ended(run))
+    assert await work.next_step() == Publish(run.id or 0)
+    await work.publish_failed("the branch moved on")
+    step = await work.next_step()
+    assert isinstance(step, Repair)
+    assert step.note == "the branch moved on"
