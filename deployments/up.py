@@ -8,18 +8,17 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 
-from deployments import home, prefect_server, supervisor
+from deployments import home, parts, prefect_server, supervisor
 from deployments.backoff import CRASH_LOOP
-from deployments.prefect_api import is_healthy
 from deployments.supervisor import Ended, Program, Supervised
-from quarterdeck.kernel.errors import Misconfigured, QuarterdeckError, Unavailable
-from quarterdeck.kernel.postgres import PREFECT, Server, server_for
+from quarterdeck.kernel import log as logs
+from quarterdeck.kernel.errors import QuarterdeckError, Unavailable
+from quarterdeck.kernel.postgres import Server, server_for
 from quarterdeck.kernel.settings import Settings
 
 Tell = Callable[[str], None]
@@ -42,8 +41,7 @@ async def run(settings: Settings, tell: Tell, *, ready: Callable[[dict[str, str]
     """
     with home.only_one(settings):
         await _stop_leftovers(settings, tell)
-        settings = _with_ports(settings)
-        home.logs(settings).mkdir(parents=True, exist_ok=True)
+        settings = parts.with_ports(settings)
         desk = OpenDesk(settings, tell)
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, desk.ask_to_stop)
@@ -51,7 +49,7 @@ async def run(settings: Settings, tell: Tell, *, ready: Callable[[dict[str, str]
             await desk.open()
             if not desk.stopping.is_set():
                 ready(_addresses(settings))
-            await desk.stay_open()
+            await desk.stopping.wait()
         finally:
             await desk.close()
             home.forget(settings)
@@ -69,6 +67,7 @@ class OpenDesk:
         self._has_server = False
         self._parts: dict[str, Supervised] = {}
         self._setup: asyncio.subprocess.Process | None = None
+        self._watching: asyncio.Task[None] | None = None
 
     def ask_to_stop(self) -> None:
         """The first time in order, the second time at once."""
@@ -95,20 +94,23 @@ class OpenDesk:
             raise self._too_slow()
 
     async def _open(self) -> None:
+        for folder in (home.logs(self.settings), home.folder(self.settings)):
+            folder.mkdir(parents=True, exist_ok=True)
         self.tell("PostgreSQL …")
         await asyncio.to_thread(self._server.acquire)
         self._has_server = True
-        self._start(self._prefect())
+        self._watching = asyncio.create_task(self._watch())
+        self._start(parts.prefect(self.settings, self._server))
         await self._set_up("core")
-        self._start(self._worker("web"))
-        self._start(self._worker("desk"))
+        self._start(parts.worker("web", self.settings))
+        self._start(parts.worker("desk", self.settings))
         await self._healthy("prefect")
         await self._set_up("prefect")
-        self._start(self._worker("runner"))
+        self._start(parts.worker("runner", self.settings))
         for name in ("web", "desk", "runner"):
             await self._healthy(name)
 
-    async def stay_open(self) -> None:
+    async def _watch(self) -> None:
         """Bring PostgreSQL back when it dies, and keep logs small, until stopping is asked."""
         logs_due = time.monotonic() + LOOK_AT_LOGS
         while not self.stopping.is_set():
@@ -131,6 +133,8 @@ class OpenDesk:
     async def close(self) -> None:
         """Stop everything; those who need others go first."""
         self.stopping.set()
+        if self._watching is not None:
+            await self._watching
         if self._setup is not None and self._setup.returncode is None:
             await supervisor.end_group(self._setup.pid)
         workers = [part for name, part in self._parts.items() if name != "prefect"]
@@ -141,21 +145,6 @@ class OpenDesk:
             await asyncio.to_thread(self._server.release)
 
     # Parts
-
-    def _prefect(self) -> Program:
-        port, url = self.settings.prefect_port, self._server.url(PREFECT, driver="asyncpg")
-        prefect_server.folder(self.settings).mkdir(parents=True, exist_ok=True)
-        return Program(
-            "prefect",
-            prefect_server.command(port),
-            prefect_server.server_environment(self.settings, port, url, os.environ),
-            health=lambda: is_healthy(port),
-        )
-
-    def _worker(self, name: str) -> Program:
-        environment = environment_of_parts(self.settings, os.environ)
-        environment.pop("QUARTERDECK_TOKEN", None)  # only its hash is ever needed, and `setup` stored that
-        return Program(name, (f"deployments.{name}",), environment)
 
     def _start(self, program: Program) -> None:
         part = Supervised(program, home.logs(self.settings), self._ended)
@@ -171,10 +160,10 @@ class OpenDesk:
     async def _set_up(self, what: str) -> None:
         """One half of `quarterdeck setup`, in a process of its own: it is large, and done in seconds."""
         self._setup = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "deployments.setup", what),
+            *(sys.executable, "-m", "deployments.setup", what, "--only-changes"),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
-            env=environment_of_parts(self.settings, os.environ),
+            env=parts.environment(self.settings, os.environ),
             cwd=supervisor.ROOT,
             start_new_session=True,
         )
@@ -204,43 +193,6 @@ class OpenDesk:
         running = home.Running(os.getpid(), self.settings.http_port, self.settings.prefect_port, processes)
         if running != home.read(self.settings):
             home.write(self.settings, running)
-
-
-def environment_of_parts(settings: Settings, base: Mapping[str, str]) -> dict[str, str]:
-    """What our own processes are told: absolute paths, the ports as chosen, the way to Prefect."""
-    told = {
-        "QUARTERDECK_HOME": str(settings.folder),
-        "QUARTERDECK_HTTP_PORT": str(settings.http_port),
-        "QUARTERDECK_PREFECT_PORT": str(settings.prefect_port),
-        "PYTHONUNBUFFERED": "1",
-    }
-    if settings.crew:
-        told["QUARTERDECK_CREW"] = str(settings.crew.expanduser().absolute())
-    return prefect_server.client_environment(settings, settings.prefect_port, base) | told
-
-
-def _with_ports(settings: Settings) -> Settings:
-    """The settings with free ports chosen where 0 was asked for. Raises `Misconfigured` for taken ones."""
-    return settings.model_copy(
-        update={
-            "http_port": _port("QUARTERDECK_HTTP_PORT", settings.http_host, settings.http_port),
-            "prefect_port": _port("QUARTERDECK_PREFECT_PORT", prefect_server.HOST, settings.prefect_port),
-        }
-    )
-
-
-def _port(variable: str, host: str, port: int) -> int:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise Misconfigured(
-                f"Port {port} on {host} cannot be used: {error.strerror}.",
-                f"Stop the program that uses it, or set {variable} to another port (0 = any free one).",
-                code="port_taken",
-            ) from error
-        return int(probe.getsockname()[1])
 
 
 async def _stop_leftovers(settings: Settings, tell: Tell) -> None:
@@ -279,6 +231,7 @@ def main(settings: Settings, *, as_json: bool = False) -> int:
             f"\nPrefect: {addresses['prefect']} (log in with {login})\nCtrl-C stops it."
         )
 
+    logs.set_up(settings.model_copy(update={"log_level": "warning"}))
     started = time.monotonic()
     code = asyncio.run(run(settings, tell, ready=ready))
     tell(f"Quarterdeck is closed after {time.monotonic() - started:.0f} s; nothing is left running.")

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 from cryptography.fernet import Fernet
 
-from deployments import prefect_server
-from deployments.up import environment_of_parts
+from deployments import parts, prefect_server
 from quarterdeck.kernel.settings import Settings
 
 SHELL = {
@@ -32,7 +31,7 @@ def test_the_servers_environment_holds_no_secret_of_ours(settings: Settings) -> 
 
 
 def test_a_shells_prefect_settings_reach_none_of_our_processes(settings: Settings) -> None:
-    told = environment_of_parts(settings, SHELL)
+    told = parts.environment(settings, SHELL)
     assert told["PREFECT_API_URL"] == "http://127.0.0.1:4321/api"
     assert "PREFECT_API_KEY" not in told
 
@@ -42,7 +41,7 @@ def test_only_the_server_knows_the_key_of_the_blocks(settings: Settings) -> None
     server = prefect_server.server_environment(settings, 4321, "postgresql+asyncpg:///prefect", SHELL)
     Fernet(key.encode())
     assert server["PREFECT_SERVER_ENCRYPTION_KEY"] == key
-    assert key not in environment_of_parts(settings, SHELL).values()
+    assert key not in parts.environment(settings, SHELL).values()
 
 
 def test_secrets_are_made_once_and_kept_from_others(settings: Settings) -> None:
@@ -59,7 +58,7 @@ def test_the_flush_interval_is_an_integer_of_at_least_one(settings: Settings) ->
 
 
 def test_a_dead_run_is_told_from_a_slow_one_by_three_heartbeats(settings: Settings) -> None:
-    told = environment_of_parts(settings, SHELL)
+    told = parts.environment(settings, SHELL)
     assert 3 * int(told["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"]) <= prefect_server.SILENCE
 
 
@@ -67,7 +66,7 @@ def test_parts_are_told_absolute_paths_and_the_ports_as_chosen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    told = environment_of_parts(
+    told = parts.environment(
         Settings(home=Path("data"), crew=Path("c.yaml"), http_port=1, prefect_port=2), {}
     )
     assert told["QUARTERDECK_HOME"] == str(tmp_path / "data")

@@ -1,0 +1,65 @@
+"""The programs of an open desk: how each is started, and what it is told."""
+
+import os
+import socket
+from collections.abc import Mapping
+
+from deployments import prefect_server
+from deployments.prefect_api import is_healthy
+from deployments.supervisor import Program
+from quarterdeck.kernel.errors import Misconfigured
+from quarterdeck.kernel.postgres import PREFECT, Server
+from quarterdeck.kernel.settings import Settings
+
+
+def prefect(settings: Settings, server: Server) -> Program:
+    """Prefect's server, on our PostgreSQL."""
+    port, url = settings.prefect_port, server.url(PREFECT, driver="asyncpg")
+    prefect_server.folder(settings).mkdir(parents=True, exist_ok=True)
+    environment = prefect_server.server_environment(settings, port, url, os.environ)
+    return Program("prefect", prefect_server.command(port), environment, health=lambda: is_healthy(port))
+
+
+def worker(name: str, settings: Settings) -> Program:
+    """Web, desk or runner: `deployments/<name>.py`; it says itself when it is ready."""
+    told = environment(settings, os.environ)
+    told.pop("QUARTERDECK_TOKEN", None)  # its hash is all that is ever needed, and `setup` stored that
+    return Program(name, (f"deployments.{name}",), told)
+
+
+def environment(settings: Settings, base: Mapping[str, str]) -> dict[str, str]:
+    """What our own processes are told: absolute paths, the ports as chosen, the way to Prefect."""
+    told = {
+        "QUARTERDECK_HOME": str(settings.folder),
+        "QUARTERDECK_HTTP_PORT": str(settings.http_port),
+        "QUARTERDECK_PREFECT_PORT": str(settings.prefect_port),
+        "PYTHONUNBUFFERED": "1",
+    }
+    if settings.crew:
+        told["QUARTERDECK_CREW"] = str(settings.crew.expanduser().absolute())
+    return prefect_server.client_environment(settings, settings.prefect_port, base) | told
+
+
+def with_ports(settings: Settings) -> Settings:
+    """The settings with free ports chosen where 0 was asked for. Raises `Misconfigured` for taken ones."""
+    return settings.model_copy(
+        update={
+            "http_port": free_port("QUARTERDECK_HTTP_PORT", settings.http_host, settings.http_port),
+            "prefect_port": free_port("QUARTERDECK_PREFECT_PORT", prefect_server.HOST, settings.prefect_port),
+        }
+    )
+
+
+def free_port(variable: str, host: str, port: int) -> int:
+    """The port if it is free, or any free one for 0. Raises `Misconfigured` naming what to change."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise Misconfigured(
+                f"Port {port} on {host} cannot be used: {error.strerror}.",
+                f"Stop the program that uses it, or set {variable} to another port (0 = any free one).",
+                code="port_taken",
+            ) from error
+        return int(probe.getsockname()[1])

@@ -1,0 +1,336 @@
+"""`quarterdeck setup`: makes everything that must be there; doing it again changes nothing.
+
+    python -m deployments.setup core        # home, keys, database, roster, pipelines, the owner's token
+    python -m deployments.setup prefect     # forms, deployments, the rule for dead runs
+
+The first half works while Prefect is down. The second needs its server, and runs in a process whose
+environment knows the way to it, because Prefect reads its settings when it is imported.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import shutil
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from deployments import home, parts, prefect_server, schema, supervisor
+from deployments.prefect_api import is_healthy
+from deployments.supervisor import Supervised
+from quarterdeck.crew.roster import read_roster
+from quarterdeck.house import House, open_house
+from quarterdeck.kernel import log as logs
+from quarterdeck.kernel.errors import QuarterdeckError, Unauthorized, Unavailable
+from quarterdeck.kernel.ids import new_token
+from quarterdeck.kernel.keyring import Keyring
+from quarterdeck.kernel.postgres import server_for
+from quarterdeck.kernel.settings import Settings, load
+
+EXAMPLES = Path(__file__).parent / "examples"
+CORE, PREFECT = "core", "prefect"
+
+PATIENCE = 120.0
+"""Seconds that Prefect's server has to become healthy."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step did: something, nothing (all was well), or less than it could (see `detail`)."""
+
+    name: str
+    outcome: Literal["done", "already", "differs", "skipped", "failed"]
+    detail: str = ""
+    token: str = ""
+
+    def __str__(self) -> str:
+        mark = {"done": "+", "already": "=", "differs": "?", "skipped": "-", "failed": "!"}[self.outcome]
+        return f"{mark} {self.name}: {self.detail or self.outcome}"
+
+
+def _step(name: str, changed: object, detail: str = "") -> Step:
+    return Step(name, "done" if changed else "already", detail)
+
+
+# The first half: what needs no Prefect
+
+
+async def set_up_core(settings: Settings, *, apply: bool = False) -> AsyncIterator[Step]:
+    """Make the home, its keys and its database, and import what people wrote in files.
+
+    With `apply`, files win over tables that differ from them; else the differences are told.
+    """
+    yield _folders(settings)
+    yield _keys(settings)
+    yield _examples(settings)
+    server = server_for(settings)
+    with server.running():
+        before = await asyncio.to_thread(schema.current_revision, server.url())
+        await asyncio.to_thread(schema.migrate, server.url())
+        yield _step("database", before != schema.newest(), f"tables at step {schema.newest()}")
+        async with open_house(settings) as house:
+            async for step in _contents(house, apply):
+                yield step
+
+
+def _folders(settings: Settings) -> Step:
+    wanted = [
+        settings.folder,
+        settings.keys_folder,
+        settings.runs_folder,
+        settings.work_folder,
+        settings.forge_folder,
+        settings.pipelines_folder,
+        home.folder(settings),
+        home.logs(settings),
+        prefect_server.folder(settings),
+    ]
+    missing = [folder for folder in wanted if not folder.is_dir()]
+    for folder in missing:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return _step("home", missing, str(settings.folder))
+
+
+def _keys(settings: Settings) -> Step:
+    before = set(settings.keys_folder.iterdir())
+    Keyring(settings.keys_folder)
+    prefect_server.auth_string(settings)
+    prefect_server.encryption_key(settings)
+    return _step("keys", set(settings.keys_folder.iterdir()) - before, str(settings.keys_folder))
+
+
+def _examples(settings: Settings) -> Step:
+    """Copy what is shipped where nothing is; what people have changed is theirs."""
+    shipped = [file for file in sorted(EXAMPLES.rglob("*")) if file.is_file() and file.suffix != ".pyc"]
+    copied = [file for file in shipped if _copied(file, _place(settings, file))]
+    return _step("examples", copied, ", ".join(str(file.relative_to(EXAMPLES)) for file in copied))
+
+
+def _place(settings: Settings, source: Path) -> Path:
+    if source.name == "crew.yaml":
+        return settings.crew_file
+    return settings.folder / source.relative_to(EXAMPLES)
+
+
+def _copied(source: Path, target: Path) -> bool:
+    if target.exists():
+        return False
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy2(source, target)
+    return True
+
+
+async def _contents(house: House, apply: bool) -> AsyncIterator[Step]:
+    yield await _roster(house, apply)
+    yield await _pipelines(house, apply)
+    yield await _token(house)
+    filled = await house.connections.fill_from_environment(house.settings)
+    yield _step("connections from environment", filled, ", ".join(filled))
+
+
+async def _roster(house: House, apply: bool) -> Step:
+    """The tables are the truth: the file is taken the first time, and when somebody says so."""
+    file = house.settings.crew_file
+    if not file.exists():
+        return Step("crew", "skipped", f"there is no {file}")
+    roster = read_roster(file)
+    differences = await house.crew.drift(roster)
+    is_first = await house.crew.is_empty()
+    if not (apply or is_first):
+        return _told_only("crew", differences)
+    told = await house.crew.import_roster(roster, os.environ)
+    async with house.database.command("import subscriptions") as unit:
+        await house.notify.import_subscriptions(unit, roster.notifications)
+    who = f"{len(roster.agents)} agents and {len(roster.people)} people, as in {file}"
+    return _step("crew", differences, who if is_first else " ".join(told))
+
+
+async def _pipelines(house: House, apply: bool) -> Step:
+    folder = house.settings.pipelines_folder
+    agents = [agent.slug for agent in await house.crew.agents()]
+    if apply or not await house.engine.load():
+        changed = await house.engine.import_pipelines(folder, agents)
+        return _step("pipelines", changed, ", ".join(changed))
+    return _told_only("pipelines", await house.engine.drift(folder, agents))
+
+
+def _told_only(name: str, differences: Sequence[str]) -> Step:
+    if not differences:
+        return Step(name, "already")
+    return Step(name, "differs", f"{'; '.join(differences)}. `quarterdeck setup --apply` takes the files.")
+
+
+async def _token(house: House) -> Step:
+    """The owner's API token: as the environment says, else made once and shown once."""
+    given = house.settings.token
+    if given is not None:
+        return await _take_token(house, given.get_secret_value())
+    if await house.crew.has_owner_token():
+        return Step("token", "already", "shown when it was made; set QUARTERDECK_TOKEN to change it")
+    token = new_token()
+    await house.crew.set_owner_token(token)
+    return Step("token", "done", f"your API token, shown only this once: {token}", token)
+
+
+async def _take_token(house: House, token: str) -> Step:
+    try:
+        is_known = (await house.crew.who(token)).is_owner
+    except Unauthorized:
+        is_known = False
+    if not is_known:
+        await house.crew.set_owner_token(token)
+    return _step("token", not is_known, "as QUARTERDECK_TOKEN says")
+
+
+# The second half: what Prefect's server must know
+
+
+async def set_up_prefect(settings: Settings) -> AsyncIterator[Step]:
+    """Register forms, deployments and the rule for dead runs. For `python -m deployments.setup prefect`."""
+    from deployments import registration
+    from deployments.catalogue import CATALOGUE
+    from tasks.connections import copy_blocks
+
+    if settings.blocks:
+        yield _step("block types", await registration.register_block_types())
+        filled = await registration.fill_blocks(settings)
+        yield _step("blocks from environment", filled, ", ".join(filled))
+        async with open_house(settings) as house:
+            copied = await copy_blocks(house)
+        yield _step("connections from blocks", copied, ", ".join(copied))
+    else:
+        yield Step("blocks", "skipped", "QUARTERDECK_BLOCKS is off")
+    new = [entry.name for entry in CATALOGUE if await registration.register_deployment(entry)]
+    yield _step("deployments", new, ", ".join(new))
+    yield _step("rule for dead runs", await registration.create_zombie_rule())
+
+
+# The command
+
+
+async def set_up(settings: Settings, tell: Callable[[Step], None], *, apply: bool = False) -> bool:
+    """Both halves; True when nothing failed. The second is left out, loudly, when Prefect cannot start."""
+    if not await _told(set_up_core(settings, apply=apply), tell):
+        return False
+    try:
+        async with _prefect_at_hand(settings) as port:
+            return await _second_half(settings.model_copy(update={"prefect_port": port}), tell)
+    except QuarterdeckError as error:
+        tell(Step("prefect", "failed", f"{error} Everything else is set up."))
+        return False
+
+
+async def _told(steps: AsyncIterator[Step], tell: Callable[[Step], None]) -> bool:
+    """Report steps as they are taken; the first error ends them."""
+    try:
+        async for step in steps:
+            tell(step)
+    except QuarterdeckError as error:
+        tell(Step("setup", "failed", str(error)))
+        return False
+    return True
+
+
+@asynccontextmanager
+async def _prefect_at_hand(settings: Settings) -> AsyncIterator[int]:
+    """The port of Prefect's server: the one that runs, or one started for the occasion."""
+    port = home.prefect_port(settings)
+    if port and await is_healthy(port):
+        yield port
+        return
+    chosen = settings.model_copy(
+        update={"prefect_port": parts.free_port("QUARTERDECK_PREFECT_PORT", prefect_server.HOST, 0)}
+    )
+    server = server_for(settings)
+    await asyncio.to_thread(server.acquire)
+    prefect = Supervised(parts.prefect(chosen, server), home.logs(settings), lambda _: None)
+    try:
+        prefect.start()
+        await _healthy(prefect)
+        yield chosen.prefect_port
+    finally:
+        await prefect.stop(3)
+        await asyncio.to_thread(server.release)
+
+
+async def _healthy(prefect: Supervised) -> None:
+    try:
+        await asyncio.wait_for(prefect.healthy.wait(), PATIENCE)
+    except TimeoutError:
+        lines = "\n".join(supervisor.tail(prefect.log_file))
+        raise Unavailable(
+            f"Prefect's server did not become healthy within {PATIENCE:.0f} seconds.",
+            f"See {prefect.log_file}:\n{lines}\n",
+        ) from None
+
+
+async def _second_half(settings: Settings, tell: Callable[[Step], None]) -> bool:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "deployments.setup", PREFECT, "--json"),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        env=parts.environment(settings, os.environ),
+        cwd=supervisor.ROOT,
+    )
+    assert process.stdout is not None
+    async for line in process.stdout:
+        for told in json.loads(line)["steps"]:
+            tell(Step(**told))
+    return await process.wait() == 0
+
+
+def main(settings: Settings, *, apply: bool = False, as_json: bool = False) -> int:
+    """The command: 0 when nothing failed. The owner's token is shown once, by the run that makes it."""
+    _only_warnings(settings)
+    told = Report(as_json=as_json)
+    told.close(asyncio.run(set_up(settings, told, apply=apply)))
+    return told.exit_code
+
+
+def _only_warnings(settings: Settings) -> None:
+    """The steps are what is told."""
+    logs.set_up(settings.model_copy(update={"log_level": "warning"}))
+
+
+class Report:
+    """Tells the steps: line by line for people, all at once for programs."""
+
+    def __init__(self, *, as_json: bool, only_changes: bool = False) -> None:
+        self.exit_code = 0
+        self._as_json = as_json
+        self._only_changes = only_changes
+        self._steps: list[Step] = []
+
+    def __call__(self, step: Step) -> None:
+        self._steps.append(step)
+        if not self._as_json and (not self._only_changes or step.outcome in ("done", "differs", "failed")):
+            print(step, flush=True)
+
+    def close(self, is_well: bool) -> None:
+        """The end; sets the exit code."""
+        self.exit_code = 0 if is_well else 1
+        if self._as_json:
+            print(json.dumps({"ok": is_well, "steps": [asdict(step) for step in self._steps]}), flush=True)
+
+
+def _half(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m deployments.setup")
+    parser.add_argument("half", choices=[CORE, PREFECT])
+    parser.add_argument("--apply", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--only-changes", action="store_true")
+    wanted = parser.parse_args(arguments)
+    settings = load()
+    _only_warnings(settings)
+    told = Report(as_json=wanted.json, only_changes=wanted.only_changes)
+    steps = set_up_core(settings, apply=wanted.apply) if wanted.half == CORE else set_up_prefect(settings)
+    told.close(asyncio.run(_told(steps, told)))
+    return told.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(_half(sys.argv[1:]))

@@ -1,0 +1,116 @@
+"""One real Prefect server for the whole run, on the embedded PostgreSQL, set up as `up` sets it up."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from deployments import parts, prefect_server
+from deployments.supervisor import ROOT
+from quarterdeck.house import House, open_house
+from quarterdeck.kernel.postgres import Server, server_for
+from quarterdeck.kernel.settings import Settings
+
+STARTED_WITHIN = 120
+
+
+@dataclass(frozen=True)
+class RunningPrefect:
+    """The server, and the home it serves."""
+
+    settings: Settings
+    server: Server
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What `up` would tell a process of this home."""
+        return parts.environment(self.settings, os.environ)
+
+    def setup(self, half: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run one half of `quarterdeck setup` in a process of its own."""
+        return subprocess.run(
+            [sys.executable, "-m", "deployments.setup", half, *arguments],
+            env=self.environment | environment,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("services") / "home"
+
+
+@pytest.fixture(scope="session")
+def prefect(home: Path) -> Iterator[RunningPrefect]:
+    """Prefect's server, healthy, on a database of its own."""
+    port = parts.free_port("", prefect_server.HOST, 0)
+    settings = Settings(home=home, prefect_port=port, token=None)
+    with server_for(settings).running() as server:
+        program = parts.prefect(settings, server)
+        with (home / "prefect.log").open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", *program.arguments],
+                env=dict(program.environment),
+                cwd=ROOT,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        try:
+            _wait_for(port, process, home / "prefect.log")
+            yield RunningPrefect(settings, server)
+        finally:
+            process.terminate()
+            process.wait(10)
+
+
+def _wait_for(port: int, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    give_up = time.monotonic() + STARTED_WITHIN
+    while time.monotonic() < give_up:
+        assert process.poll() is None, log.read_text()
+        try:
+            if httpx.get(f"{prefect_server.address(port)}/api/health", timeout=2).is_success:
+                return
+        except httpx.HTTPError:
+            pass
+        time.sleep(0.1)
+    pytest.fail(log.read_text())
+
+
+@pytest.fixture
+def client_of_prefect(prefect: RunningPrefect) -> Iterator[RunningPrefect]:
+    """This process talks to the server, as our own processes do."""
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+
+    told = prefect.environment
+    with temporary_settings(
+        {PREFECT_API_URL: told["PREFECT_API_URL"], PREFECT_API_AUTH_STRING: told["PREFECT_API_AUTH_STRING"]}
+    ):
+        yield prefect
+
+
+@pytest.fixture
+async def house(prefect: RunningPrefect) -> AsyncIterator[House]:
+    """The house of that home, set up once."""
+    done = prefect.setup("core")
+    assert done.returncode == 0, done.stdout + done.stderr
+    async with open_house(prefect.settings) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def api(prefect: RunningPrefect) -> AsyncIterator[httpx.AsyncClient]:
+    """Prefect's API, logged in."""
+    user, _, password = prefect_server.auth_string(prefect.settings).partition(":")
+    address = f"{prefect_server.address(prefect.settings.prefect_port)}/api"
+    async with httpx.AsyncClient(base_url=address, auth=(user, password), timeout=30) as client:
+        yield client

@@ -1,0 +1,203 @@
+"""`quarterdeck up` as a program: it starts, loses parts, is stopped, is killed."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from deployments import home as homes
+from deployments.leash import GRACE
+from deployments.supervisor import ROOT
+from quarterdeck.kernel.settings import Settings
+
+pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
+
+OPEN_WITHIN = 150
+
+
+def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
+    give_up = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < give_up, "waited in vain"
+        time.sleep(0.1)
+    return found
+
+
+class OpenDesk:
+    """A running `quarterdeck up` of one home."""
+
+    def __init__(self, home: Path, **environment: str) -> None:
+        self.home = home
+        told = {"QUARTERDECK_HOME": str(home), "QUARTERDECK_HTTP_PORT": "0", "QUARTERDECK_PREFECT_PORT": "0"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "deployments.cli", "up", "--json"],
+            env=os.environ | told | environment,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.addresses: dict[str, str] = {}
+
+    def wait(self) -> "OpenDesk":
+        """Until it says that it is open."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, self.rest()
+        self.addresses = json.loads(line)
+        return self
+
+    def rest(self) -> str:
+        """What it said until it ended."""
+        return "".join(self.process.communicate(timeout=30))
+
+    @property
+    def running(self) -> homes.Running:
+        found = homes.read(Settings(home=self.home))
+        assert found is not None
+        return found
+
+    def pid_of(self, part: str) -> int:
+        return self.running.processes.get(part, (0, 0.0))[0]
+
+    def is_healthy(self) -> bool:
+        try:
+            health = httpx.get(f"{self.addresses['web']}/health", timeout=5)
+            return health.json()["status"] == "ok"
+        except (httpx.HTTPError, ValueError):
+            return False
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+        self.process.communicate(timeout=30)
+
+
+def processes_of(home: Path) -> list[str]:
+    """Whatever still runs and has to do with this home."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            words = [*process.cmdline(), process.environ().get("QUARTERDECK_HOME", "")]
+            if process.status() != psutil.STATUS_ZOMBIE and any(str(home) in word for word in words):
+                found.append(f"{process.pid} {' '.join(process.cmdline())}")
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.fixture(scope="module")
+def a_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("up") / "home"
+
+
+@pytest.fixture(scope="module")
+def open_desks(a_home: Path) -> Iterator[list[OpenDesk]]:
+    opened: list[OpenDesk] = []
+    yield opened
+    for desk in opened:
+        desk.stop()
+
+
+@pytest.fixture
+def desk(a_home: Path, open_desks: list[OpenDesk]) -> OpenDesk:
+    """The module's desk, opened again when an earlier test closed it."""
+    if not open_desks or open_desks[-1].process.poll() is not None:
+        open_desks.append(OpenDesk(a_home).wait())
+    return open_desks[-1]
+
+
+def test_one_command_opens_everything(desk: OpenDesk) -> None:
+    until(desk.is_healthy)
+    assert httpx.get(f"{desk.addresses['prefect']}/api/health").json() is True
+    assert set(desk.running.processes) == {"prefect", "web", "desk", "runner"}
+    assert all(homes.born(pid) == born for pid, born in desk.running.processes.values())
+
+
+@pytest.mark.parametrize("part", ["web", "desk", "runner", "prefect"])
+def test_a_part_that_is_killed_comes_back(desk: OpenDesk, part: str) -> None:
+    until(desk.is_healthy)
+    before = desk.pid_of(part)
+    os.kill(before, signal.SIGKILL)
+    until(lambda: desk.pid_of(part) not in (0, before))
+    until(desk.is_healthy)
+
+
+def test_a_killed_postgresql_comes_back(desk: OpenDesk) -> None:
+    until(desk.is_healthy)
+    data = str(desk.home / "postgres")
+    servers = [
+        process for process in psutil.process_iter(["cmdline"]) if data in (process.info["cmdline"] or [])
+    ]
+    assert servers
+    for server in servers:
+        server.kill()
+    psutil.wait_procs(servers, 10)
+    until(desk.is_healthy)
+
+
+def test_a_second_up_in_the_same_home_is_refused(desk: OpenDesk) -> None:
+    second = OpenDesk(desk.home)
+    said = second.rest()
+    assert second.process.returncode != 0
+    assert "is up already" in said
+    assert str(desk.process.pid) in said
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_stops_within_ten_seconds_and_leaves_nothing(desk: OpenDesk, number: signal.Signals) -> None:
+    until(desk.is_healthy)
+    assert processes_of(desk.home)
+    began = time.monotonic()
+    desk.process.send_signal(number)
+    desk.process.communicate(timeout=20)
+    assert time.monotonic() - began < 10
+    assert desk.process.returncode == 0
+    assert processes_of(desk.home) == []
+    assert homes.read(Settings(home=desk.home)) is None
+
+
+def test_after_a_kill_its_parts_stop_by_themselves_and_it_opens_again(desk: OpenDesk, a_home: Path) -> None:
+    until(desk.is_healthy)
+    parts = [pid for pid, _ in desk.running.processes.values()]
+    desk.process.kill()
+    desk.process.communicate(timeout=10)
+    until(lambda: not any(homes.born(pid) for pid in parts), GRACE + 5)
+    again = OpenDesk(a_home).wait()
+    try:
+        until(again.is_healthy)
+    finally:
+        again.stop()
+    assert processes_of(a_home) == []
+
+
+def test_a_killed_desk_can_be_opened_again_at_once(desk: OpenDesk, a_home: Path) -> None:
+    until(desk.is_healthy)
+    desk.process.kill()
+    desk.process.communicate(timeout=10)
+    again = OpenDesk(a_home).wait()
+    try:
+        until(again.is_healthy)
+    finally:
+        again.stop()
+
+
+def test_a_taken_port_is_named_with_the_setting_that_changes_it(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        refused = OpenDesk(tmp_path / "home", QUARTERDECK_HTTP_PORT=str(port))
+        said = refused.rest()
+    assert refused.process.returncode != 0
+    assert f"Port {port}" in said
+    assert "QUARTERDECK_HTTP_PORT" in said
+    assert processes_of(tmp_path) == []
