@@ -28,7 +28,7 @@ def migrate(url: str) -> None:
     Raises `Unavailable` when the database cannot be reached, `Misconfigured` when its tables are newer
     than this program.
     """
-    with _connected(url) as connection:
+    with connected(url) as connection:
         connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": _LOCK})
         if (present := _revision(connection)) != newest():
             _must_be_known(present)
@@ -42,7 +42,7 @@ def ensure_database(url: str) -> None:
     """
     wanted = make_url(url)
     server = wanted.set(database="postgres")
-    with _connected(server.render_as_string(hide_password=False), isolation_level="AUTOCOMMIT") as connection:
+    with connected(server.render_as_string(hide_password=False), isolation_level="AUTOCOMMIT") as connection:
         exists = text("select 1 from pg_database where datname = :name")
         if connection.execute(exists, {"name": wanted.database}).first() is not None:
             return
@@ -59,7 +59,7 @@ def ensure_database(url: str) -> None:
 
 def current_revision(url: str) -> str | None:
     """The step the database stands at; `None` = empty."""
-    with _connected(url) as connection:
+    with connected(url) as connection:
         return _revision(connection)
 
 
@@ -78,6 +78,7 @@ def config(connection: Connection) -> Config:
     made = Config()
     made.set_main_option("script_location", str(_FOLDER).replace("%", "%%"))
     made.set_main_option("path_separator", "os")
+    made.set_main_option("file_template", "%%(rev)s_%%(slug)s")
     made.attributes["connection"] = connection
     return made
 
@@ -97,7 +98,7 @@ def _must_be_known(revision: str | None) -> None:
 
 
 @contextmanager
-def _connected(url: str, **options: Any) -> Iterator[Connection]:
+def connected(url: str, **options: Any) -> Iterator[Connection]:
     """One transaction on a connection of its own."""
     engine = create_engine(url, poolclass=NullPool, connect_args={"connect_timeout": 10}, **options)
     try:

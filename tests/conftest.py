@@ -17,9 +17,8 @@ import psutil
 import psycopg
 import pytest
 from psycopg import sql
-from sqlalchemy import create_engine
 
-from deployments.tables import metadata
+from deployments import schema
 from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.postgres import EmbeddedPostgres
 
@@ -94,9 +93,7 @@ def _make_template(server: EmbeddedPostgres) -> None:
         if connection.execute("select 1 from pg_database where datname = %s", [TEMPLATE]).fetchone():
             return
         connection.execute("create database in_the_making")
-        engine = create_engine(server.url("in_the_making"))
-        metadata.create_all(engine)
-        engine.dispose()
+        schema.migrate(server.url("in_the_making"))
         connection.execute(f"alter database in_the_making rename to {TEMPLATE}")
 
 

@@ -3,6 +3,7 @@
 from typing import Any, Literal
 
 from alembic import context
+from alembic.operations.ops import MigrationScript
 from sqlalchemy import Enum
 from sqlmodel.sql.sqltypes import AutoString
 
@@ -16,12 +17,19 @@ def plain_text(kind: str, item: Any, _: Any) -> str | Literal[False]:
     return False
 
 
+def only_if_needed(_: Any, __: Any, steps: list[MigrationScript]) -> None:
+    """Write no step that does nothing."""
+    if all(part.is_empty() for part in steps[0].upgrade_ops_list):
+        steps.clear()
+
+
 context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=metadata,
     compare_type=True,
     compare_server_default=True,
     render_item=plain_text,
+    process_revision_directives=only_if_needed,
 )
 with context.begin_transaction():
     context.run_migrations()

@@ -22,7 +22,7 @@ class Event(SQLModel, table=True):
     at: datetime = Field(sa_column=timestamp(index=True))
     kind: str = Field(index=True)
     item_key: str | None = Field(default=None, index=True)
-    run_id: int | None = None
+    run_id: int | None = Field(default=None, sa_column=Column(BigInteger, nullable=True))
     data: dict[str, Any] = Field(default_factory=dict, sa_column=document())
 
 

@@ -1,5 +1,6 @@
 """The embedded server: shared by processes, brought back after a kill, clear when it cannot start."""
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -239,6 +240,21 @@ def test_two_that_notice_its_death_bring_back_one_server(home: Path) -> None:
     for user in users:
         user.release()
     assert not users[0].is_running()
+
+
+async def test_a_task_that_is_cancelled_while_it_starts_leaves_no_server(server: EmbeddedPostgres) -> None:
+    async def work() -> None:
+        async with server.using():
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(work())
+    while not server.home.exists():
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (server.data / "PG_VERSION").exists()
+    assert not server.is_running()
 
 
 def test_a_home_with_a_long_path_has_its_socket_elsewhere(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """The migrations: they make exactly the tables of the models, once, from any number of processes."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
@@ -52,6 +54,13 @@ def differences(connection: Connection) -> list[object]:
 def test_migrations_make_exactly_the_tables_of_the_models(empty_url: str, connection: Connection) -> None:
     schema.migrate(empty_url)
     assert differences(connection) == []
+
+
+def test_no_step_is_written_when_none_is_needed() -> None:
+    said = subprocess.run(
+        [sys.executable, "-m", "deployments.migrations", "Nothing"], capture_output=True, text=True
+    )
+    assert "The steps make all tables already." in said.stdout
 
 
 def test_a_missing_column_would_be_noticed(empty_url: str, connection: Connection) -> None:

@@ -1,8 +1,9 @@
 """What a server is to its users, and the server that somebody else runs."""
 
+import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Self
 
 from sqlalchemy.engine import URL, make_url
@@ -33,6 +34,18 @@ class Server(ABC):
             yield self
         finally:
             self.release()
+
+    @asynccontextmanager
+    async def using(self) -> AsyncIterator[Self]:
+        """`running` for asynchronous callers. Cancelled while it starts, it is given up all the same."""
+        acquiring = asyncio.create_task(asyncio.to_thread(self.acquire))
+        try:
+            await asyncio.shield(acquiring)
+            yield self
+        finally:
+            await asyncio.wait([acquiring])
+            if acquiring.exception() is None:
+                await asyncio.shield(asyncio.create_task(asyncio.to_thread(self.release)))
 
     @abstractmethod
     def acquire(self) -> None:

@@ -1,4 +1,4 @@
-"""The tables of the first release
+"""The first tables
 
 Revision 0001, after nothing.
 """
@@ -63,7 +63,7 @@ def upgrade() -> None:
         sa.Column("at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("kind", sa.String(), nullable=False),
         sa.Column("item_key", sa.String(), nullable=True),
-        sa.Column("run_id", sa.Integer(), nullable=True),
+        sa.Column("run_id", sa.BigInteger(), nullable=True),
         sa.Column("data", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )

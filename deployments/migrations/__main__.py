@@ -1,0 +1,37 @@
+"""Write the next step: what the tables of the models have and the steps so far do not.
+
+    python -m deployments.migrations "Items have a colour"
+
+It uses a server of its own, made for the occasion. Read the file it writes before you commit it.
+"""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from alembic import command
+
+from deployments import schema
+from quarterdeck.kernel.postgres import EmbeddedPostgres
+
+
+def main(words: str) -> None:
+    """Write the step, formatted, or say that none is needed."""
+    with tempfile.TemporaryDirectory() as home, EmbeddedPostgres(Path(home), fast=True).running() as server:
+        schema.migrate(server.url())
+        with schema.connected(server.url()) as connection:
+            configuration = schema.config(connection)
+            number = f"{int(schema.newest() or 0) + 1:04d}"
+            command.revision(configuration, words, autogenerate=True, rev_id=number)
+    written = [str(file) for file in Path(__file__).parent.glob(f"versions/{number}_*.py")]
+    for tidy in (["check", "--silent", "--fix", "--exit-zero"], ["format", "--quiet"]):
+        subprocess.run([sys.executable, "-m", "ruff", *tidy, *written], check=True)
+    for file in map(Path, written):  # Alembic puts remarks of its own in
+        lines = file.read_text().splitlines(keepends=True)
+        file.write_text("".join(line for line in lines if "# ###" not in line))
+    print("\n".join(written) or "The steps make all tables already.")
+
+
+if __name__ == "__main__":
+    main(" ".join(sys.argv[1:]) or "Change the tables")
