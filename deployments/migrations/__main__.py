@@ -24,13 +24,17 @@ def main(words: str) -> None:
             configuration = schema.config(connection)
             number = f"{int(schema.newest() or 0) + 1:04d}"
             command.revision(configuration, words, autogenerate=True, rev_id=number)
-    written = [str(file) for file in Path(__file__).parent.glob(f"versions/{number}_*.py")]
-    for tidy in (["check", "--silent", "--fix", "--exit-zero"], ["format", "--quiet"]):
-        subprocess.run([sys.executable, "-m", "ruff", *tidy, *written], check=True)
-    for file in map(Path, written):  # Alembic puts remarks of its own in
-        lines = file.read_text().splitlines(keepends=True)
-        file.write_text("".join(line for line in lines if "# ###" not in line))
-    print("\n".join(written) or "The steps make all tables already.")
+    written = list(Path(__file__).parent.glob(f"versions/{number}_*.py"))
+    for file in written:
+        _tidy(file)
+    print(*written or ["The steps make all tables already."], sep="\n")
+
+
+def _tidy(file: Path) -> None:
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(line for line in lines if "# ###" not in line))  # Alembic's own remarks
+    for how in (["check", "--silent", "--fix", "--exit-zero"], ["format", "--quiet"]):
+        subprocess.run([sys.executable, "-m", "ruff", *how, file], check=True)
 
 
 if __name__ == "__main__":
