@@ -119,6 +119,8 @@ SAMPLES: dict[str, dict[str, Any]] = {
 }
 """One event of every kind that has a text."""
 
+OF_NO_ITEM = ("project_created", "connection_changed")
+
 
 def events() -> str:
     """Every kind of event with its data and its text."""
@@ -127,7 +129,7 @@ def events() -> str:
             f"`{kind}`",
             "yes" if kind in MESSAGES else "",
             ", ".join(f"`{name}`" for name in data),
-            plain(render("en", kind, "ET-007", 26, data)),
+            plain(render("en", kind, None if kind in OF_NO_ITEM else "ET-007", 26, data)),
         )
         for kind, data in SAMPLES.items()
     ]

@@ -63,15 +63,10 @@ async def _run(house: House, order: CIOrder, job: CIJob) -> tuple[Outcome, str]:
             work_tree=job.folder,
             branch=order.commit,
             limit=timedelta(seconds=job.limit_seconds),
-            parameters={"program": job.argv[0], "args": list(job.argv[1:]), "env": _own(job.env)},
+            parameters={"program": job.argv[0], "args": list(job.argv[1:]), "env": job.env},
         )
     )
     return await runtime.wait(folder), str(folder / "agent.log")
-
-
-def _own(env: dict[str, str]) -> dict[str, str]:
-    """What a test command may see beside what every program sees."""
-    return {name: value for name, value in env.items() if not name.startswith("QUARTERDECK_")}
 
 
 async def _finish(house: House, order: CIOrder, outcome: Outcome, log_path: str) -> None:

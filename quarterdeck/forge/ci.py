@@ -125,7 +125,7 @@ class CI:
         folder = self._folder / f"{order.id.hex}.{order.lease.rpartition(' ')[2][:8]}"
         await WorkTree(self._repositories.find(order.repository), folder).make(order.commit)
         env = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-        env |= {"CI": "true", "QUARTERDECK_COMMIT": order.commit, "QUARTERDECK_REPOSITORY": order.repository}
+        env["CI"] = "true"
         return CIJob(folder, ("sh", "-e", "-c", order.command), env, self._limit_seconds)
 
     async def finish(

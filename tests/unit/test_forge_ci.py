@@ -181,7 +181,7 @@ async def test_tests_see_exactly_their_commit_and_nothing_of_earlier_runs(forge:
     job = await forge.ci.prepare(order)
     assert git(job.folder, "rev-parse", "HEAD") == head
     assert git_hand.names(job.folder) == [".git", ".quarterdeck.yaml", "hello.txt"]
-    assert (job.env["CI"], job.env["QUARTERDECK_COMMIT"]) == ("true", head)
+    assert job.env["CI"] == "true"
     await forge.ci.clear(order)
     await forge.ci.clear(order)
     assert git_hand.names(tmp_path / "forge" / "ci") == []
@@ -232,6 +232,17 @@ async def test_a_lease_that_is_over_goes_to_the_next_and_only_the_newest_holder_
         async with database.command("finish CI") as unit:
             await forge.ci.finish(unit, alive, exit_code=0)
     assert len(await events(database)) == 1
+
+
+async def test_the_next_holder_removes_what_the_last_one_left(
+    forge: LocalForge, clock: Hands, tmp_path: Path
+):
+    await push(forge, tmp_path, TESTED)
+    dead = await taken(forge)
+    left = (await forge.ci.prepare(dead)).folder
+    clock.time = dead.leased_until
+    job = await forge.ci.prepare(await taken(forge))
+    assert git_hand.names(tmp_path / "forge" / "ci") == [job.folder.name] != [left.name]
 
 
 async def test_a_holder_that_renews_keeps_its_order(forge: LocalForge, clock: Hands, tmp_path: Path):
