@@ -27,7 +27,7 @@ def main(words: str) -> None:
     written = list(Path(__file__).parent.glob(f"versions/{number}_*.py"))
     for file in written:
         _tidy(file)
-    print(*written or ["The steps make all tables already."], sep="\n")
+    print("\n".join(map(str, written)) or "The steps make all tables already.")
 
 
 def _tidy(file: Path) -> None:
