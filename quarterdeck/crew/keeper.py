@@ -234,7 +234,7 @@ def _become(order: dict[str, Any], output: int, recorded: int, error: int) -> No
         os.dup2(output, 2)
         if os.read(recorded, 1):
             os.chdir(order["cwd"])
-            os.execvp(order["argv"][0], order["argv"])  # noqa: S606
+            os.execvp(order["argv"][0], order["argv"])
     except (OSError, ValueError) as problem:
         os.write(error, str(getattr(problem, "errno", errno.EINVAL)).encode())
     finally:

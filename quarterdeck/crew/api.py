@@ -1,0 +1,53 @@
+"""The crew's HTTP routes. `app.state.crew` is the service."""
+
+from typing import Annotated
+
+from fastapi import Depends, Path, Query, Request
+from fastapi.responses import StreamingResponse
+
+from quarterdeck.crew.cards import AgentCard, RunCard, run_card
+from quarterdeck.crew.service import Crew
+from quarterdeck.kernel.paging import Page
+from quarterdeck.kernel.web import problems, room
+
+router = room("Crew")
+
+
+def _crew(request: Request) -> Crew:
+    crew: Crew = request.app.state.crew
+    return crew
+
+
+TheCrew = Annotated[Crew, Depends(_crew)]
+RunId = Annotated[int, Path(ge=1, le=2**63 - 1, description="The `run_id` of the messages.", examples=[26])]
+Follow = Annotated[bool, Query(description="Keep the answer open until the run has ended.")]
+
+
+@router.get("/agents", summary="List the agents")
+async def list_agents(crew: TheCrew) -> Page[AgentCard]:
+    """The whole crew, and how busy each agent is."""
+    return Page(items=await crew.agents())
+
+
+@router.get("/agents/{slug}", summary="Show an agent", responses=problems(404))
+async def show_agent(crew: TheCrew, slug: str) -> AgentCard:
+    """One agent."""
+    return await crew.agent_card(slug)
+
+
+@router.get("/runs/{run_id}", summary="Show an agent run", responses=problems(404))
+async def show_run(crew: TheCrew, run_id: RunId) -> RunCard:
+    """How it stands, or how it ended."""
+    return run_card(await crew.run(run_id))
+
+
+@router.get(
+    "/runs/{run_id}/log",
+    summary="Read or follow the log of an agent run",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"text/plain": {}}, "description": "What the agent said"}, **problems(404)},
+)
+async def read_log(crew: TheCrew, run_id: RunId, follow: Follow = False) -> StreamingResponse:
+    """Plain text; what is not UTF-8 becomes `�`. Long logs keep their beginning and their end."""
+    said = await crew.log(run_id, live=follow)
+    return StreamingResponse(said, media_type="text/plain")

@@ -1,0 +1,328 @@
+"""What the crew room can do: know agents and people, give out slots, execute runs.
+
+A run is opened in the transaction that decides on it, then started, waited for, and closed in the
+transaction that records its end:
+
+    run = await crew.open_run(unit, ...)           # the agent's slot is taken by this row alone
+    await crew.start(run, job)                     # repeatable: a run never starts twice
+    outcome = await crew.wait(run)                 # so is this
+    await crew.close_run(unit, run.id, outcome)    # True once
+"""
+
+import codecs
+import hmac
+import secrets
+import socket
+from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from quarterdeck.crew import enrolment, rules, store
+from quarterdeck.crew.cards import AgentCard, RunCard, agent_card, run_card
+from quarterdeck.crew.model import Agent, AgentRun, Person, RunState
+from quarterdeck.crew.roster import OWNER, Roster, tokens
+from quarterdeck.crew.runtime import Job, Outcome, Runtime
+from quarterdeck.kernel import crash
+from quarterdeck.kernel.database import Database, Unit
+from quarterdeck.kernel.errors import Conflict, NotFound, Unauthorized, Unavailable
+from quarterdeck.kernel.identity import Caller
+
+
+class Crew:
+    """Agents, people and runs. `runtimes` are the ways of executing an agent that this process has."""
+
+    def __init__(self, database: Database, runtimes: Mapping[str, Runtime], runs_folder: Path) -> None:
+        self.database = database
+        self._runtimes = runtimes
+        self._runs_folder = runs_folder
+
+    # Agents
+
+    async def agents(self) -> list[AgentCard]:
+        """Every agent with how busy it is, by slug."""
+        async with self.database.read() as session:
+            open_counts = await store.open_counts(session)
+            return [
+                agent_card(agent, open_counts.get(agent.slug, 0)) for agent in await store.agents(session)
+            ]
+
+    async def agent(self, slug: str) -> Agent:
+        """One agent. Raises `NotFound` naming those there are."""
+        async with self.database.read() as session:
+            return await _agent(session, await store.agent(session, slug), slug)
+
+    async def agent_card(self, slug: str) -> AgentCard:
+        async with self.database.read() as session:
+            agent = await _agent(session, await store.agent(session, slug), slug)
+            return agent_card(agent, await store.open_count(session, slug))
+
+    async def names(self) -> set[str]:
+        """Everyone an item can be given to: agents and people."""
+        async with self.database.read() as session:
+            agents, people = await store.agents(session), await store.people(session)
+            return {agent.slug for agent in agents} | {person.slug for person in people}
+
+    async def free_slots(self, session: AsyncSession) -> dict[str, int]:
+        """How many more runs each agent may begin now; 0 for the disabled."""
+        open_counts = await store.open_counts(session)
+        return {
+            agent.slug: rules.free_slots(agent, open_counts.get(agent.slug, 0))
+            for agent in await store.agents(session)
+        }
+
+    # People
+
+    async def who(self, token: str) -> Caller:
+        """The person with this API token. Raises `Unauthorized` when nobody has it."""
+        wanted = rules.digest(token)
+        async with self.database.read() as session:
+            people = await store.people_with_token(session)
+        for person in people:
+            if hmac.compare_digest(person.token_hash or "", wanted):
+                return rules.caller(person, "api")
+        raise Unauthorized(
+            "Nobody here has this token.",
+            "Check it, or have the owner set a new one in the roster.",
+            code="token_unknown",
+        )
+
+    async def by_handle(self, door: str, handle: str) -> Caller | None:
+        """The person whom a door (`telegram`, `plane`, `gitea`, `matrix`) knows by this name."""
+        async with self.database.read() as session:
+            person = await store.person_by_handle(session, door, handle)
+        return rules.caller(person, door) if person else None
+
+    async def people(self) -> list[Person]:
+        async with self.database.read() as session:
+            return await store.people(session)
+
+    async def has_owner_token(self) -> bool:
+        async with self.database.read() as session:
+            person = await store.person(session, OWNER)
+        return person is not None and person.token_hash is not None
+
+    async def set_owner_token(self, token: str) -> None:
+        """Make this the owner's token; the former one ends. Raises `Misconfigured` if it is somebody's."""
+        async with self.database.command("set owner token") as unit:
+            await enrolment.take_token(unit, await enrolment.the_owner(unit), token)
+
+    # The roster
+
+    async def is_empty(self) -> bool:
+        """Has no roster been imported yet?"""
+        async with self.database.read() as session:
+            agents, people = await store.agents(session), await store.people(session)
+        return not agents and all(person.slug == OWNER for person in people)
+
+    async def drift(self, roster: Roster) -> list[str]:
+        """How the file and the tables differ, in sentences; tokens are not compared."""
+        async with self.database.read() as session:
+            return await enrolment.differences(session, roster)
+
+    async def import_roster(self, roster: Roster, environ: Mapping[str, str]) -> list[str]:
+        """Make the tables equal to the file; returns what was different, and which tokens are not set.
+
+        Who is no longer in the file is taken out, the owner excepted. A token whose variable is not set
+        now stays as it was; one that the file no longer names ends.
+        """
+        given = tokens(roster, environ)
+        async with self.database.command("import roster") as unit:
+            told = await enrolment.enrol(unit, roster, given)
+            unit.wake("items")
+        return told
+
+    # Runs
+
+    @cached_property
+    def host(self) -> str:
+        """Who can reach the runs' folders: a name that is kept in their folder itself."""
+        path, name = self._runs_folder / "host", f"{socket.gethostname()}-{secrets.token_hex(4)}"
+        try:
+            self._runs_folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if not path.exists():
+                part = path.with_name(f"host.{name}")
+                part.write_text(name, encoding="utf-8")
+                with suppress(FileExistsError):  # the first name stays
+                    path.hardlink_to(part)
+                part.unlink()
+            return path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise Unavailable(
+                f"{self._runs_folder} cannot be written: {error.strerror}.",
+                "Make room on the disk, or give this user the right to write there.",
+                code="runs_folder_unusable",
+            ) from error
+
+    def runtime(self, name: str) -> Runtime:
+        """A way of executing agents. Raises `NotFound` naming those there are."""
+        if name not in self._runtimes:
+            raise NotFound.among("runtime", name, self._runtimes)
+        return self._runtimes[name]
+
+    def folder_of(self, run: AgentRun) -> Path:
+        """Where a run of this host keeps its job, its log and its result."""
+        return self._runs_folder / run.folder
+
+    async def open_run(
+        self,
+        unit: Unit,
+        *,
+        item_id: UUID,
+        item_key: str,
+        stage: str,
+        round: int,
+        agent: str,
+        limit_seconds: float,
+        idempotency_key: str,
+    ) -> AgentRun:
+        """Take a slot of the agent for a run of this host; the same key gives the same run again.
+
+        Raises `NotFound`, or `Conflict`: `agent_disabled`, or `busy` when it has no free slot.
+        """
+        found = await store.locked_agent(unit.session, agent)
+        if earlier := await store.run_by_key(unit.session, idempotency_key):
+            return earlier
+        worker = await _agent(unit.session, found, agent)
+        _must_be_free(worker, await store.open_count(unit.session, agent))
+        run = AgentRun(
+            item_id=item_id,
+            item_key=item_key,
+            stage=stage,
+            round=round,
+            agent=agent,
+            runtime=worker.runtime,
+            idempotency_key=idempotency_key,
+            limit_seconds=limit_seconds,
+            host=self.host,
+            folder=f"{item_key}-{stage}-{round}-{secrets.token_hex(4)}",
+            created_at=unit.now,
+        )
+        unit.session.add(run)
+        await unit.session.flush()
+        unit.wake("runs", run.id)
+        return run
+
+    async def mark_started(self, unit: Unit, run_id: int) -> bool:
+        """The program runs. True the first time."""
+        unit.wake("runs", run_id)
+        return await store.change_run(
+            unit.session,
+            run_id,
+            unless={RunState.RUNNING, RunState.ENDED},
+            state=RunState.RUNNING,
+            started_at=unit.now,
+        )
+
+    async def close_run(self, unit: Unit, run_id: int, outcome: Outcome) -> bool:
+        """Record how a run ended and give its slot back. True the first time; later ones change nothing."""
+        unit.wake("runs", run_id)
+        return await store.change_run(
+            unit.session,
+            run_id,
+            unless={RunState.ENDED},
+            state=RunState.ENDED,
+            started_at=outcome.started_at,
+            ended_at=outcome.ended_at or unit.now,
+            exit_code=outcome.exit_code,
+            timed_out=outcome.timed_out,
+            cancelled=outcome.cancelled,
+            error=outcome.error,
+            result=outcome.result,
+            tokens=outcome.tokens,
+            cost_micro_usd=outcome.cost_micro_usd,
+        )
+
+    async def start(self, run: AgentRun, job: Job) -> bool:
+        """Start the run, or adopt it. False: it cannot be launched; `wait` says why.
+
+        Raises `Unavailable` when this host cannot start anything now, or when the run is another host's.
+        """
+        self._must_be_here(run)
+        crash.point("before agent start")
+        is_launched = await self.runtime(run.runtime).start(job)
+        crash.point("after agent start")
+        return is_launched
+
+    async def wait(self, run: AgentRun) -> Outcome:
+        """How a run that was started ended. Giving up the wait does the run no harm."""
+        self._must_be_here(run)
+        return await self.runtime(run.runtime).wait(self.folder_of(run))
+
+    async def stop(self, run: AgentRun, why: str) -> Outcome | None:
+        """End a run and see it ended; one that was not started never will. None: it is another host's."""
+        if run.host != self.host:
+            return None
+        return await self.runtime(run.runtime).stop(self.folder_of(run), why)
+
+    def _must_be_here(self, run: AgentRun) -> None:
+        if run.host != self.host:
+            raise Unavailable(
+                f"Run {run.id} belongs to the host {run.host}; this is {self.host}.",
+                "It goes on when a desk of that host is up; cancel the item if that host is gone.",
+                code="run_elsewhere",
+            )
+
+    async def open_runs(self, host: str | None = None) -> list[AgentRun]:
+        """Runs that have not ended, oldest first; of one host, or of all."""
+        async with self.database.read() as session:
+            return await store.open_runs(session, host)
+
+    async def runs_of(self, item_key: str) -> list[RunCard]:
+        """All runs of an item, in their order."""
+        async with self.database.read() as session:
+            return [run_card(run) for run in await store.runs_of(session, item_key)]
+
+    async def run(self, run_id: int) -> AgentRun:
+        """One run. Raises `NotFound` naming the newest ones."""
+        async with self.database.read() as session:
+            if run := await store.run(session, run_id):
+                return run
+            newest = [str(run.id) for run in await store.newest_runs(session, 10)]
+        raise NotFound.among("run", str(run_id), newest)
+
+    async def result_of(self, run_id: int) -> dict[str, Any]:
+        """What the agent reported; empty if it reported nothing."""
+        return (await self.run(run_id)).result or {}
+
+    async def log(self, run_id: int, *, live: bool = False) -> AsyncIterator[str]:
+        """What a run said, as text; `live`: until it ends. Raises `NotFound`."""
+        run = await self.run(run_id)
+        if run.host != self.host:
+            raise NotFound(
+                f"The log of run {run_id} is on the host {run.host}.", "Ask there.", code="log_elsewhere"
+            )
+        is_live = live and run.state is not RunState.ENDED
+        return _text(self.runtime(run.runtime).follow(self.folder_of(run), live=is_live))
+
+
+async def _agent(session: AsyncSession, agent: Agent | None, slug: str) -> Agent:
+    if agent is None:
+        raise NotFound.among("agent", slug, [agent.slug for agent in await store.agents(session)])
+    return agent
+
+
+def _must_be_free(agent: Agent, open_runs: int) -> None:
+    if not agent.is_enabled:
+        raise Conflict(
+            f"Agent {agent.slug} is disabled.",
+            "Enable it in the roster, then `quarterdeck setup --apply`.",
+            code="agent_disabled",
+        )
+    if not rules.free_slots(agent, open_runs):
+        raise Conflict(
+            f"Agent {agent.slug} is busy with {open_runs} of {agent.max_concurrent} runs.",
+            "It is tried again when one of them ends.",
+            code="busy",
+        )
+
+
+async def _text(pieces: AsyncIterator[bytes]) -> AsyncIterator[str]:
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    async for piece in pieces:
+        yield decoder.decode(piece)
+    yield decoder.decode(b"", final=True)
