@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from quarterdeck.board.cards import Card
+    from quarterdeck.crew.cards import RunCard
     from quarterdeck.house import House
 
 app = typer.Typer(help="Work items: file, show, edit, decide, follow.")
@@ -196,6 +197,69 @@ async def _tell_events(house: "House", key: str, seen: int, as_json: bool) -> in
             print(entry.model_dump_json() if as_json else f"{at}  {entry.text}", flush=True)
         if page.next_cursor is None:
             return seen
+
+
+@app.command()
+def runs(key: Key, as_json: AsJson = False) -> None:
+    """List the agent runs of a work item, in their order."""
+
+    async def found(house: "House") -> "list[RunCard]":
+        await house.board.item(key)
+        return await house.crew.runs_of(key)
+
+    cards = terminal.in_house(found)
+
+    def people(console: "Console") -> None:
+        rows = [
+            (r.id, r.stage, r.round, r.agent, r.started_at, r.seconds and f"{r.seconds:.1f}", _ending(r))
+            for r in cards
+        ]
+        head = ("Run", "Stage", "Round", "Agent", "Started", "Seconds", "End")
+        terminal.table(console, head, rows, "No agent has worked on it yet.")
+
+    terminal.show({"items": cards, "next_cursor": None}, as_json, people)
+
+
+def _ending(run: "RunCard") -> str:
+    if run.ended_at is None:
+        return run.state.value
+    if run.cancelled:
+        return f"cancelled: {run.error}"
+    if run.timed_out:
+        return "killed at its limit"
+    if run.exit_code is None:
+        return f"never launched: {run.error}"
+    return "finished" if run.exit_code == 0 and not run.error else f"failed ({run.exit_code}) {run.error}"
+
+
+@app.command()
+def log(
+    key: Key,
+    run: Annotated[int | None, typer.Option(help="Which run; the newest if not said.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run ends.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Print what an agent said while it worked on a work item."""
+    said = terminal.in_house(lambda house: _say(house, key, run, follow, as_json))
+    if as_json:
+        terminal.show({"log": said}, as_json, lambda console: None)
+
+
+async def _say(house: "House", key: str, run_id: int | None, follow: bool, as_json: bool) -> str:
+    """Print the log as it comes, or only collect it for JSON."""
+    from quarterdeck.kernel.errors import NotFound
+
+    await house.board.item(key)
+    known = [run.id for run in await house.crew.runs_of(key)]
+    if not known or (run_id and run_id not in known):
+        raise NotFound.among("run", str(run_id or ""), map(str, known))
+    said: list[str] = []
+    async for piece in await house.crew.log(run_id or known[-1], live=follow):
+        if as_json:
+            said.append(piece)
+        else:
+            print(piece, end="", flush=True)
+    return "".join(said)
 
 
 def _decide(as_json: bool, key: str, approved: bool, comment: str, by: str | None) -> None:
