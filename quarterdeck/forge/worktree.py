@@ -61,9 +61,8 @@ class WorkTree:
         await self._commit_leftovers(branch)
         head = (await self._git("rev-parse", "--verify", "HEAD^{commit}")).text
         start = (await self._git("rev-parse", "--verify", "--quiet", _START, accept=(0, 1))).text
-        current = await self.bare.head(branch) or ""
-        if current != head:
-            await self._must_follow(branch, start, current, head)
+        if await self.bare.head(branch) != head:
+            await self._must_follow(branch, start, head)
             await self._push(branch, start, head)
         await self._git("update-ref", _START, head)
         return head
@@ -100,9 +99,7 @@ class WorkTree:
                 code="cannot_commit",
             )
 
-    async def _must_follow(self, branch: str, start: str, current: str, head: str) -> None:
-        if current != start:
-            raise _moved(branch, current)
+    async def _must_follow(self, branch: str, start: str, head: str) -> None:
         follows = ("merge-base", "--is-ancestor", start, head)
         if start and (await self._git(*follows, accept=(0, 1))).code:
             raise Conflict(

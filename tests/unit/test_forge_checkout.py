@@ -224,6 +224,16 @@ async def test_a_folder_without_a_repository_never_leads_git_to_one_further_up(
     assert (outer / "precious.txt").is_file()
 
 
+@pytest.mark.parametrize("name", ["commondir", "info/grafts", "objects/info/alternates"])
+async def test_a_work_tree_that_speaks_for_another_repository_is_not_published(
+    forge: LocalForge, work: Path, tmp_path: Path, name: str
+):
+    other = git_hand.repository(tmp_path / "other")
+    write(work, f".git/{name}", f"{other}/.git\n")
+    with pytest.raises(Conflict, match="not the work tree"):
+        await forge.publish("demo", BRANCH, work)
+
+
 async def test_a_branch_that_was_moved_meanwhile_is_not_overwritten(
     forge: LocalForge, work: Path, tmp_path: Path
 ):

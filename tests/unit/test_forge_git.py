@@ -44,6 +44,17 @@ async def test_the_user_has_no_say_in_how_git_behaves(git: Git, tmp_path: Path, 
     assert who.text.startswith("Anna <anna@example.org>")
 
 
+async def test_hooks_and_watchers_that_a_repository_names_are_not_run(git: Git, tmp_path: Path):
+    work = git_hand.repository(tmp_path / "work")
+    trap = program(tmp_path, f"touch {tmp_path}/sprung")
+    git_hand.write(work, "hooks/pre-commit", f"#!/bin/sh\nexec {trap}\n", executable=True)
+    git_hand.git(work, "config", "core.hooksPath", str(work / "hooks"))
+    git_hand.git(work, "config", "core.fsmonitor", trap)
+    await git.run("add", "--all", at=work / ".git", tree=work)
+    await git.run("commit", "--quiet", "--message", "More", at=work / ".git", tree=work)
+    assert not (tmp_path / "sprung").exists()
+
+
 async def test_only_local_repositories_are_spoken_to(git: Git):
     for url in ("https://127.0.0.1:1/x", "ssh://127.0.0.1/x", "ext::sh -c touch% /tmp/x"):
         with pytest.raises(Unavailable, match="not allowed"):
