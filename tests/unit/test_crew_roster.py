@@ -13,7 +13,7 @@ from quarterdeck.kernel.errors import Misconfigured, NotFound, Unauthorized
 ROSTER = """\
 agents:
   - slug: analyst
-    parameters: {program: ./agents/analyst, args: [--fast]}
+    parameters: {program: agents/analyst, args: [--fast]}
   - slug: developer
     name: Dev
     max_concurrent: 2
@@ -48,6 +48,8 @@ def test_a_roster_says_who_works_here(tmp_path: Path) -> None:
     found = roster(tmp_path)
     assert [agent.slug for agent in found.agents] == ["analyst", "developer"]
     assert found.agents[0].columns()["name"] == "Analyst"
+    assert found.agents[0].parameters["program"] == str(tmp_path / "agents/analyst")
+    assert found.agents[1].parameters["program"] == "develop"
     assert found.people[0].handles == {"telegram": "4711"}
     assert found.notifications == [{"channel": "log"}]
 
