@@ -1,0 +1,246 @@
+"""The command line: it answers people and programs, with the exit codes 0, 1 and 2, and no traceback."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import structlog
+
+from deployments.cli import run
+from deployments.commands.item import Priority as Offered
+from quarterdeck.board.model import Priority
+from tests.fakes.company import company, environment
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command said, and how it ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Command = Callable[..., Said]
+
+
+@pytest.fixture(autouse=True)
+def _logs_left_as_they_were() -> Iterator[None]:
+    """A command sends the logs of its process to its own error output."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers, root.level = handlers, level
+    logging.captureWarnings(False)
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def quarterdeck(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Command:
+    """The program `quarterdeck` in a company with the project ET."""
+
+    async def move_in() -> None:
+        async with company(tmp_path, database_url):
+            pass
+
+    asyncio.run(move_in())
+    for name, value in environment(tmp_path, database_url).items():
+        monkeypatch.setenv(name, value)
+
+    def command(*arguments: str) -> Said:
+        capsys.readouterr()
+        code = run(list(arguments))
+        return Said(code, *capsys.readouterr())
+
+    assert command("project", "create", "ET", "Enduro").code == 0
+    return command
+
+
+def test_an_item_is_filed_shown_edited_and_found(quarterdeck: Command):
+    filed = quarterdeck("item", "create", "ET", "Greet", "--priority", "high", "--label", "a", "--label", "b")
+    assert (filed.code, filed.out.strip()) == (0, "Filed ET-001; it waits in analysis.")
+    edited = quarterdeck(
+        "item", "edit", "ET-001", "--title", "Greet me", "--assignee", "developer", "--label", "", "--json"
+    )
+    assert (edited.json["title"], edited.json["assignee"], edited.json["labels"]) == (
+        "Greet me",
+        "developer",
+        [],
+    )
+    assert quarterdeck("item", "edit", "ET-001", "--assignee", "", "--json").json["assignee"] is None
+    shown = quarterdeck("item", "show", "ET-001")
+    assert shown.code == 0
+    assert "Greet me" in shown.out and "queued in analysis" in shown.out
+    listed = quarterdeck("item", "list", "--state", "queued", "--search", "greet", "--json").json
+    assert [item["key"] for item in listed["items"]] == ["ET-001"]
+    assert "ET-001" in quarterdeck("item", "list").out
+
+
+def test_events_are_told_one_a_line(quarterdeck: Command):
+    quarterdeck("item", "create", "ET", "Greet")
+    quarterdeck("item", "cancel", "ET-001", "--comment", "no")
+    for more in ([], ["--follow"]):
+        lines = quarterdeck("item", "events", "ET-001", "--json", *more).out.splitlines()
+        assert [json.loads(line)["kind"] for line in lines] == ["item_filed", "item_cancelled"]
+    assert "ET-001" in quarterdeck("item", "events", "ET-001").out
+
+
+def test_an_item_is_cancelled_and_taken_up_again(quarterdeck: Command):
+    quarterdeck("item", "create", "ET", "Greet")
+    assert quarterdeck("item", "cancel", "ET-001", "--json").json["state"] == "cancelled"
+    assert quarterdeck("item", "retry", "ET-001", "--json").json["state"] == "queued"
+    again = quarterdeck("item", "retry", "ET-001")
+    assert again.code == 1
+    assert "queued" in again.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["item", "show", "ET-999"], "ET-001"),
+        (["item", "runs", "ET-999"], "ET-001"),
+        (["item", "log", "ET-999"], "ET-001"),
+        (["item", "approve", "ET-999"], "ET-001"),
+        (["item", "approve", "ET-001"], "does not wait"),
+        (["item", "create", "XX", "Greet"], "ET"),
+        (["item", "create", "ET", "Greet", "--assignee", "nobody"], "developer"),
+        (["item", "list", "--stage", "nonsense"], "analysis"),
+        (["project", "create", "ET", "Again"], "already"),
+        (["project", "create", "XX", "New", "--pipeline", "nonsense"], "default"),
+        (["agent", "show", "nobody"], "developer"),
+        (["item", "log", "ET-001"], "no run"),
+        (["notify", "test", "pigeon"], "telegram"),
+        (["dead-letters", "resend", "999"], "999"),
+    ],
+)
+def test_what_fails_says_why_and_what_to_do(quarterdeck: Command, arguments, named):
+    quarterdeck("item", "create", "ET", "Greet")
+    said = quarterdeck(*arguments)
+    assert (said.code, said.out) == (1, "")
+    assert named in said.err
+    assert len(said.err.splitlines()) >= 2
+    assert "Traceback" not in said.err
+
+
+def test_an_error_for_programs_is_json_too(quarterdeck: Command):
+    said = quarterdeck("item", "show", "ET-999", "--json")
+    assert (said.code, said.out) == (1, "")
+    assert set(json.loads(said.err)) == {"code", "detail", "instruction"}
+    assert json.loads(said.err)["code"] == "unknown_item"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["item", "show"],
+        ["item", "create", "ET", "Greet", "--priority", "soon"],
+        ["item", "create", "ET", ""],
+        ["item", "list", "--state", "lost"],
+        ["item", "list", "--limit", "0"],
+        ["item", "list", "--cursor", "rubbish"],
+        ["item", "reject", "ET-001"],
+        ["project", "create", "e t", "x"],
+    ],
+)
+def test_wrong_use_ends_with_two(quarterdeck: Command, arguments):
+    said = quarterdeck(*arguments)
+    assert (said.code, said.out) == (2, "")
+    assert said.err
+    assert "Traceback" not in said.err
+
+
+def test_agents_and_their_work_are_listed(quarterdeck: Command):
+    slugs = [agent["slug"] for agent in quarterdeck("agent", "list", "--json").json["items"]]
+    assert slugs == ["analyst", "architect", "developer", "reviewer"]
+    assert "idle" in quarterdeck("agent", "show", "developer").out
+    quarterdeck("item", "create", "ET", "Greet")
+    assert "No agent has worked on it yet." in quarterdeck("item", "runs", "ET-001").out
+
+
+def test_a_test_message_goes_to_the_log_and_to_nobody_unconfigured(quarterdeck: Command):
+    assert quarterdeck("notify", "test", "log", "--json").json["ok"] is True
+    said = quarterdeck("notify", "test", "telegram", "--json")
+    assert (said.code, said.json["ok"]) == (1, False)
+
+
+def test_messages_are_listed(quarterdeck: Command):
+    for command in ("outbox", "dead-letters"):
+        assert quarterdeck(command, "list", "--json").json == {"items": [], "next_cursor": None}
+        assert "No messages." in quarterdeck(command, "list").out
+
+
+def test_keys_are_rotated(quarterdeck: Command, tmp_path: Path):
+    before = len(list((tmp_path / "keys").glob("master-*")))
+    assert quarterdeck("keys", "rotate", "--json").json["sealed_anew"] == {"connections": 0}
+    assert len(list((tmp_path / "keys").glob("master-*"))) == before + 1
+
+
+def test_status_tells_what_is_going_on(quarterdeck: Command):
+    quarterdeck("item", "create", "ET", "Greet")
+    found = quarterdeck("status", "--json").json
+    assert found["items"]["queued"] == 1
+    assert (found["whose_move"], found["dead_letters"], found["processes"]) == ([], 0, {})
+    shown = quarterdeck("status")
+    assert shown.code == 0
+    assert "queued" in shown.out and "closed" in shown.out
+
+
+def test_without_a_desk_a_command_says_how_to_make_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("QUARTERDECK_HOME", str(tmp_path / "nowhere"))
+    monkeypatch.delenv("QUARTERDECK_DATABASE_URL", raising=False)
+    assert run(["status"]) == 1
+    assert "quarterdeck setup" in capsys.readouterr().err
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_without_tables_a_command_says_how_to_make_them(quarterdeck: Command, admin, monkeypatch, postgres):
+    monkeypatch.setenv("QUARTERDECK_DATABASE_URL", postgres.url("postgres"))
+    said = quarterdeck("item", "list")
+    assert said.code == 1
+    assert "quarterdeck setup" in said.err
+
+
+def test_a_wrong_setting_is_named(quarterdeck: Command, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("QUARTERDECK_HTTP_PORT", "canary")
+    said = quarterdeck("status")
+    assert said.code == 1
+    assert "HTTP_PORT" in said.err.upper()
+    assert "Traceback" not in said.err
+
+
+def test_an_unexpected_error_shows_its_traceback_only_to_who_asks(quarterdeck: Command, monkeypatch):
+    async def broken(*_: object) -> None:
+        raise RuntimeError("canary")
+
+    monkeypatch.setattr("quarterdeck.board.service.Board.item", broken)
+    said = quarterdeck("item", "show", "ET-001")
+    assert said.code == 1
+    assert "--debug" in said.err
+    assert "Traceback" not in said.err
+    with pytest.raises(RuntimeError, match="canary"):
+        quarterdeck("--debug", "item", "show", "ET-001")
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]):
+    assert run(["--help"]) == 0
+    shown = capsys.readouterr().out
+    for word in ("up", "demo", "setup", "doctor", "status", "item", "project", "agent", "notify", "keys"):
+        assert word in shown
+
+
+def test_priorities_of_the_command_line_are_those_of_the_board():
+    assert set(get_args(Offered)) == {priority.value for priority in Priority}
