@@ -10,6 +10,7 @@ import os
 import secrets
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -115,6 +116,17 @@ async def _run(console: Console, settings: Settings, keep_open: bool) -> int:
         await desk.close()
 
 
+def _sample_repository(folder: Path) -> Path:
+    """A git repository as somebody would bring it: a README, and the command that tests it."""
+    folder.mkdir()
+    (folder / "README.md").write_text("# Greetings\n", encoding="utf-8")
+    (folder / ".quarterdeck.yaml").write_text("test: python3 -m unittest\n", encoding="utf-8")
+    who = ("-c", "user.name=Demo", "-c", "user.email=demo@localhost")
+    for arguments in (("init", "-q", "-b", "main"), ("add", "--all"), (*who, "commit", "-q", "-m", "Begin")):
+        subprocess.run(["git", *arguments], cwd=folder, check=True)
+    return folder
+
+
 class Journey:
     """One item on its way, watched through the API as anybody could."""
 
@@ -132,7 +144,6 @@ class Journey:
             SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(),
             console=console, transient=True,
         )  # fmt: skip
-        self._last_event = 0
         self._told: set[int] = set()
         self._kinds: set[str] = set()
 
@@ -151,7 +162,8 @@ class Journey:
             return 0 if item["state"] == "done" and not missing else 1
 
     async def _file(self) -> str:
-        await self._post("/projects", {"key": "DEMO", "name": "Demo", "repository": "demo"})
+        repository = await asyncio.to_thread(_sample_repository, self.settings.folder / "sample")
+        await self._post("/projects", {"key": "DEMO", "name": "Demo", "repository": str(repository)})
         wish = {
             "project": "DEMO",
             "title": "Greet the user by name",
@@ -159,11 +171,12 @@ class Journey:
             "priority": "high",
         }
         item = await self._post("/items", wish)
-        self.console.print(f"[bold]{item['key']}[/] filed: {item['title']}")
-        self.console.print(
-            f"  runs in Prefect: {self.prefect}/runs   API: {self.web}/api/v1/items/{item['key']}"
+        self._say(
+            f"[bold]{item['key']}[/] filed: {item['title']}\n"
+            f"  Prefect: {self.prefect}/runs\n"
+            f"  API:     {self.web}/api/v1/items/{item['key']}\n"
+            "  Messages go to the log channel; here they are as they are sent.\n"
         )
-        self.console.print("  messages go to the log channel; here they are as they are sent:\n")
         return str(item["key"])
 
     async def _follow(self, key: str, bar: Any) -> dict[str, Any]:
@@ -171,8 +184,6 @@ class Journey:
         give_up = time.monotonic() + PATIENCE
         while True:
             item = await self._get(f"/items/{key}")
-            for event in await self._new_events(key):
-                await self._act_on(key, event)
             await self._tell_messages(key)
             if item["stage"] not in seen:
                 seen.append(item["stage"])
@@ -186,33 +197,25 @@ class Journey:
                 return item
             await asyncio.sleep(LOOK)
 
-    async def _new_events(self, key: str) -> list[dict[str, Any]]:
-        page = await self._get(f"/items/{key}/events", cursor=self._last_event)
-        events: list[dict[str, Any]] = page["items"]
-        if events:
-            self._last_event = events[-1]["id"]
-        return events
-
-    async def _act_on(self, key: str, event: dict[str, Any]) -> None:
+    async def _act_on(self, key: str, kind: str) -> None:
         """Play the people: install the missing program, approve."""
-        if event["kind"] == "error":
-            self.console.print("  [yellow]The architect's program is missing, on purpose: installing it.[/]")
+        if kind == "error":
+            self._say("  [yellow]The architect's program is missing, on purpose: installing it.[/]")
             agents = self.settings.folder / "agents"
             await asyncio.to_thread(shutil.copy, agents / "rehearsal.py", agents / "architect.py")
-        if event["kind"] == "approval_requested":
-            await self._approve(key)
+        if kind == "approval_requested":
+            self._say(
+                f"\n  [yellow]A person would now approve, by one of:[/]\n"
+                f"    quarterdeck item approve {key}\n"
+                f"    POST {self.web}/api/v1/items/{key}/approve\n"
+                f"    {self.prefect}: the run `{key} · approval · …`, Resume\n"
+                f"  [yellow]The demo does it by itself in {THINKING:.0f} seconds.[/]\n"
+            )
+            await asyncio.sleep(THINKING)
+            await self._post(f"/items/{key}/approve", {"comment": "approved by the demo"})
 
-    async def _approve(self, key: str) -> None:
-        self.console.print(
-            f"\n  [yellow]A person would now approve, by one of:[/]\n"
-            f"    quarterdeck item approve {key}\n"
-            f"    POST {self.web}/api/v1/items/{key}/approve\n"
-            f"    {self.prefect}: the run `{key} · approval · …`, Resume\n"
-            f"  [yellow]The demo does it by itself in {THINKING:.0f} seconds.[/]\n",
-            highlight=False,
-        )
-        await asyncio.sleep(THINKING)
-        await self._post(f"/items/{key}/approve", {"comment": "approved by the demo"})
+    def _say(self, text: str, *, markup: bool = True) -> None:
+        self.console.print(text, markup=markup, highlight=False, soft_wrap=True)
 
     async def _tell_messages(self, key: str) -> None:
         page = await self._get("/outbox", item=key, limit=200)
@@ -222,7 +225,8 @@ class Journey:
             if message["state"] == "sent" and message["id"] not in self._told:
                 self._told.add(message["id"])
                 self._kinds.add(message["kind"])
-                self.console.print("  " + message["text"].splitlines()[0], markup=False, highlight=False)
+                self._say("  " + message["text"].splitlines()[0], markup=False)
+                await self._act_on(key, message["kind"])
 
     async def _sum_up(self, item: dict[str, Any]) -> None:
         table = Table(title=f"\n{item['key']}: {item['state']}", title_justify="left")

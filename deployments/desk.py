@@ -85,10 +85,10 @@ class Desk:
             bell.clear()
             try:
                 wait, pause = await duty(), 0.5
-            except Unavailable as error:
+            except (Unavailable, httpx.HTTPError) as error:
                 wait, pause = pause, min(pause * 2, LONGEST_PAUSE)
-                log.warning("duty_waits", duty=name, reason=error.detail, seconds=wait)
-            except (QuarterdeckError, httpx.HTTPError) as error:
+                log.warning("duty_waits", duty=name, reason=str(error), seconds=wait)
+            except QuarterdeckError as error:
                 wait, pause = pause, min(pause * 2, LONGEST_PAUSE)
                 log.error("duty_failed", duty=name, reason=str(error), seconds=wait)
             except Exception:

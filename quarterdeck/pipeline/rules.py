@@ -10,7 +10,7 @@ step, so a crash between any two of them costs nothing and repeats nothing.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from quarterdeck.board.model import FINAL, State
@@ -20,10 +20,13 @@ from quarterdeck.pipeline.model import GateVerdict
 POLL = timedelta(seconds=15)
 """How often a pending gate is asked again when nothing wakes the item."""
 
+RELAUNCH = timedelta(seconds=2)
+"""The pause after a launch that failed, doubled each time: at once it would fail again."""
+
 
 @dataclass(frozen=True)
 class RunFacts:
-    """The agent run of this round. `ended` with neither exit code nor time-out means it never started."""
+    """The agent run of this round."""
 
     id: int
     ended: bool = False
@@ -31,6 +34,10 @@ class RunFacts:
     timed_out: bool = False
     cancelled: bool = False
     error: str = ""
+
+    @property
+    def was_launched(self) -> bool:
+        return not self.ended or self.exit_code is not None
 
     @property
     def succeeded(self) -> bool:
@@ -112,12 +119,13 @@ class Advance:
 
 @dataclass(frozen=True)
 class Repair:
-    """Back to `to` for another round, because of `cause`, with `note` for its agent."""
+    """Back to `to` for another round, because of `cause`, with `note` for its agent, after `pause`."""
 
     to: str
     agent: str | None
     cause: str
     note: str
+    pause: timedelta = timedelta(0)
 
 
 @dataclass(frozen=True)
@@ -160,7 +168,7 @@ def _agent_step(facts: Facts) -> Step | None:
             "Retry the stage, or cancel the item.",
         )
     if not run.succeeded:
-        return again(facts, f"agent:{facts.stage.name}", facts.stage.name, failure(facts.stage, run))
+        return _failed_run(facts, run)
     if facts.publish_error:
         return again(facts, f"agent:{facts.stage.name}", facts.stage.name, facts.publish_error)
     return None if facts.published else Publish(run.id)
@@ -181,6 +189,14 @@ def _gate_step(facts: Facts, gate: str, now: datetime) -> Step | None:
             if known.expires_at is not None and now >= known.expires_at:
                 return Block(f"{gate}: {known.reason}", "Find out why nothing reports, then retry the item.")
             return Wait(gate, known.reason, min(now + POLL, known.expires_at or now + POLL))
+
+
+def _failed_run(facts: Facts, run: RunFacts) -> Repair | Block:
+    cause = f"agent:{facts.stage.name}"
+    step = again(facts, cause, facts.stage.name, failure(facts.stage, run))
+    if isinstance(step, Block) or run.was_launched:
+        return step
+    return replace(step, pause=RELAUNCH * 2 ** facts.spent.get(cause, 0))
 
 
 def failure(stage: Stage, run: RunFacts) -> str:

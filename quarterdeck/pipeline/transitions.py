@@ -36,6 +36,8 @@ async def go(unit: Unit, item: WorkItem, step: Advance | Repair) -> None:
     """Move the item along its pipeline, forwards or back, and tell it."""
     left = item.stage
     await put(unit, item, moved(standing(item), step))
+    if isinstance(step, Repair) and step.pause:
+        item.wake_at = unit.now + step.pause
     if step.to != left:
         change: dict[str, Any] = {"from": left, "to": step.to, "agent": step.agent}
         unit.record("stage_changed", item=item.key, **change)

@@ -115,13 +115,20 @@ def test_a_stage_with_approval_asks_a_person_after_its_gates() -> None:
             RunFacts(7, ended=True, exit_code=-9, timed_out=True),
             "developer was killed at its limit of 1800 s",
         ),
-        (RunFacts(7, ended=True, error="cannot launch: no such file"), "cannot launch: no such file"),
         (RunFacts(7, ended=True, exit_code=0, error="the result is not JSON"), "the result is not JSON"),
     ],
 )
 def test_an_agent_that_fails_uses_up_one_round_of_its_stage(run: RunFacts, said: str) -> None:
     step = next_step(facts(run=run), NOW)
     assert step == Repair("development", "developer", "agent:development", said)
+
+
+def test_a_launch_that_failed_is_tried_again_after_a_pause_that_grows() -> None:
+    never = facts(run=RunFacts(7, ended=True, error="no such program"))
+    first, second = next_step(never, NOW), next_step(replace(never, spent={"agent:development": 1}), NOW)
+    assert isinstance(first, Repair)
+    assert isinstance(second, Repair)
+    assert timedelta(0) < first.pause < second.pause
 
 
 def test_rounds_used_up_block_the_item_and_the_last_reason_is_told() -> None:
