@@ -14,6 +14,8 @@ from sqlmodel import func, select
 from deployments import catalogue, home, parts, prefect_server, schema
 from deployments.doctor import Check, Finding, Patient
 from deployments.prefect_api import is_healthy, prefect_api, schema_of
+from quarterdeck.crew.model import Role
+from quarterdeck.crew.roster import read_roster
 from quarterdeck.kernel import http, keyring
 from quarterdeck.kernel.errors import QuarterdeckError
 
@@ -25,6 +27,8 @@ OLDEST_POSTGRES = 14
 
 SETUP = "Run `quarterdeck setup`."
 UP = "Run `quarterdeck up`."
+DRIFT = "The tables count; the file is not what works."
+APPLY = "`quarterdeck setup --apply` takes the file."
 
 
 async def home_exists(patient: Patient) -> Finding:
@@ -155,6 +159,56 @@ async def register_deployments(patient: Patient) -> str:
     return "Registered the deployments."
 
 
+async def crew_is_the_file(patient: Patient) -> Finding:
+    crew, file = patient.open_house().crew, patient.settings.crew_file
+    if await crew.is_empty():
+        return Finding("fail", "The crew is empty.", "Nobody works on anything.", SETUP)
+    if not file.exists():
+        meaning = "The tables count; nobody can see from a file who works here."
+        return Finding("warn", f"There is no {file}.", meaning, "Write the roster down there.")
+    if differences := await crew.drift(read_roster(file)):
+        return Finding("warn", "; ".join(differences), DRIFT, APPLY)
+    return Finding("ok", f"{len(await crew.agents())} agents, as in {file}.")
+
+
+async def pipelines_are_the_files(patient: Patient) -> Finding:
+    house, folder = patient.open_house(), patient.settings.pipelines_folder
+    loaded = await house.engine.load()
+    if not loaded:
+        return Finding("fail", "There is no pipeline.", "Items cannot be filed.", SETUP)
+    agents = [agent.slug for agent in await house.crew.agents()]
+    if missing := sorted({s.agent for p in loaded.values() for s in p.stages if not s.is_engine} - {*agents}):
+        fix = f"Put them into the roster, or change the pipelines. {APPLY}"
+        return Finding("fail", f"No such agent: {', '.join(missing)}.", "Their stages never start.", fix)
+    if differences := await house.engine.drift(folder, agents):
+        return Finding("warn", "; ".join(differences), DRIFT, APPLY)
+    return Finding("ok", f"{', '.join(sorted(loaded))}, as in {folder}.")
+
+
+async def agents_can_be_launched(patient: Patient) -> Finding:
+    crew = patient.open_house().crew
+    agents = [await crew.agent(card.slug) for card in await crew.agents() if card.is_enabled]
+    missing = [
+        f"{agent.slug}: {program}"
+        for agent in agents
+        if (program := agent.parameters.get("program")) and not shutil.which(program)
+    ]
+    if missing:
+        meaning = "Their runs end with an error and use up rounds."
+        fix = "Install them, or correct `program` in the roster."
+        return Finding("fail", f"No program that can be run: {', '.join(missing)}.", meaning, fix)
+    return Finding("ok", f"The programs of {len(agents)} agents are there.")
+
+
+async def somebody_may_approve(patient: Patient) -> Finding:
+    people = await patient.open_house().crew.people()
+    known = [p.slug for p in people if p.token_hash and (p.may_approve or p.role is Role.OWNER)]
+    if not known:
+        meaning = "Over HTTP nobody can approve; on this command line the owner still can."
+        return Finding("warn", "Nobody who may approve has a token.", meaning, SETUP)
+    return Finding("ok", f"{', '.join(known)} may approve.")
+
+
 async def telegram_knows_the_bot(patient: Patient) -> Finding:
     value = await patient.open_house().connections.get("telegram")
     if not value:
@@ -190,6 +244,10 @@ CHECKS: tuple[Check, ...] = (
     Check("git", git_is_there),
     Check("prefect", prefect_answers),
     Check("deployments", deployments_are_registered, register_deployments),
+    Check("crew", crew_is_the_file, needs_house=True),
+    Check("pipelines", pipelines_are_the_files, needs_house=True),
+    Check("agents", agents_can_be_launched, needs_house=True),
+    Check("people", somebody_may_approve, needs_house=True),
     Check("telegram", telegram_knows_the_bot, needs_house=True),
     Check("messages", messages_arrive, needs_house=True),
 )

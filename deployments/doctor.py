@@ -9,6 +9,8 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from sqlmodel import select
+
 from quarterdeck.house import House, open_house
 from quarterdeck.kernel.errors import QuarterdeckError
 from quarterdeck.kernel.settings import Settings
@@ -84,7 +86,10 @@ async def _admitted(settings: Settings, stack: AsyncExitStack) -> Patient:
             ),
         )
     try:
-        return Patient(settings, await stack.enter_async_context(open_house(settings)))
+        house = await stack.enter_async_context(open_house(settings))
+        async with house.database.read() as session:
+            await session.exec(select(1))
+        return Patient(settings, house)
     except QuarterdeckError as error:
         return Patient(settings, why_closed=error)
 

@@ -1,0 +1,125 @@
+"""The doctor sees what is wrong, says what it means and how to mend it, and mends what is safe."""
+
+import stat
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from deployments.checks import CHECKS
+from deployments.doctor import Check, Finding, Patient, Result, examine
+from deployments.setup import set_up_core
+from quarterdeck.house import House, open_house
+from quarterdeck.kernel.errors import Conflict
+from quarterdeck.kernel.settings import Settings
+from tests.fakes.company import company, settings_of
+
+
+async def looked(settings: Settings, *, fix: bool = False) -> dict[str, Result]:
+    return {result.check: result async for result in examine(settings, CHECKS, fix=fix)}
+
+
+@pytest.fixture
+async def settings(tmp_path: Path, database_url: str) -> Settings:
+    """A desk that `setup` has made, in a home of its own."""
+    settings = settings_of(tmp_path / "home", database_url)
+    async for _ in set_up_core(settings):
+        pass
+    return settings
+
+
+@pytest.fixture
+async def house(settings: Settings) -> AsyncIterator[House]:
+    async with open_house(settings) as house:
+        yield house
+
+
+async def test_what_setup_made_is_well_but_for_prefect(settings: Settings):
+    found = await looked(settings)
+    not_ok = {name: result.verdict for name, result in found.items() if result.verdict != "ok"}
+    assert not_ok == {"prefect": "warn", "deployments": "warn"}
+
+
+async def test_everything_that_is_not_well_says_what_to_do(tmp_path: Path, database_url: str):
+    async with company(tmp_path / "home", database_url):
+        found = await looked(settings_of(tmp_path / "home", database_url))
+    for result in found.values():
+        assert result.verdict == "ok" or result.fix, result
+
+
+async def test_keys_that_others_can_read_are_a_failure_and_made_private(settings: Settings):
+    exposed = next(settings.keys_folder.glob("prefect-*"))
+    exposed.chmod(0o644)
+    before = (await looked(settings))["keys"]
+    assert before.verdict == "fail"
+    assert exposed.name in before.detail
+    mended = (await looked(settings, fix=True))["keys"]
+    assert (mended.verdict, bool(mended.mended)) == ("ok", True)
+    assert stat.S_IMODE(exposed.stat().st_mode) == 0o600
+
+
+async def test_a_roster_that_differs_from_the_tables_is_told_and_left_alone(settings: Settings):
+    text = settings.crew_file.read_text()
+    settings.crew_file.write_text(text.replace("slug: reviewer", "slug: critic"))
+    found = (await looked(settings, fix=True))["crew"]
+    assert found.verdict == "warn"
+    assert "critic" in found.detail
+    assert "--apply" in found.fix
+
+
+async def test_a_roster_that_cannot_be_read_names_file_and_line(settings: Settings):
+    settings.crew_file.write_text("agents:\n  - slug: UPPER\n")
+    found = (await looked(settings))["crew"]
+    assert found.verdict == "fail"
+    assert "crew.yaml" in found.detail and "2" in found.detail
+
+
+async def test_a_pipeline_file_that_cannot_be_loaded_is_a_failure(settings: Settings):
+    (settings.pipelines_folder / "odd.yaml").write_text("name: odd\nstages:\n  - {name: a, agent: nobody}\n")
+    found = (await looked(settings))["pipelines"]
+    assert found.verdict == "fail"
+    assert "odd.yaml" in found.detail
+
+
+async def test_an_agent_without_a_program_is_a_failure(settings: Settings, house: House):
+    async with house.database.command("lose program") as unit:
+        agent = await house.crew.agent("developer")
+        agent.parameters = {"program": "/nowhere/agent"}
+        unit.session.add(agent)
+    found = (await looked(settings))["agents"]
+    assert found.verdict == "fail"
+    assert "developer: /nowhere/agent" in found.detail
+
+
+async def test_without_its_database_the_rest_is_looked_at_all_the_same(tmp_path: Path):
+    gone = settings_of(tmp_path, "postgresql://nobody@127.0.0.1:9/none")
+    found = await looked(gone)
+    assert found["database"].verdict == "fail"
+    assert "doctor" not in found["database"].detail
+    assert found["disk"].verdict == found["git"].verdict == "ok"
+    assert found["crew"].verdict == "warn"
+
+
+async def test_where_there_is_no_desk_nothing_is_made(tmp_path: Path):
+    settings = Settings(home=tmp_path / "nowhere", prefect_port=9)
+    found = await looked(settings)
+    assert found["home"].verdict == found["database"].verdict == "fail"
+    assert "setup" in found["home"].fix
+    assert not settings.folder.exists()
+
+
+async def test_a_check_or_a_cure_that_breaks_is_told_and_the_others_go_on(settings: Settings):
+    async def breaks(patient: Patient) -> Finding:
+        raise ZeroDivisionError
+
+    async def is_ill(patient: Patient) -> Finding:
+        return Finding("fail", "ill", "bad", "take care")
+
+    async def refuses(patient: Patient) -> str:
+        raise Conflict("not now", "later")
+
+    checks = [Check("broken", breaks), Check("stubborn", is_ill, refuses), Check("last", is_ill)]
+    broken, stubborn, last = [result async for result in examine(settings, checks, fix=True)]
+    assert (broken.verdict, "ZeroDivisionError" in broken.detail) == ("warn", True)
+    assert (stubborn.verdict, "not now" in stubborn.mended) == ("fail", True)
+    assert last == Result("last", "fail", "ill", "bad", "take care")
