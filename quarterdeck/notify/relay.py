@@ -103,7 +103,8 @@ class Relay:
         ended: list[Delivery] = []
         while (turn := await self._begin(lease)) is not None:
             outcome = await self._send(lease, turn)
-            ended.append(await self._record(lease, turn, outcome))
+            answered = self._database.clock.now()
+            ended.append(await self._record(lease, turn, outcome, answered))
         return ended
 
     async def _send(self, lease: Lease, turn: _Turn) -> Outcome:
@@ -122,30 +123,31 @@ class Relay:
             if lane is None:
                 return None
             message = None if self._stopping else await store.first_waiting(unit, lane.lane)
-            if message is None or not await self._may_go(unit, lane, message):
+            started = await self._place(unit, lane, message) if message else None
+            if message is None or started is None:
                 lane.leased_until = unit.now
                 return None
             message.attempts += 1
             message.state = Delivery.SENDING
-            lane.leased_until = unit.now + LEASE
+            lane.leased_until = started + LEASE
             assert message.id is not None
-            return _Turn(message.id, Outgoing(message.chat, message.text, message.silent), unit.now)
+            return _Turn(message.id, Outgoing(message.chat, message.text, message.silent), started)
 
-    async def _may_go(self, unit: Unit, lane: Lane, message: OutboxMessage) -> bool:
-        """Reserve a place within the limits, or note when there will be one."""
+    async def _place(self, unit: Unit, lane: Lane, message: OutboxMessage) -> datetime | None:
+        """Reserve a place within the limits, now; or None, and note when there will be one."""
         if message.state is Delivery.SENDING:  # whoever began it died before it knew the outcome
             message.possibly_twice = True
             message.state = Delivery.QUEUED
             log.warning("message_possibly_sent_twice", message=message.id, item=message.item_key)
         limited = await self._limited(unit, lane)
-        slots = [rules.next_slot(windows, queue.sends, unit.now) for queue, windows in limited]
-        slot = max([lane.resume_at, *slots])
-        if slot > unit.now:
+        now = self._database.clock.now()  # not the command's: the locks may have taken their time
+        slot = max([lane.resume_at, *(rules.next_slot(windows, q.sends, now) for q, windows in limited)])
+        if slot > now:
             lane.resume_at = message.not_before = slot
-            return False
+            return None
         for queue, windows in limited:
-            queue.sends = [*rules.remembered(windows, queue.sends, unit.now), unit.now]
-        return True
+            queue.sends = [*rules.remembered(windows, queue.sends, now), now]
+        return now
 
     async def _limited(self, unit: Unit, lane: Lane) -> list[tuple[Lane | Sender, tuple[Window, ...]]]:
         """What has limits: the chat, and the bot that all chats share."""
@@ -155,7 +157,7 @@ class Relay:
         sender = await store.sender(unit, lane.channel)
         return [(lane, channel.chat_limits(lane.chat)), (sender, channel.sender_limits)]
 
-    async def _record(self, lease: Lease, turn: _Turn, outcome: Outcome) -> Delivery:
+    async def _record(self, lease: Lease, turn: _Turn, outcome: Outcome, answered: datetime) -> Delivery:
         """Keep the outcome; a database that is away for a moment must not make us send twice."""
         patient = AsyncRetrying(
             retry=retry_if_exception_type(Unavailable),
@@ -163,10 +165,10 @@ class Relay:
             wait=wait_fixed(0.2),
             reraise=True,
         )
-        state: Delivery = await patient(self._record_once, lease, turn, outcome)
+        state: Delivery = await patient(self._record_once, lease, turn, outcome, answered)
         return state
 
-    async def _record_once(self, lease: Lease, turn: _Turn, outcome: Outcome) -> Delivery:
+    async def _record_once(self, lease: Lease, turn: _Turn, outcome: Outcome, answered: datetime) -> Delivery:
         async with self._database.command("record a sent message") as unit:
             lane = await store.held_lane(unit, lease)
             message = await store.message(unit, turn.message_id)
@@ -175,8 +177,8 @@ class Relay:
             if message.state is not Delivery.SENDING:
                 return message.state  # recorded already: the connection broke during the commit
             for queue, _ in await self._limited(unit, lane):
-                queue.sends = _moved(queue.sends, turn.started, unit.now)
-            _settle(lane, message, outcome, unit.now, self._jitter)
+                queue.sends = _moved(queue.sends, turn.started, answered)
+            _settle(lane, message, outcome, answered, self._jitter)
             return message.state
 
 
@@ -184,8 +186,8 @@ def _moved(sends: list[datetime], old: datetime, new: datetime) -> list[datetime
     """A request may arrive as late as its answer: limits count from there, to hold at the far side."""
     kept = list(sends)
     if old in kept:
-        kept[kept.index(old)] = new
-    return kept
+        kept.remove(old)
+    return [*kept, new]
 
 
 def _settle(
