@@ -96,6 +96,11 @@ def processes_of(home: Path) -> list[str]:
     return found
 
 
+@pytest.fixture(autouse=True)
+def nothing_left() -> None:
+    """Instead of the check after every test: the desk here outlives one; `open_desks` checks at the end."""
+
+
 @pytest.fixture(scope="module")
 def a_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("up") / "home"
@@ -107,6 +112,7 @@ def open_desks(a_home: Path) -> Iterator[list[OpenDesk]]:
     yield opened
     for desk in opened:
         desk.stop()
+    assert processes_of(a_home) == []
 
 
 @pytest.fixture
