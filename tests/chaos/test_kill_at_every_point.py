@@ -1,0 +1,164 @@
+"""The desk is killed (kill -9) before and after every commit and every effect on an item's way.
+
+Each desk is armed with one crash point, gets an item of its own, and finds what its predecessor left.
+At the end every item is done, no program was started twice, and every message was sent, in order.
+"""
+
+import asyncio
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+from sqlmodel import col, select
+
+from deployments.supervisor import ROOT
+from quarterdeck.board.cards import Draft, ProjectDraft, Wanted
+from quarterdeck.board.model import State, WorkItem
+from quarterdeck.crew.model import AgentRun, RunState
+from quarterdeck.house import House
+from quarterdeck.kernel.errors import Conflict
+from quarterdeck.kernel.identity import owner
+from quarterdeck.kernel.journal import Delivery, Event, OutboxMessage
+from tests.services.conftest import RunningPrefect
+
+pytestmark = [pytest.mark.services, pytest.mark.timeout(1500)]
+
+OWNER = owner("test")
+DIES_WITHIN = 90.0
+DONE_WITHIN = 240.0
+TWICE = ("claim", "open run", "start run", "end run", "decide advance")
+"""Commands whose second time is in another stage, and worth another kill."""
+
+
+@asynccontextmanager
+async def desk(prefect: RunningPrefect, **armed: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A desk in a process of its own; stopped in order at the end, if it lives."""
+    log = (prefect.settings.folder / "desks.log").open("ab")
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "deployments.desk"),
+        env=prefect.environment | armed,
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+    )
+    try:
+        yield process
+    finally:
+        log.close()
+        if process.returncode is None:
+            process.terminate()
+        await process.wait()
+
+
+@pytest.fixture
+async def approver(house: House) -> AsyncIterator[None]:
+    """Somebody who approves whatever asks for it."""
+
+    async def approve() -> None:
+        while True:
+            for card in (await house.board.items(Wanted(state=(State.WAITING_APPROVAL,)))).items:
+                with suppress(Conflict):
+                    await house.engine.decide(card.key, OWNER, approved=True)
+            await asyncio.sleep(0.1)
+
+    approving = asyncio.create_task(approve())
+    yield
+    approving.cancel()
+
+
+async def file(house: House, sample: Path) -> str:
+    if not (await house.board.projects()).items:
+        await house.board.create_project(OWNER, ProjectDraft(key="ET", name="Enduro", repository=str(sample)))
+    return (await house.board.file(OWNER, Draft(project="ET", title="Greet"))).key
+
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sample")
+    (folder / ".quarterdeck.yaml").write_text("test: python3 -m unittest\n")
+    who = ("-c", "user.name=Test", "-c", "user.email=test@localhost")
+    for arguments in (("init", "-q", "-b", "main"), ("add", "--all"), (*who, "commit", "-q", "-m", "Begin")):
+        subprocess.run(["git", *arguments], cwd=folder, check=True)
+    return folder
+
+
+async def all_done(house: House, keys: list[str]) -> None:
+    async with asyncio.timeout(DONE_WITHIN):
+        while True:
+            async with house.database.read() as session:
+                rows = (await session.exec(select(WorkItem).where(col(WorkItem.key).in_(keys)))).all()
+                waiting = select(OutboxMessage.id).where(col(OutboxMessage.state) != Delivery.SENT).limit(1)
+                is_told = (await session.exec(waiting)).first() is None
+            blocked = {row.key: row.move for row in rows if row.state is State.BLOCKED}
+            assert not blocked
+            if is_told and all(row.state is State.DONE for row in rows):
+                return
+            await asyncio.sleep(0.2)
+
+
+async def story(house: House, key: str) -> list[str]:
+    """What happened to an item, as people were told."""
+    async with house.database.read() as session:
+        wanted = select(Event).where(col(Event.item_key) == key).order_by(col(Event.id))
+        events = (await session.exec(wanted)).all()
+    return [f"{event.kind} {event.data.get('agent') or event.data.get('gate') or ''}" for event in events]
+
+
+async def test_a_desk_killed_at_any_point_loses_nothing_and_does_nothing_twice(
+    client_of_prefect: RunningPrefect, house: House, approver: None, sample: Path
+) -> None:
+    prefect, home = client_of_prefect, client_of_prefect.settings.folder
+    assert prefect.setup("prefect").returncode == 0
+    passed = home / "points"
+    model = await file(house, sample)
+    async with desk(prefect, QUARTERDECK_CRASH_LOG=str(passed)):
+        await all_done(house, [model])
+    points = [*dict.fromkeys(passed.read_text().splitlines())]
+    points += [f"{when} {command}#2" for command in TWICE for when in ("before", "after")]
+    assert {"before agent start", "after agent start", "before record check_merged"} <= set(points)
+
+    keys = []
+    for point in points:
+        keys.append(await file(house, sample))
+        async with desk(prefect, QUARTERDECK_CRASH_AT=point) as armed:
+            try:
+                ended = await asyncio.wait_for(armed.wait(), DIES_WITHIN)
+            except TimeoutError:
+                pytest.fail(f"{point!r} was never reached")
+        assert ended == -signal.SIGKILL, f"{point!r}: the desk ended with {ended}"
+    async with desk(prefect):
+        await all_done(house, keys)
+
+    expected = await story(house, model)
+    for key, point in zip(keys, points, strict=True):
+        assert await story(house, key) == expected, f"{key}, killed at {point!r}"
+    await _nothing_was_started_twice(house, home)
+    await _messages_are_complete_and_in_order(house)
+    print(f"{len(points)} crash points, {len(keys)} items done")
+
+
+async def _nothing_was_started_twice(house: House, home: Path) -> None:
+    starts = (home / "starts").read_text().splitlines()
+    assert len(starts) == len(set(starts))
+    async with house.database.read() as session:
+        runs = (await session.exec(select(AgentRun))).all()
+    assert {f"{run.item_key} {run.stage} {run.round}" for run in runs} == set(starts)
+    assert len(runs) == len(starts)
+    assert all(run.state is RunState.ENDED and run.exit_code == 0 for run in runs)
+
+
+async def _messages_are_complete_and_in_order(house: House) -> None:
+    async with house.database.read() as session:
+        messages = (await session.exec(select(OutboxMessage).order_by(col(OutboxMessage.id)))).all()
+        told = {message.event_id for message in messages}
+        events = (await session.exec(select(Event))).all()
+    kinds = {message.kind for message in messages}
+    assert all(event.id in told for event in events if event.kind in kinds)
+    assert len(told) == len(messages), "one message per event"
+    times = [message.sent_at for message in messages]
+    assert times == sorted(times, key=lambda sent: sent or messages[0].created_at)
