@@ -30,6 +30,9 @@ LEASE = timedelta(seconds=15)
 LANES = 64
 """Chats that one desk sends to at the same time."""
 
+BATCH = 50
+"""Messages begun at once where no limit holds them apart."""
+
 LOOK_AGAIN = 0.25
 """Seconds between looks for other chats while a request is under way."""
 
@@ -41,6 +44,18 @@ class _Turn:
     message_id: int
     outgoing: Outgoing
     started: datetime
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What became of a turn, and when that was known."""
+
+    turn: _Turn
+    outcome: Outcome
+    at: datetime
+
+
+_Limits = list[tuple[Lane | Sender, tuple[Window, ...]]]
 
 
 class Relay:
@@ -86,6 +101,7 @@ class Relay:
         if self._stopping:
             return set()
         async with self._database.command("take lanes") as unit:
+            await store.open_lanes(unit)
             leases = await store.take_lanes(unit, unit.now + LEASE, places)
         return {asyncio.create_task(self._deliver_lane(lease)) for lease in leases}
 
@@ -101,55 +117,45 @@ class Relay:
     async def _deliver_lane(self, lease: Lease) -> list[Delivery]:
         """Send message after message until the lane is empty or must wait; tells how each ended."""
         ended: list[Delivery] = []
-        while (turn := await self._begin(lease)) is not None:
-            outcome = await self._send(lease, turn)
-            answered = self._database.clock.now()
-            ended.append(await self._record(lease, turn, outcome, answered))
+        while turns := await self._begin(lease):
+            answers = await self._send(lease, turns)
+            ended += await self._record(lease, turns, answers)
         return ended
 
-    async def _send(self, lease: Lease, turn: _Turn) -> Outcome:
-        channel = self._channels.get(lease.channel)
-        if channel is None:
-            return Refused(f"There is no channel {lease.channel!r} here.")
-        crash.point("before sending a message")
-        outcome = await channel.send(turn.outgoing)
-        crash.point("after sending a message")
-        return outcome
+    async def _send(self, lease: Lease, turns: list[_Turn]) -> list[_Answer]:
+        """In order, up to the first that must be tried again."""
+        answers: list[_Answer] = []
+        for turn in turns:
+            crash.point("before sending a message")
+            outcome = await self._outcome(lease.channel, turn.outgoing)
+            crash.point("after sending a message")
+            answers.append(_Answer(turn, outcome, self._database.clock.now()))
+            if isinstance(outcome, Limited | Failed):
+                break
+        return answers
 
-    async def _begin(self, lease: Lease) -> _Turn | None:
-        """Record that the next message is about to leave; None: nothing may leave, and the lane is free."""
+    async def _outcome(self, name: str, outgoing: Outgoing) -> Outcome:
+        channel = self._channels.get(name)
+        return await channel.send(outgoing) if channel else Refused(f"There is no channel {name!r} here.")
+
+    async def _begin(self, lease: Lease) -> list[_Turn]:
+        """Record that the next messages are about to leave; none: the lane is free again."""
         async with self._database.command("begin sending a message") as unit:
             lane = await store.held_lane(unit, lease)
             if lane is None:
-                return None
-            message = None if self._stopping else await store.first_waiting(unit, lane.lane)
-            started = await self._place(unit, lane, message) if message else None
-            if message is None or started is None:
+                return []
+            limited = await self._limited(unit, lane)
+            messages = await store.first_waiting(unit, lane.lane, 1 if limited else BATCH)
+            for message in messages:
+                _mark_if_abandoned(message)
+            now = self._database.clock.now()  # not the command's: the locks may have taken their time
+            if self._stopping or not messages or not _reserve(lane, messages[0], limited, now):
                 lane.leased_until = unit.now
-                return None
-            message.attempts += 1
-            message.state = Delivery.SENDING
-            lane.leased_until = started + LEASE
-            assert message.id is not None
-            return _Turn(message.id, Outgoing(message.chat, message.text, message.silent), started)
+                return []
+            lane.leased_until = now + LEASE
+            return [_begun(message, now) for message in messages]
 
-    async def _place(self, unit: Unit, lane: Lane, message: OutboxMessage) -> datetime | None:
-        """Reserve a place within the limits, now; or None, and note when there will be one."""
-        if message.state is Delivery.SENDING:  # whoever began it died before it knew the outcome
-            message.possibly_twice = True
-            message.state = Delivery.QUEUED
-            log.warning("message_possibly_sent_twice", message=message.id, item=message.item_key)
-        limited = await self._limited(unit, lane)
-        now = self._database.clock.now()  # not the command's: the locks may have taken their time
-        slot = max([lane.resume_at, *(rules.next_slot(windows, q.sends, now) for q, windows in limited)])
-        if slot > now:
-            lane.resume_at = message.not_before = slot
-            return None
-        for queue, windows in limited:
-            queue.sends = [*rules.remembered(windows, queue.sends, now), now]
-        return now
-
-    async def _limited(self, unit: Unit, lane: Lane) -> list[tuple[Lane | Sender, tuple[Window, ...]]]:
+    async def _limited(self, unit: Unit, lane: Lane) -> _Limits:
         """What has limits: the chat, and the bot that all chats share."""
         channel = self._channels.get(lane.channel)
         if channel is None or not channel.sender_limits:
@@ -157,57 +163,85 @@ class Relay:
         sender = await store.sender(unit, lane.channel)
         return [(lane, channel.chat_limits(lane.chat)), (sender, channel.sender_limits)]
 
-    async def _record(self, lease: Lease, turn: _Turn, outcome: Outcome, answered: datetime) -> Delivery:
-        """Keep the outcome; a database that is away for a moment must not make us send twice."""
+    async def _record(self, lease: Lease, turns: list[_Turn], answers: list[_Answer]) -> list[Delivery]:
+        """Keep the outcomes; a database that is away for a moment must not make us send twice."""
         patient = AsyncRetrying(
             retry=retry_if_exception_type(Unavailable),
             stop=stop_after_delay(LEASE),
             wait=wait_fixed(0.2),
             reraise=True,
         )
-        state: Delivery = await patient(self._record_once, lease, turn, outcome, answered)
-        return state
+        states: list[Delivery] = await patient(self._record_once, lease, turns, answers)
+        return states
 
-    async def _record_once(self, lease: Lease, turn: _Turn, outcome: Outcome, answered: datetime) -> Delivery:
+    async def _record_once(self, lease: Lease, turns: list[_Turn], answers: list[_Answer]) -> list[Delivery]:
+        states: list[Delivery] = []
         async with self._database.command("record a sent message") as unit:
             lane = await store.held_lane(unit, lease)
-            message = await store.message(unit, turn.message_id)
-            if lane is None or message is None:
-                return Delivery.QUEUED  # somebody took over after our lease, or swept the message away
-            if message.state is not Delivery.SENDING:
-                return message.state  # recorded already: the connection broke during the commit
+            if lane is None:
+                return []  # our lease was over, and somebody took the lane
+            messages = await store.sending(unit, [turn.message_id for turn in turns])
             for queue, _ in await self._limited(unit, lane):
-                queue.sends = _moved(queue.sends, turn.started, answered)
-            _settle(lane, message, outcome, answered, self._jitter)
-            return message.state
+                queue.sends = _moved(queue.sends, answers[-1])
+            for answer in answers:
+                if message := messages.pop(answer.turn.message_id, None):
+                    _settle(lane, message, answer, self._jitter)
+                    states.append(message.state)
+            for unsent in messages.values():
+                unsent.state, unsent.attempts = Delivery.QUEUED, unsent.attempts - 1
+        return states
 
 
-def _moved(sends: list[datetime], old: datetime, new: datetime) -> list[datetime]:
+def _mark_if_abandoned(message: OutboxMessage) -> None:
+    """Whoever began to send it died before the outcome was known."""
+    if message.state is Delivery.SENDING:
+        message.possibly_twice = True
+        message.state = Delivery.QUEUED
+        log.warning("message_possibly_sent_twice", message=message.id, item=message.item_key)
+
+
+def _reserve(lane: Lane, message: OutboxMessage, limited: _Limits, now: datetime) -> bool:
+    """Take a place within the limits; or note when there will be one."""
+    slot = max([lane.resume_at, *(rules.next_slot(windows, queue.sends, now) for queue, windows in limited)])
+    if slot > now:
+        lane.resume_at = message.not_before = slot
+        return False
+    for queue, windows in limited:
+        queue.sends = [*rules.remembered(windows, queue.sends, now), now]
+    return True
+
+
+def _begun(message: OutboxMessage, now: datetime) -> _Turn:
+    message.attempts += 1
+    message.state = Delivery.SENDING
+    assert message.id is not None
+    return _Turn(message.id, Outgoing(message.chat, message.text, message.silent), now)
+
+
+def _moved(sends: list[datetime], answer: _Answer) -> list[datetime]:
     """A request may arrive as late as its answer: limits count from there, to hold at the far side."""
     kept = list(sends)
-    if old in kept:
-        kept.remove(old)
-    return [*kept, new]
+    if answer.turn.started in kept:
+        kept.remove(answer.turn.started)
+    return [*kept, answer.at]
 
 
-def _settle(
-    lane: Lane, message: OutboxMessage, outcome: Outcome, now: datetime, jitter: Callable[[], float]
-) -> None:
+def _settle(lane: Lane, message: OutboxMessage, answer: _Answer, jitter: Callable[[], float]) -> None:
     """Write down what became of a message, and when its lane goes on."""
     message.not_before = None
-    lane.failures = lane.failures + 1 if isinstance(outcome, Failed) else 0
-    match outcome:
+    lane.failures = lane.failures + 1 if isinstance(answer.outcome, Failed) else 0
+    match answer.outcome:
         case Sent(external_id):
-            message.state, message.sent_at, message.external_id = Delivery.SENT, now, external_id
+            message.state, message.sent_at, message.external_id = Delivery.SENT, answer.at, external_id
             message.reason = ""
         case Refused(reason):
             message.state, message.reason = Delivery.DEAD, reason
             log.warning("message_dead", message=message.id, item=message.item_key, reason=reason)
         case Limited(seconds):
-            _postpone(lane, message, now + rules.obeyed(seconds), f"Asked to wait {seconds:g} s.")
+            _postpone(lane, message, answer.at + rules.obeyed(seconds), f"Asked to wait {seconds:g} s.")
         case Failed(reason, maybe_sent):
             message.possibly_twice |= maybe_sent
-            _postpone(lane, message, now + rules.pause(lane.failures, jitter()), reason)
+            _postpone(lane, message, answer.at + rules.pause(lane.failures, jitter()), reason)
 
 
 def _postpone(lane: Lane, message: OutboxMessage, until: datetime, reason: str) -> None:

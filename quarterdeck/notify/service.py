@@ -53,8 +53,8 @@ class Notify:
         words = catalogue(self._language)
         text = render(self._language, event.kind, event.item_key, event.run_id, event.data)
         text = self._links.append(words, text, event.item_key, event.data)
-        for (channel, chat), silent in sorted(addresses.items()):  # one order, so that no two commands block
-            await store.enqueue(unit, _message(unit, event, channel, chat, text, silent))
+        for (channel, chat), silent in addresses.items():
+            unit.session.add(_message(unit, event, channel, chat, text, silent))
         unit.wake(OUTBOX)
 
     async def import_subscriptions(self, unit: Unit, entries: Sequence[Any]) -> None:
@@ -143,7 +143,6 @@ class Notify:
         home = await channel.home_chat(unit.session) if channel else None
         if home is not None and (message.channel, message.chat) not in named:
             message.chat, message.lane = home, _lane(message.channel, home)
-        await store.open_lane(unit, message)
 
     async def test(self, channel: str) -> Trial:
         """Send a test message now, past the outbox, and say how it fared. Raises `NotFound`."""

@@ -41,40 +41,25 @@ async def replace_subscriptions(unit: Unit, entries: Sequence[Subscription]) -> 
 # The outbox
 
 
-async def enqueue(unit: Unit, message: OutboxMessage) -> None:
-    """Add a message to the end of its lane."""
-    await open_lane(unit, message)
-    unit.session.add(message)
-    await unit.session.flush()
-
-
-async def open_lane(unit: Unit, message: OutboxMessage) -> None:
-    """Make the lane of a message known."""
-    await unit.session.exec(
-        insert(Lane)
-        .values(
-            lane=message.lane,
-            channel=message.channel,
-            chat=message.chat,
-            fence=0,
-            leased_until=unit.now,
-            resume_at=unit.now,
-            failures=0,
-            sends=[],
-        )
-        .on_conflict_do_nothing()
-    )
-
-
 async def message(unit: Unit, message_id: int) -> OutboxMessage | None:
     """One message, locked."""
     return await unit.session.get(OutboxMessage, message_id, with_for_update=True)
 
 
-async def first_waiting(unit: Unit, lane: str) -> OutboxMessage | None:
-    """The message whose turn it is."""
+async def sending(unit: Unit, ids: Sequence[int]) -> dict[int, OutboxMessage]:
+    """Those of these messages whose outcome is not recorded yet, by id, locked."""
+    query = select(OutboxMessage).where(
+        col(OutboxMessage.id).in_(ids), col(OutboxMessage.state) == Delivery.SENDING
+    )
+    found = (await unit.session.exec(query.with_for_update())).all()
+    return {message.id: message for message in found if message.id is not None}
+
+
+async def first_waiting(unit: Unit, lane: str, limit: int) -> list[OutboxMessage]:
+    """The messages whose turn it is, in order, locked."""
     query = select(OutboxMessage).where(col(OutboxMessage.lane) == lane, _waits())
-    return (await unit.session.exec(query.order_by(col(OutboxMessage.id)).limit(1).with_for_update())).first()
+    ordered = query.order_by(col(OutboxMessage.id)).limit(limit).with_for_update()
+    return list((await unit.session.exec(ordered)).all())
 
 
 async def messages_of(
@@ -101,6 +86,19 @@ async def waiting(session: AsyncSession) -> int:
 
 
 # Lanes
+
+
+async def open_lanes(unit: Unit) -> None:
+    """Make the lanes of new messages known; were that done with the messages, commands could block."""
+    known = exists().where(col(Lane.lane) == col(OutboxMessage.lane))
+    query = select(OutboxMessage.lane, OutboxMessage.channel, OutboxMessage.chat).where(_waits(), ~known)
+    fresh = {"fence": 0, "leased_until": unit.now, "resume_at": unit.now, "failures": 0, "sends": []}
+    lanes = [
+        {"lane": lane, "channel": channel, "chat": chat, **fresh}
+        for lane, channel, chat in await unit.session.exec(query.distinct())
+    ]
+    if lanes:
+        await unit.session.exec(insert(Lane).values(lanes).on_conflict_do_nothing())
 
 
 async def take_lanes(unit: Unit, until: datetime, limit: int) -> list[Lease]:

@@ -13,9 +13,9 @@ from tests.fakes.notifying import FixedConnections
 from tests.fakes.telegram import CHAT, TOKEN
 
 
-async def main(url: str, base: str) -> None:
+async def main(url: str, base: str = "") -> None:
     database = Database(url)
-    telegram = {"bot_token": TOKEN, "chat_id": CHAT, "api_base": base}
+    telegram = {"bot_token": TOKEN, "chat_id": CHAT, "api_base": base} if base else {}
     notify = Notify(database, FixedConnections(telegram=telegram), Settings.model_validate({}))
     await notify.deliver_round()
     await notify.close()

@@ -30,9 +30,9 @@ async def room(database, telegram):
     await made.notify.close()
 
 
-async def killed_desk(database_url: str, telegram: FakeTelegram, point: str) -> None:
+async def killed_desk(point: str, *arguments: str) -> None:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.fakes.delivering_desk", database_url, telegram.base),
+        *(sys.executable, "-m", "tests.fakes.delivering_desk", *arguments),
         cwd=ROOT,
         env={**os.environ, "QUARTERDECK_CRASH_AT": point},
         stdout=asyncio.subprocess.DEVNULL,
@@ -56,7 +56,7 @@ async def test_a_killed_desk_loses_nothing_and_hides_nothing(
     room, telegram, database_url, point, arrived, marked
 ):
     await room.tell("first", "second")
-    await killed_desk(database_url, telegram, point)
+    await killed_desk(point, database_url, telegram.base)
     room.clock.time = datetime.now(UTC) + timedelta(seconds=16)  # its lease is over
     await room.deliver_all()
     assert telegram.texts() == [*arrived, SECOND]
@@ -67,8 +67,18 @@ async def test_a_killed_desk_loses_nothing_and_hides_nothing(
 
 async def test_before_its_lease_is_over_nobody_sends_in_a_dead_desks_place(room, telegram, database_url):
     await room.tell("first")
-    await killed_desk(database_url, telegram, "after sending a message")
+    await killed_desk("after sending a message", database_url, telegram.base)
     done = await room.deliver()
     assert (done.sent, done.waiting) == (0, 1)
     assert done.next_at > room.clock.now()
     assert telegram.texts() == [FIRST]
+
+
+async def test_messages_that_were_begun_together_are_marked_together(room, database_url):
+    room.connections.values.clear()
+    await room.tell("first", "second")
+    await killed_desk("after sending a message", database_url)
+    await room.tell("third")
+    room.clock.time = datetime.now(UTC) + timedelta(seconds=16)
+    assert (await room.deliver()).sent == 3
+    assert [message.possibly_twice for message in await room.outbox()] == [True, True, False]

@@ -9,6 +9,7 @@ from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.errors import Conflict, NotFound
 from quarterdeck.kernel.journal import Delivery
 from quarterdeck.kernel.settings import Settings
+from quarterdeck.notify.channels import Failed, Refused, Sent
 from quarterdeck.notify.service import Notify
 from tests.fakes.notifying import FixedConnections, NotifyRoom, telegram_connection
 from tests.fakes.telegram import CHAT, GROUP, FakeTelegram
@@ -309,3 +310,40 @@ async def test_a_test_message_says_how_it_fared(room, telegram):
     assert (await room.notify.test("log")).ok
     with pytest.raises(NotFound, match="log, telegram"):
         await room.notify.test("pigeon")
+
+
+class Pigeon:
+    """A channel without limits, whose bird returns what it is told to, message by message."""
+
+    name = "telegram"
+    sender_limits = ()
+
+    def __init__(self, *outcomes):
+        self.outcomes = list(outcomes)
+        self.carried = []
+
+    def chat_limits(self, chat):
+        return ()
+
+    async def home_chat(self, session=None):
+        return "tower"
+
+    async def send(self, message):
+        self.carried.append(message.text)
+        return self.outcomes.pop(0)
+
+    async def close(self):
+        pass
+
+
+async def test_without_limits_messages_go_together_and_a_failure_keeps_their_order(room, monkeypatch):
+    pigeon = Pigeon(Sent(), Failed("rain"), Sent(), Refused("hawk"), Sent())
+    monkeypatch.setitem(room.notify.channels, "telegram", pigeon)
+    await room.tell(1, 2, 3, 4)
+    first = await room.deliver()
+    assert (first.sent, first.waiting) == (1, 3)
+    assert [message.attempts for message in await room.outbox()] == [1, 1, 0, 0]
+    rounds = await room.deliver_all()
+    assert (sum(done.sent for done in rounds), sum(done.dead for done in rounds)) == (2, 1)
+    assert pigeon.carried == said(1, 2, 2, 3, 4)
+    assert [message.possibly_twice for message in await room.outbox()] == [False] * 4
