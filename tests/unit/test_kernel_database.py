@@ -109,6 +109,10 @@ async def test_rooms_add_rows_to_the_command_that_recorded_an_event(database: Da
         unit.record("item_done", item="ET-001")
         unit.record("error", item="ET-002", reason="no money")
     assert await texts(database) == ["item_done of ET-001", "error of ET-002"]
+    async with database.read() as session:
+        pairs = select(OutboxMessage.text, Event.kind).join(Event, col(OutboxMessage.event_id) == Event.id)
+        assert all(text.startswith(kind) for text, kind in (await session.exec(pairs)).all())
+        assert len((await session.exec(pairs)).all()) == 2
 
 
 async def test_a_reaction_that_fails_takes_the_whole_command_with_it(database: Database) -> None:

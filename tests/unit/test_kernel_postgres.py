@@ -180,11 +180,22 @@ def test_a_server_left_by_a_killed_user_is_reused_and_then_stopped(
     assert not server.is_running()
 
 
-@pytest.mark.parametrize("pid", ["999999999", "self", "rubbish"])
-def test_a_stale_pid_file_does_not_prevent_the_start(server: EmbeddedPostgres, pid: str) -> None:
+@pytest.fixture
+def stranger() -> Iterator[int]:
+    """The pid of a living process that has nothing to do with us."""
+    process = subprocess.Popen(["sleep", "1000"])
+    yield process.pid
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.parametrize("pid", ["999999999", "stranger", "rubbish"])
+def test_a_stale_pid_file_does_not_prevent_the_start(
+    server: EmbeddedPostgres, stranger: int, pid: str
+) -> None:
     with server.running():
         old = (server.data / "postmaster.pid").read_text().split("\n", 1)[1]
-    stale = str(os.getpid()) if pid == "self" else pid
+    stale = str(stranger) if pid == "stranger" else pid
     (server.data / "postmaster.pid").write_text(f"{stale}\n{old}")
     server.socket_folder.mkdir(mode=0o700, exist_ok=True)
     (server.socket_folder / ".s.PGSQL.5432.lock").write_text(f"{stale}\n{old}")
