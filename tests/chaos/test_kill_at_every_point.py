@@ -71,20 +71,21 @@ async def approver(house: House) -> AsyncIterator[None]:
     approving.cancel()
 
 
-async def file(house: House, sample: Path) -> str:
-    if not (await house.board.projects()).items:
-        await house.board.create_project(OWNER, ProjectDraft(key="ET", name="Enduro", repository=str(sample)))
-    return (await house.board.file(OWNER, Draft(project="ET", title="Greet"))).key
+async def file(house: House, folder: Path, number: int) -> str:
+    """An item of a project of its own, whose repository nobody has seen yet."""
+    project, repository = f"P{number:02d}", folder / f"sample-{number}"
+    await asyncio.to_thread(make_sample, repository)
+    draft = ProjectDraft(key=project, name=f"Project {number}", repository=str(repository))
+    await house.board.create_project(OWNER, draft)
+    return (await house.board.file(OWNER, Draft(project=project, title="Greet"))).key
 
 
-@pytest.fixture(scope="session")
-def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sample")
+def make_sample(folder: Path) -> None:
+    folder.mkdir()
     (folder / ".quarterdeck.yaml").write_text("test: python3 -m unittest\n")
     who = ("-c", "user.name=Test", "-c", "user.email=test@localhost")
     for arguments in (("init", "-q", "-b", "main"), ("add", "--all"), (*who, "commit", "-q", "-m", "Begin")):
         subprocess.run(["git", *arguments], cwd=folder, check=True)
-    return folder
 
 
 async def all_done(house: House, keys: list[str]) -> None:
@@ -110,12 +111,12 @@ async def story(house: House, key: str) -> list[str]:
 
 
 async def test_a_desk_killed_at_any_point_loses_nothing_and_does_nothing_twice(
-    client_of_prefect: RunningPrefect, house: House, approver: None, sample: Path
+    client_of_prefect: RunningPrefect, house: House, approver: None, tmp_path: Path
 ) -> None:
     prefect, home = client_of_prefect, client_of_prefect.settings.folder
     assert prefect.setup("prefect").returncode == 0
     passed = home / "points"
-    model = await file(house, sample)
+    model = await file(house, tmp_path, 0)
     async with desk(prefect, QUARTERDECK_CRASH_LOG=str(passed)):
         await all_done(house, [model])
     points = [*dict.fromkeys(passed.read_text().splitlines())]
@@ -123,8 +124,8 @@ async def test_a_desk_killed_at_any_point_loses_nothing_and_does_nothing_twice(
     assert {"before agent start", "after agent start", "before record check_merged"} <= set(points)
 
     keys = []
-    for point in points:
-        keys.append(await file(house, sample))
+    for number, point in enumerate(points, start=1):
+        keys.append(await file(house, tmp_path, number))
         async with desk(prefect, QUARTERDECK_CRASH_AT=point) as armed:
             try:
                 ended = await asyncio.wait_for(armed.wait(), DIES_WITHIN)
