@@ -10,7 +10,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine, text
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.pool import NullPool
 
@@ -40,12 +40,21 @@ def ensure_database(url: str) -> None:
 
     Raises `Unavailable` when the server cannot be reached, `Misconfigured` when we may not make it.
     """
-    wanted = make_url(url)
-    server = wanted.set(database="postgres")
-    with connected(server.render_as_string(hide_password=False), isolation_level="AUTOCOMMIT") as connection:
+    try:
+        with connected(url):
+            return
+    except Unavailable:
+        if not _make_database(make_url(url)):
+            raise
+
+
+def _make_database(wanted: URL) -> bool:
+    """`False` when it is there already, so that something else must be wrong with it."""
+    server = wanted.set(database="postgres").render_as_string(hide_password=False)
+    with connected(server, isolation_level="AUTOCOMMIT") as connection:
         exists = text("select 1 from pg_database where datname = :name")
         if connection.execute(exists, {"name": wanted.database}).first() is not None:
-            return
+            return False
         name = connection.dialect.identifier_preparer.quote_identifier(wanted.database or "")
         try:
             connection.execute(text(f"create database {name}"))
@@ -55,6 +64,7 @@ def ensure_database(url: str) -> None:
                 f"Let the server's administrator run: create database {name} owner {wanted.username};",
                 code="database_missing",
             ) from error
+    return True
 
 
 def current_revision(url: str) -> str | None:

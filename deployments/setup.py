@@ -25,6 +25,7 @@ from deployments.supervisor import Supervised
 from quarterdeck.crew.roster import read_roster
 from quarterdeck.house import House, open_house
 from quarterdeck.kernel import log as logs
+from quarterdeck.kernel import postgres
 from quarterdeck.kernel.errors import QuarterdeckError, Unauthorized, Unavailable
 from quarterdeck.kernel.ids import new_token
 from quarterdeck.kernel.keyring import Keyring
@@ -69,6 +70,8 @@ async def set_up_core(settings: Settings, *, apply: bool = False) -> AsyncIterat
     yield _examples(settings)
     server = server_for(settings)
     with server.running():
+        for name in (postgres.CORE, postgres.PREFECT):
+            await asyncio.to_thread(schema.ensure_database, server.url(name))
         before = await asyncio.to_thread(schema.current_revision, server.url())
         await asyncio.to_thread(schema.migrate, server.url())
         yield _step("database", before != schema.newest(), f"tables at step {schema.newest()}")
