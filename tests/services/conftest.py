@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
@@ -26,6 +26,7 @@ class RunningPrefect:
 
     settings: Settings
     server: Server
+    _done: set[str] = field(default_factory=set)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -42,6 +43,14 @@ class RunningPrefect:
             text=True,
             timeout=120,
         )
+
+    def must_be_set_up(self, *halves: str) -> None:
+        """Each half at least once."""
+        for half in halves:
+            if half not in self._done:
+                done = self.setup(half)
+                assert done.returncode == 0, done.stdout + done.stderr
+                self._done.add(half)
 
 
 @pytest.fixture(scope="session")
@@ -100,11 +109,28 @@ def client_of_prefect(prefect: RunningPrefect) -> Iterator[RunningPrefect]:
 
 @pytest.fixture
 async def house(prefect: RunningPrefect) -> AsyncIterator[House]:
-    """The house of that home, set up once."""
-    done = prefect.setup("core")
-    assert done.returncode == 0, done.stdout + done.stderr
+    """The house of that home, set up."""
+    prefect.must_be_set_up("core")
     async with open_house(prefect.settings) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def runner(prefect: RunningPrefect) -> Iterator[None]:
+    """The runner, in a process of its own."""
+    prefect.must_be_set_up("core", "prefect")
+    with (prefect.settings.folder / "runner.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "deployments.runner"],
+            env=prefect.environment,
+            cwd=ROOT,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    yield
+    process.terminate()
+    process.wait(10)
 
 
 @pytest.fixture

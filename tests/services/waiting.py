@@ -1,0 +1,14 @@
+"""Waiting for a condition."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+
+async def until(condition: Callable[[], Awaitable[Any]], seconds: float = 60) -> Any:
+    """The first answer that counts as true."""
+    async with asyncio.timeout(seconds):
+        while True:
+            if found := await condition():
+                return found
+            await asyncio.sleep(0.1)
