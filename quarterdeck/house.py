@@ -48,6 +48,7 @@ class House:
         return self.settings.work_folder / item_key
 
     async def close(self) -> None:
+        await self.notify.close()
         await self.database.close()
 
 

@@ -67,18 +67,14 @@ class Relay:
         self._database = database
         self._channels = channels
         self._jitter = jitter
-        self._stopping = False
-
-    def stop(self) -> None:
-        """Begin no further request; a round under way ends with those it has begun."""
-        self._stopping = True
+        self._ending = 0
 
     async def deliver_round(self) -> Round:
         """Send everything that may go now, all chats side by side.
 
         Returns when no request is under way any more; a chat that hangs holds up no other meanwhile.
-        Raises `Unavailable` when the database is down. Cancelling it may cut a request off, whose message
-        is then possibly sent twice: call `stop` first for a clean end.
+        Raises `Unavailable` when the database is down. Cancelled, it begins nothing more and ends when the
+        requests that have left are answered and recorded (ten seconds at most); cancelled again, at once.
         """
         under_way: set[asyncio.Task[list[Delivery]]] = set()
         ended: list[Delivery] = []
@@ -87,19 +83,17 @@ class Relay:
                 done, under_way = await asyncio.wait(
                     under_way, timeout=LOOK_AGAIN, return_when=asyncio.FIRST_COMPLETED
                 )
-                for task in done:
-                    ended += task.result()
-        except asyncio.CancelledError:
-            for task in under_way:
-                task.cancel()
-            raise
+                for states in await asyncio.gather(*done):
+                    ended += states
         finally:
-            await asyncio.gather(*under_way, return_exceptions=True)
+            self._ending += 1
+            try:
+                await asyncio.gather(*under_way, return_exceptions=True)
+            finally:
+                self._ending -= 1
         return await self._summary(ended)
 
     async def _start_lanes(self, places: int) -> set[asyncio.Task[list[Delivery]]]:
-        if self._stopping:
-            return set()
         async with self._database.command("take lanes") as unit:
             await store.open_lanes(unit)
             leases = await store.take_lanes(unit, unit.now + LEASE, places)
@@ -149,7 +143,7 @@ class Relay:
             for message in messages:
                 _mark_if_abandoned(message)
             now = self._database.clock.now()  # not the command's: the locks may have taken their time
-            if self._stopping or not messages or not _reserve(lane, messages[0], limited, now):
+            if self._ending or not messages or not _reserve(lane, messages[0], limited, now):
                 lane.leased_until = unit.now
                 return []
             lane.leased_until = now + LEASE

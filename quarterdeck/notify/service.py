@@ -86,12 +86,11 @@ class Notify:
     # Out of the outbox
 
     async def deliver_round(self) -> Round:
-        """Send what is due, and say when to come again. Call it at `next_at` and whenever `outbox` wakes."""
-        return await self._relay.deliver_round()
+        """Send what is due, and say when to come again. Call it at `next_at` and whenever `outbox` wakes.
 
-    def stop(self) -> None:
-        """Begin no further request; the round under way ends soon."""
-        self._relay.stop()
+        Cancelled, it ends cleanly: what has left is recorded first.
+        """
+        return await self._relay.deliver_round()
 
     async def close(self) -> None:
         """Give the channels' connections back."""

@@ -1,6 +1,8 @@
 """A desk that only delivers: one round, in a process of its own that a test can kill.
 
-python -m tests.fakes.delivering_desk <database url> <address of the Bot API>
+python -m tests.fakes.delivering_desk <database url> [<address of the Bot API>]
+
+Without an address it has no bot, and delivers what waits for the log.
 """
 
 import asyncio

@@ -283,11 +283,30 @@ async def test_a_desk_that_slept_through_its_lease_may_not_write_any_more(room, 
     assert await room.outbox() == [message]
 
 
-async def test_a_stopped_desk_begins_no_request(room, telegram):
-    await room.tell("a")
-    room.notify.stop()
-    assert (await room.deliver()).waiting == 1
-    assert telegram.calls == []
+async def test_a_cancelled_round_records_what_has_left_and_begins_nothing_more(room, telegram, monkeypatch):
+    channel = room.notify.channels["telegram"]
+    send, left, go_on = channel.send, asyncio.Event(), asyncio.Event()
+
+    async def slow(message):
+        outcome = await send(message)
+        left.set()
+        await go_on.wait()
+        room.clock.go(1)
+        return outcome
+
+    monkeypatch.setattr(channel, "send", slow)
+    await room.tell("a", "b")
+    delivering = asyncio.create_task(room.deliver())
+    await left.wait()
+    delivering.cancel()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await delivering
+    assert telegram.texts() == said("a")
+    first, second = await room.outbox()
+    assert (first.state, second.state, second.attempts) == (Delivery.SENT, Delivery.QUEUED, 0)
+    room.clock.go(1)
+    assert (await room.deliver()).sent == 1
 
 
 async def test_a_message_for_a_channel_that_is_gone_is_a_dead_letter(room, telegram, database):

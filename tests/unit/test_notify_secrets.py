@@ -88,6 +88,7 @@ async def test_the_token_is_not_shown_when_the_bot_is(room):
 
 
 async def test_a_cancelled_round_tells_no_token(room, telegram, caplog):
+    _hanging(room, telegram)
     telegram.hang()
     await room.tell("a")
     delivering = asyncio.create_task(room.deliver())

@@ -65,7 +65,7 @@ class Channel(Protocol):
 
     @property
     def sender_limits(self) -> tuple[Window, ...]:
-        """What all chats together may be sent."""
+        """What all chats together may be sent; none = the channel has no limits and answers at once."""
         ...
 
     def chat_limits(self, chat: str) -> tuple[Window, ...]:
