@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -83,14 +84,29 @@ def use(home: Path) -> Iterator[Callable[[], User]]:
         user.process.communicate()
 
 
+@pytest.fixture(scope="session")
+def created(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder that was used once; copying it is quicker than creating another."""
+    server = EmbeddedPostgres(tmp_path_factory.mktemp("created"), fast=True)
+    with server.running():
+        return server.data
+
+
 @pytest.fixture
-def home(tmp_path: Path) -> Iterator[Path]:
-    """A home that has no server yet, and none any more afterwards."""
+def new_home(tmp_path: Path) -> Iterator[Path]:
+    """A home that has no data yet; its server is stopped even when the test fails."""
     yield tmp_path / "home"
-    if (tmp_path / "home" / "postgres").exists():
+    if EmbeddedPostgres(tmp_path / "home").is_running():
         with EmbeddedPostgres(tmp_path / "home", fast=True).running():
             pass
     assert not EmbeddedPostgres(tmp_path / "home").is_running()
+
+
+@pytest.fixture
+def home(new_home: Path, created: Path) -> Path:
+    """A home with data, whose server does not run."""
+    shutil.copytree(created, new_home / "postgres")
+    return new_home
 
 
 @pytest.fixture
@@ -120,7 +136,8 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def test_the_first_use_makes_both_databases_and_unicode_counts(server: EmbeddedPostgres) -> None:
+def test_the_first_use_makes_both_databases_and_unicode_counts(new_home: Path) -> None:
+    server = EmbeddedPostgres(new_home, fast=True)
     with server.running():
         for database in ("quarterdeck", PREFECT):
             with connect(server, database) as connection:
@@ -253,7 +270,9 @@ def test_two_that_notice_its_death_bring_back_one_server(home: Path) -> None:
     assert not users[0].is_running()
 
 
-async def test_a_task_that_is_cancelled_while_it_starts_leaves_no_server(server: EmbeddedPostgres) -> None:
+async def test_a_task_that_is_cancelled_while_it_starts_leaves_no_server(new_home: Path) -> None:
+    server = EmbeddedPostgres(new_home, fast=True)
+
     async def work() -> None:
         async with server.using():
             await asyncio.Event().wait()
@@ -285,7 +304,8 @@ def test_a_socket_folder_that_somebody_else_made_is_refused(tmp_path: Path) -> N
     assert caught.value.code == "postgres_socket"
 
 
-def test_a_half_made_data_folder_is_made_anew(server: EmbeddedPostgres) -> None:
+def test_a_half_made_data_folder_is_made_anew(new_home: Path) -> None:
+    server = EmbeddedPostgres(new_home, fast=True)
     (server.home / "postgres.new" / "base").mkdir(parents=True)
     with server.running():
         assert not (server.home / "postgres.new").exists()
@@ -333,8 +353,6 @@ def test_a_full_disk_is_explained_and_leaves_nothing_half_made(tmp_path: Path) -
 
 def test_data_of_another_version_are_refused(home: Path, tmp_path: Path) -> None:
     server = EmbeddedPostgres(home, fast=True)
-    with server.running():
-        pass
     version = (server.data / "PG_VERSION").read_text()
     (server.data / "PG_VERSION").write_text("13\n")
     with pytest.raises(Misconfigured, match="PostgreSQL 13") as caught:
@@ -345,8 +363,6 @@ def test_data_of_another_version_are_refused(home: Path, tmp_path: Path) -> None
 
 def test_a_server_that_cannot_start_shows_what_it_logged(home: Path) -> None:
     server = EmbeddedPostgres(home, fast=True)
-    with server.running():
-        pass
     configuration = server.data / "postgresql.conf"
     good = configuration.read_text()
     configuration.write_text(good + "\nmax_connections = many\n")
@@ -362,12 +378,12 @@ def test_missing_programs_are_explained(tmp_path: Path) -> None:
     assert "QUARTERDECK_DATABASE_URL" in caught.value.instruction
 
 
-def test_the_machines_own_programs_are_used_when_asked(home: Path) -> None:
+def test_the_machines_own_programs_are_used_when_asked(new_home: Path) -> None:
     try:
         found = find_programs("system")
     except QuarterdeckError:
         pytest.skip("no PostgreSQL is installed here")
-    server = EmbeddedPostgres(home.with_name("another"), fast=True, binaries="system")
+    server = EmbeddedPostgres(new_home, fast=True, binaries="system")
     with server.running(), connect(server) as connection:
         row = connection.execute("select current_setting('server_version_num')::int / 10000").fetchone()
         assert row == (found.major,)
