@@ -1,21 +1,25 @@
 """Blocks to connections: what people entered in Prefect's forms reaches the rooms of the core."""
 
+import structlog
 from prefect import get_client
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import BlockDocument
 from prefect.exceptions import ObjectNotFound
+from pydantic import ValidationError
 
 from blocks.connection import ConnectionBlock
 from blocks.registry import BLOCKS
 from quarterdeck.house import House
 from quarterdeck.kernel.connections import Source
 
+log = structlog.get_logger(__name__)
+
 
 async def copy_blocks(house: House) -> list[str]:
     """Copy every block that changed since the last time; returns the kinds whose value is new.
 
-    Cheap when nothing changed: one look per kind, and no secret leaves Prefect. With
-    `QUARTERDECK_BLOCKS=off` it does nothing. A block that was deleted leaves its connection as it was.
+    Cheap when nothing changed: one look per kind, and no secret leaves Prefect. A block that was deleted,
+    or is incomplete, leaves its connection as it was. `QUARTERDECK_BLOCKS=off`: nothing is looked at.
     """
     if not house.settings.blocks:
         return []
@@ -40,8 +44,13 @@ async def _copy(
     house: House, client: PrefectClient, block: type[ConnectionBlock], seen: BlockDocument
 ) -> list[str]:
     document = await client.read_block_document(seen.id, include_secrets=True)
-    value = block._from_block_document(document).value()
     name = document.name or ""
+    try:
+        value = block._from_block_document(document).value()
+    except ValidationError as error:
+        fields = [".".join(map(str, wrong["loc"])) for wrong in error.errors(include_input=False)]
+        log.warning("block_incomplete", block=block.get_block_type_slug(), name=name, fields=fields)
+        return []
     async with house.database.command("copy block") as unit:
         is_new = await house.connections.put(unit, block.kind, name, value, Source.BLOCK, _version(document))
     return [block.kind] if is_new else []
