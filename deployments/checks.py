@@ -132,13 +132,16 @@ async def prefect_answers(patient: Patient) -> Finding:
             "fail", "It lets anybody in without a login.", meaning, "Let `quarterdeck up` start it."
         )
     async with prefect_api(patient.settings) as api:
-        version = (await api.get("/admin/version")).json()
-    return Finding("ok", f"Prefect {version}, with a login.")
+        answer = await api.get("/admin/version")
+    if not answer.is_success:
+        fix = "Stop that server, or set QUARTERDECK_PREFECT_PORT to another port."
+        return Finding("fail", f"Port {port} is a Prefect of somebody else's.", "Stages wait.", fix)
+    return Finding("ok", f"Prefect {answer.json()}, with a login.")
 
 
 async def deployments_are_registered(patient: Patient) -> Finding:
-    if not await is_healthy(home.prefect_port(patient.settings)):
-        return Finding("warn", "Not looked at: it needs Prefect's server.", fix=UP)
+    if (await prefect_answers(patient)).verdict != "ok":
+        return Finding("warn", "Not looked at: it needs our Prefect server.", fix=UP)
     async with prefect_api(patient.settings) as api:
         missing = [e.name for e in catalogue.CATALOGUE if await schema_of(api, e.name) is None]
     if missing:

@@ -142,13 +142,11 @@ async def _needs(
     return needs
 
 
-async def open_dependencies(session: AsyncSession, item_id: UUID) -> list[str]:
-    """The keys of what an item still waits for. A cancelled dependency stays open: it will not be done."""
-    return [key for key, state in (await _needs(session, [item_id]))[item_id] if state != State.DONE]
-
-
 def dependencies_done() -> ColumnElement[bool]:
-    """A condition on `WorkItem`: nothing that the item depends on is still open."""
+    """A condition on `WorkItem`: all that the item depends on is done.
+
+    What was cancelled is not done: who depends on it waits until a person takes the dependency away.
+    """
     needed = aliased(WorkItem)
     waits = (
         select(ItemDependency.item_id)

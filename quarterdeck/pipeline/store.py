@@ -6,12 +6,12 @@ from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import and_, case, exists, func, or_, tuple_, update
-from sqlalchemy.orm import aliased
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 from sqlmodel.sql.expression import SelectOfScalar
 
-from quarterdeck.board.model import ItemDependency, Priority, Project, State, WorkItem
+from quarterdeck.board.model import Priority, Project, State, WorkItem
+from quarterdeck.board.store import dependencies_done
 from quarterdeck.crew.model import AgentRun, RunState
 from quarterdeck.kernel.errors import NotFound
 from quarterdeck.pipeline.model import Approval, Claim, GateCheck, StoredPipeline
@@ -57,17 +57,6 @@ class Candidate:
     round: int
 
 
-def _open_dependency() -> SelectOfScalar[int]:
-    needed = aliased(WorkItem)
-    return (
-        select(1)
-        .select_from(ItemDependency)
-        .join(needed, col(needed.id) == col(ItemDependency.needs_id))
-        .where(col(ItemDependency.item_id) == col(WorkItem.id), col(needed.state) != State.DONE)
-        .correlate(WorkItem)
-    )
-
-
 def _held(now: datetime) -> SelectOfScalar[int]:
     return (
         select(1)
@@ -86,7 +75,7 @@ async def candidates(
     session: AsyncSession, now: datetime, busy: Collection[tuple[str, str]], limit: int
 ) -> list[Candidate]:
     """Items to take up, most urgent first; `busy` are (pipeline, stage) pairs without a free agent."""
-    new = and_(col(WorkItem.state) == State.QUEUED, ~exists(_open_dependency()))
+    new = and_(col(WorkItem.state) == State.QUEUED, dependencies_done())
     if busy:
         new = and_(new, tuple_(col(WorkItem.pipeline), col(WorkItem.stage)).not_in(list(busy)))
     due = or_(col(WorkItem.wake_at).is_(None), col(WorkItem.wake_at) <= now)

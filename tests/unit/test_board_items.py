@@ -1,8 +1,11 @@
 """Items are filed with keys that have no gaps, and changed without losing anybody's change."""
 
 import asyncio
+from uuid import uuid4
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from sqlmodel import col, select
 
 from quarterdeck.board import store
@@ -65,6 +68,27 @@ async def test_a_refused_item_uses_up_no_number(board: Board):
     with pytest.raises(NotFound):
         await file(board, depends_on=("ET-999",))
     assert await file(board) == "ET-002"
+
+
+filings = st.lists(st.tuples(st.sampled_from(range(2)), st.booleans()), max_size=15)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(filings)
+async def test_numbers_have_no_gaps_whatever_is_refused_in_between(database: Database, filings):
+    board = Board(database, SmallCompany())
+    projects = ["P" + uuid4().hex[:9].upper() for _ in range(2)]
+    for key in projects:
+        await board.create_project(MEMBER, ProjectDraft(key=key, name="Numbers"))
+    attempts = [
+        Draft(project=projects[which], title="x", depends_on=() if is_good else ("ET-999",))
+        for which, is_good in filings
+    ]
+    await asyncio.gather(*(board.file(MEMBER, draft) for draft in attempts), return_exceptions=True)
+    for which, project in enumerate(projects):
+        keys = {card.key for card in (await board.items(Wanted(project=project))).items}
+        good = filings.count((which, True))
+        assert keys == {f"{project}-{number:03d}" for number in range(1, good + 1)}
 
 
 async def test_filing_is_told_to_the_journal(board: Board):

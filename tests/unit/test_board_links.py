@@ -132,9 +132,7 @@ async def test_an_item_is_ready_when_all_it_depends_on_is_done(board: Board, dat
     await end("AA-002", State.DONE)
     await end("AA-003", State.CANCELLED)
     assert "AA-001" not in await ready(database)
-    async with database.read() as session:
-        item = await store.item(session, "AA-001")
-        assert await store.open_dependencies(session, item.id) == ["AA-003"]
+    assert (await board.item("AA-001")).waiting_for == ("AA-003",)
     await end("AA-003", State.DONE)
     assert "AA-001" in await ready(database)
     assert (await board.item("AA-001")).waiting_for == ()

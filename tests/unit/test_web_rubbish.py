@@ -93,7 +93,7 @@ async def send(app: FastAPI, wanted: tuple[dict[str, Any], dict[str, Any]]) -> N
 
 
 @settings(
-    max_examples=100,
+    max_examples=300,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
