@@ -42,6 +42,9 @@ LAST_WORDS = 65536
 DEAF_TO = (signal.SIGINT, signal.SIGHUP)
 """Signals that end the desk but not its runs."""
 
+CAN_PEEK = hasattr(os, "waitid")
+"""Can a dead process be seen without being let go of? Not on older versions of macOS's Python."""
+
 PATIENCE = 5.0
 """Seconds for what was killed to be gone, and for its output to end."""
 
@@ -146,20 +149,25 @@ class Program:
 
         A signal counts as 128 + its number, so that -9 can mean nothing but the limit.
         """
-        if hasattr(os, "waitid"):
-            while dead := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-                if dead.si_pid == self.pid:
-                    break
-                os.waitpid(dead.si_pid, 0)
-            else:
+        if CAN_PEEK:
+            if not self._is_dead():
                 return None
-            self.signal(signal.SIGKILL)  # before the id of the group is given back
+            self.signal(signal.SIGKILL)  # while the id of the group is still its own
         pid, status = os.waitpid(self.pid, os.WNOHANG)
         if not pid:
             return None
-        self.signal(signal.SIGKILL)
+        if not CAN_PEEK:
+            self.signal(signal.SIGKILL)
         code = os.waitstatus_to_exitcode(status)
         return code if code >= 0 else 128 - code
+
+    def _is_dead(self) -> bool:
+        """Has the program exited? Adopted orphans that did are let go of."""
+        while dead := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            if dead.si_pid == self.pid:
+                return True
+            os.waitpid(dead.si_pid, 0)
+        return False
 
     def kill_escaped(self) -> None:
         """Kill the descendants that left the group; Linux hands them to the keeper when they are orphans."""

@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
+from quarterdeck.crew import keeper
 from quarterdeck.crew.command import CommandRuntime
 from quarterdeck.crew.runtime import Job, Outcome
 from quarterdeck.kernel.errors import Unavailable
@@ -105,16 +106,18 @@ async def test_a_program_that_exits_at_once_with_a_code_has_failed_with_it(
     assert (outcome.exit_code, outcome.succeeded, outcome.timed_out) == (3, False, False)
 
 
-async def test_the_program_starts_at_once_and_its_end_is_noticed_at_once(
-    runtime: CommandRuntime, make_job: MakeJob
+async def test_a_program_starts_and_its_end_is_known_within_a_fifth_of_a_second(
+    runtime: CommandRuntime, make_job: MakeJob, tmp_path: Path
 ) -> None:
-    job = make_job("exec sleep 0.1")
-    asked = time.time()
-    outcome = await run(runtime, job)
-    known = time.time()
-    assert outcome.started_at and outcome.ended_at
-    assert outcome.started_at.timestamp() - asked < 0.5  # 0.03 on an idle machine
-    assert known - outcome.ended_at.timestamp() < 0.5
+    starts, ends = [], []
+    for number in range(5):  # the best of five: other tests keep the machine busy
+        asked = time.time()
+        outcome = await run(runtime, make_job(folder=tmp_path / str(number)))
+        assert outcome.started_at and outcome.ended_at
+        starts.append(outcome.started_at.timestamp() - asked)
+        ends.append(time.time() - outcome.ended_at.timestamp())
+    assert min(starts) < 0.2
+    assert min(ends) < 0.2
 
 
 async def test_the_agent_learns_its_job_from_a_file_and_from_its_environment(
@@ -343,6 +346,19 @@ async def test_when_the_keeper_is_killed_the_program_dies_and_the_run_has_failed
     assert await run(runtime, job) == outcome
 
 
+async def test_a_keeper_does_not_start_again_what_a_dead_keeper_had_started(
+    runtime: CommandRuntime, make_job: MakeJob
+) -> None:
+    job = make_job("echo x >> starts; exec sleep 68")
+    await runtime.start(job)
+    await until((job.work_tree / "starts").exists)
+    keeper_of(job).kill()
+    second = [sys.executable, "-I", "-S", keeper.__file__, str(job.folder)]
+    await asyncio.to_thread(subprocess.run, second, check=True, timeout=10)
+    assert (job.work_tree / "starts").read_text() == "x\n"
+    assert "keeper was killed" in (await runtime.wait(job.folder)).error
+
+
 @pytest.fixture
 def bystander() -> Iterator[subprocess.Popen[bytes]]:
     with subprocess.Popen(["sleep", "66"], start_new_session=True) as process:
@@ -469,7 +485,7 @@ async def test_a_report_that_is_rubbish_is_an_error_of_the_run(
     assert (outcome.exit_code, outcome.result, outcome.succeeded) == (0, None, False)
 
 
-@pytest.mark.parametrize("make", ["mkfifo", "mkdir", "ln -s /etc/passwd"])
+@pytest.mark.parametrize("make", ["mkfifo", "mkdir", "echo '{}' > other; ln -s $PWD/other"])
 async def test_a_report_that_is_no_file_is_not_read(
     runtime: CommandRuntime, make_job: MakeJob, make: str
 ) -> None:
