@@ -26,22 +26,9 @@ from rich.table import Table
 from deployments.parts import with_ports
 from deployments.up import OpenDesk
 from quarterdeck.kernel.settings import Settings, load
+from quarterdeck.notify.texts import MESSAGES
 
 EXAMPLES = Path(__file__).parent / "examples"
-TEN = frozenset(
-    {
-        "stage_changed",
-        "agent_started",
-        "agent_finished",
-        "agent_failed",
-        "agent_timed_out",
-        "gate_passed",
-        "gate_failed",
-        "approval_requested",
-        "item_done",
-        "error",
-    }
-)
 LOOK = 0.2
 """Seconds between looks at the item."""
 PATIENCE = 240.0
@@ -156,7 +143,7 @@ class Journey:
                 bar = progress.add_task(key, total=stages + 1)
                 item = await self._follow(key, bar)
             await self._sum_up(item)
-            missing = TEN - self._kinds
+            missing = set(MESSAGES) - self._kinds
             if missing:
                 self.console.print(f"[red]Never delivered: {', '.join(sorted(missing))}[/]")
             return 0 if item["state"] == "done" and not missing else 1

@@ -65,7 +65,7 @@ async def run_stage(
                 return Completed(name="NothingToDo", message=str(refusal))
             keeping = asyncio.create_task(keep_claim(work, LEASE.total_seconds() / 3))
             try:
-                return await _work(house, work)
+                return await work_on(house, work)
             finally:
                 keeping.cancel()
 
@@ -76,7 +76,8 @@ async def _claim(house: House, item: str, stage: str, round_: int) -> StageWork:
     return await house.engine.claim(wanted, flow_run=str(runtime.flow_run.id))
 
 
-async def _work(house: House, work: StageWork) -> State[Any]:
+async def work_on(house: House, work: StageWork) -> State[Any]:
+    """One step after the other until the stage run has an end; what went wrong is recorded on the item."""
     try:
         decision = await _until_decided(house, work)
     except Unavailable as error:
@@ -101,7 +102,7 @@ async def _until_decided(house: House, work: StageWork) -> Decision:
             case Publish(run_id):
                 log.info("published %s", await publish(house, work, run_id))
             case CheckGate(gate):
-                answer = await ask_gate.with_options(task_run_name=gate)(house, work, gate)
+                answer = await ask_gate(house, work, gate)
                 log.info("%s: %s %s", gate, answer.verdict.value, answer.reason)
             case _:
                 await work.record(step)

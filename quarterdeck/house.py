@@ -94,11 +94,12 @@ async def open_house(settings: Settings | None = None) -> AsyncIterator[House]:
 @asynccontextmanager
 async def opened(house: House) -> AsyncIterator[House]:
     """The house that `at_hand` gives to everything inside; its connections are closed at the end."""
-    token = _here.set(house)
+    before = _here.get()
+    _here.set(house)
     try:
         yield house
     finally:
-        _here.reset(token)
+        _here.set(before)  # not by token: a fixture or a server may close in another context
         await house.close()
 
 

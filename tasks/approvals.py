@@ -11,7 +11,7 @@ from prefect.states import Completed
 from quarterdeck.house import House
 from quarterdeck.kernel.identity import owner
 from quarterdeck.pipeline.model import Approval
-from tasks.work import step
+from tasks.step import step
 
 DOOR = "prefect"
 DEPLOYMENT = "approval"

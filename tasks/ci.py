@@ -71,19 +71,22 @@ async def _run(house: House, order: CIOrder, job: CIJob) -> tuple[Outcome, str]:
 
 async def _finish(house: House, order: CIOrder, outcome: Outcome, log_path: str) -> None:
     async with house.database.command("finish CI") as unit:
+        waiting = await house.engine.wake_commit(unit, order.commit)
         await house.forge.ci.finish(
             unit,
             order,
+            item=waiting[0] if waiting else None,
             exit_code=outcome.exit_code,
             timed_out=outcome.timed_out,
             error=outcome.error,
             log_path=log_path,
         )
-        await house.engine.wake_commit(unit, order.commit)
 
 
 async def _keep(house: House, order: CIOrder) -> None:
-    while True:
-        await asyncio.sleep(RENEW)
-        with suppress(Unavailable):
-            await house.forge.ci.renew(order)
+    """Signs of life, until the run has ended or somebody else has it."""
+    with suppress(Stale):
+        while True:
+            await asyncio.sleep(RENEW)
+            with suppress(Unavailable):
+                await house.forge.ci.renew(order)

@@ -2,7 +2,7 @@
 
 from quarterdeck.house import House
 from quarterdeck.notify.model import Round
-from tasks.work import step
+from tasks.step import step
 
 
 @step("delivery round", seconds=300, retries=3)

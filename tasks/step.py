@@ -15,10 +15,16 @@ async def _is_passing(_task: "Task[..., Any]", _run: TaskRun, state: "State[Any]
     return isinstance(await state.aresult(raise_on_failure=False), Unavailable)
 
 
-def step(name: str, *, seconds: float | None, retries: int = 0) -> Callable[..., Any]:
-    """A task with a time limit (None = its own work has one), asked again while something is down."""
+def step(
+    name: str, *, seconds: float | None, retries: int = 0, run_name: str | None = None
+) -> Callable[..., Any]:
+    """A task with a time limit (None = its own work has one), asked again while something is down.
+
+    `run_name` may name parameters in braces.
+    """
     return task(
         name=name,
+        task_run_name=run_name,
         cache_policy=NO_CACHE,
         persist_result=False,
         timeout_seconds=seconds,

@@ -20,7 +20,7 @@ from prefect.states import Cancelled, Crashed
 from quarterdeck.house import House
 from tasks.approvals import is_open, open_form
 from tasks.connections import copy_blocks
-from tasks.work import step
+from tasks.step import step
 
 GRACE = timedelta(minutes=3)
 """How long a run may be silent before it counts as dead: the server's own rule should be faster."""

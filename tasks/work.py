@@ -113,7 +113,7 @@ async def _review(house: House, assignment: Assignment, review: dict[str, Any]) 
     )
 
 
-@step("gate", seconds=120, retries=3)
+@step("gate", seconds=120, retries=3, run_name="{gate}")
 async def ask_gate(house: House, work: StageWork, gate: str) -> Answer:
     """Put one gate's question to the code host and record the answer."""
     assignment = await work.assignment()

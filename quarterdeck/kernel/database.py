@@ -39,11 +39,13 @@ class Unit:
         self.session = session
         self.now = now
         self.events: list[Event] = []
+        self.circumstances: dict[str, Any] = {}
+        """Data that every event of this command carries, for example the Prefect run it happened in."""
         self._wakes: dict[str, None] = {}
 
     def record(self, kind: str, *, item: str | None = None, run: int | None = None, **data: Any) -> Event:
         """Append a fact to the journal. `data` must be JSON and free of secrets."""
-        event = Event(kind=kind, at=self.now, item_key=item, run_id=run, data=data)
+        event = Event(kind=kind, at=self.now, item_key=item, run_id=run, data=self.circumstances | data)
         self.events.append(event)
         return event
 

@@ -205,11 +205,16 @@ class Engine:
             unit.wake("items")
         return len(found)
 
-    async def wake_commit(self, unit: Unit, commit: str) -> None:
-        """CI or a reviewer said something about a commit: the items that wait for it are looked at now."""
-        for item in await store.waiting_for_commit(unit.session, commit):
+    async def wake_commit(self, unit: Unit, commit: str) -> list[str]:
+        """CI or a reviewer said something about a commit: the items that wait for it are looked at now.
+
+        Returns their keys.
+        """
+        items = await store.waiting_for_commit(unit.session, commit)
+        for item in items:
             item.wake_at = unit.now
             transitions.touch(unit, item)
+        return [item.key for item in items]
 
     async def flow_runs_of(self, holder: str) -> list[str]:
         """The Prefect runs in which a holder works."""

@@ -99,6 +99,8 @@ class StageWork:
             claim = await store.claim_for_update(unit.session, item.id, self.ticket.stage, self.ticket.round)
             self._must_hold(item, claim)
             assert claim is not None
+            if claim.flow_run:
+                unit.circumstances["flow_run"] = claim.flow_run
             yield unit, item, claim
 
     def _must_hold(self, item: WorkItem, claim: Claim | None) -> None:
@@ -199,7 +201,8 @@ class StageWork:
             check.verdict, check.reason, check.commit, check.at = (
                 answer.verdict, answer.reason, answer.commit, unit.now,
             )  # fmt: skip
-            check.expires_at = check.first_at + (answer.patience or self.stage.patience)
+            patience = self.stage.patience if answer.patience is None else answer.patience
+            check.expires_at = check.first_at + patience
             unit.session.add(check)
             if answer.verdict is GateVerdict.PASSED:
                 unit.record("gate_passed", item=item.key, gate=gate)

@@ -1,0 +1,232 @@
+"""An item's journey with real processes, a real git repository and a real CI; only Prefect is left out."""
+
+import asyncio
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from sqlmodel import col, select
+
+from quarterdeck.board.model import State
+from quarterdeck.forge.protocol import Verdict
+from quarterdeck.kernel.connections import Source
+from quarterdeck.kernel.journal import Event, OutboxMessage
+from tests.fakes.clock import ManualClock
+from tests.fakes.telegram import CHAT, TOKEN, FakeTelegram
+from tests.flows.conftest import OWNER, OpenDesk, QuietDesk, Surroundings, git, make_repository
+
+
+async def texts(desk: QuietDesk) -> list[str]:
+    """The messages in the order in which they will be sent."""
+    async with desk.house.database.read() as session:
+        return list((await session.exec(select(OutboxMessage.text).order_by(col(OutboxMessage.id)))).all())
+
+
+async def kinds(desk: QuietDesk, key: str) -> list[str]:
+    async with desk.house.database.read() as session:
+        wanted = select(Event.kind).where(col(Event.item_key) == key).order_by(col(Event.id))
+        return list((await session.exec(wanted)).all())
+
+
+async def test_an_item_goes_from_filing_to_done_and_all_ten_messages_are_told_in_order(
+    surroundings: Surroundings, open_desk: OpenDesk, sample: Path
+) -> None:
+    surroundings.parameters("developer")["args"] = [
+        "--fail-in", "1", "--overrun-in", "2", "--break-in", "3",
+    ]  # fmt: skip
+    surroundings.stage("development")["limit"] = "2s"
+    surroundings.parameters("architect")["program"] = "agents/architect.py"
+    desk = await open_desk()
+    key = await desk.file(sample)
+    assert (await desk.rest(key)).state is State.WAITING_APPROVAL
+    approving = asyncio.create_task(desk.approve(key))
+    while "error" not in await kinds(desk, key):
+        await asyncio.sleep(0.02)
+    agents = surroundings.settings.folder / "agents"
+    (agents / "architect.py").symlink_to(agents / "rehearsal.py")
+    card = await approving
+    assert (card.state, card.stage) == (State.DONE, "done")
+    reason = "CI state: failure (tests: `python3 -m unittest` failed with exit code 1: FAILED (failures=1))"
+    told = [text.replace("0 с", "1 с") for text in await texts(desk)]
+    assert told == [
+        "🚀 ET-001: analyst запущен (run_id=1)",
+        "✅ ET-001: analyst завершил (1 с, exit_code=0)",
+        "✅ ET-001: QG check_documents — passed",
+        "📋 ET-001: BRD/ТЗ/AC готовы. Жду :approved: в Plane",
+        "🔄 ET-001: analysis → architecture (запущен architect)",
+        "🔴 ET-001: ERROR — Failed to launch agent",
+        "🚀 ET-001: architect запущен (run_id=3)",
+        "✅ ET-001: architect завершил (1 с, exit_code=0)",
+        "✅ ET-001: QG check_documents — passed",
+        "🔄 ET-001: architecture → development (запущен developer)",
+        "🚀 ET-001: developer запущен (run_id=4)",
+        "❌ ET-001: developer упал (exit_code=1)",
+        "🚀 ET-001: developer запущен (run_id=5)",
+        "⏰ ET-001: developer убит по таймауту (2 с)",
+        "🚀 ET-001: developer запущен (run_id=6)",
+        "✅ ET-001: developer завершил (1 с, exit_code=0)",
+        "✅ ET-001: QG check_pr_open — passed",
+        f"⚠️ ET-001: QG check_ci_green — failed: {reason}",
+        "🚀 ET-001: developer запущен (run_id=7)",
+        "✅ ET-001: developer завершил (1 с, exit_code=0)",
+        "✅ ET-001: QG check_pr_open — passed",
+        "✅ ET-001: QG check_ci_green — passed",
+        "🔄 ET-001: development → review (запущен reviewer)",
+        "🚀 ET-001: reviewer запущен (run_id=8)",
+        "✅ ET-001: reviewer завершил (1 с, exit_code=0)",
+        "✅ ET-001: QG check_review_approved — passed",
+        "🔄 ET-001: review → merge",
+        "✅ ET-001: QG check_merged — passed",
+        "🔄 ET-001: merge → done",
+        "🎉 ET-001: задача завершена! PR merged.",
+    ]
+    merged = git(bare(surroundings), "show", "main:greeting.py")
+    assert "Hello" in merged
+
+
+async def test_with_telegram_down_all_the_way_the_item_is_done_and_the_messages_arrive_in_order_later(
+    open_desk: OpenDesk, sample: Path
+) -> None:
+    desk = await open_desk()
+    with FakeTelegram(TOKEN) as telegram:
+        value = {"bot_token": TOKEN, "chat_id": str(CHAT), "api_base": telegram.base}
+        async with desk.house.database.command("connect") as unit:
+            await desk.house.connections.put(unit, "telegram", "default", value, Source.API)
+        telegram.down()
+        key = await desk.file(sample)
+        await desk.rest(key)
+        await desk.house.notify.deliver_round()
+        assert (await desk.approve(key)).state is State.DONE
+        await desk.house.notify.deliver_round()
+        telegram.up()
+        clock = ManualClock()
+        clock.time = desk.house.database.clock.now()
+        desk.house.database.clock = clock
+        while (told := await desk.house.notify.deliver_round()).next_at is not None:
+            clock.go_to(told.next_at)
+        assert telegram.texts() == await texts(desk)
+        assert len(telegram.texts()) == 21
+
+
+async def test_an_agent_that_overruns_its_limit_is_killed_with_its_children(
+    surroundings: Surroundings, open_desk: OpenDesk, sample: Path
+) -> None:
+    surroundings.parameters("analyst")["args"] = ["--overrun-in", "1"]
+    surroundings.stage("analysis")["limit"] = "1s"
+    desk = await open_desk()
+    key = await desk.file(sample)
+    card = await desk.rest(key)
+    assert (card.state, card.round) == (State.WAITING_APPROVAL, 2)
+    home = str(surroundings.settings.folder)
+    jobs = [(p.info["environ"] or {}).get("QUARTERDECK_JOB", "") for p in psutil.process_iter(["environ"])]
+    assert not [job for job in jobs if job.startswith(home)]
+
+
+async def test_a_commit_that_no_ci_knows_is_told_and_not_waited_for_for_ever(
+    open_desk: OpenDesk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("quarterdeck.pipeline.gates.NO_CI_PATIENCE", timedelta(0))
+    desk = await open_desk()
+    key = await desk.file(make_repository(tmp_path / "untested", {"README.md": "hello\n"}))
+    await desk.rest(key)
+    card = await desk.approve(key)
+    assert card.state is State.BLOCKED
+    assert card.move is not None
+    assert "total_count 0" in card.move["why"]
+
+
+async def test_ci_that_is_red_on_the_base_branch_too_is_a_persons_move_at_once(
+    open_desk: OpenDesk, tmp_path: Path
+) -> None:
+    desk = await open_desk()
+    broken = make_repository(tmp_path / "broken", {".quarterdeck.yaml": "test: 'false'\n"})
+    key = await desk.file(broken)
+    await desk.rest(key)
+    card = await desk.approve(key)
+    assert (card.state, card.stage, card.round) == (State.BLOCKED, "development", 1)
+    assert card.move is not None
+    assert "red on main too" in card.move["why"]
+
+
+async def test_a_rejected_review_goes_back_to_the_developer_with_its_words(
+    surroundings: Surroundings, open_desk: OpenDesk, sample: Path
+) -> None:
+    reviewer = surroundings.settings.folder / "agents" / "strict"
+    reviewer.write_text(
+        '#!/bin/sh\nif [ "$QUARTERDECK_ROUND" = 1 ]; then verdict=rejected; else verdict=approved; fi\n'
+        'echo "{\\"review\\": {\\"verdict\\": \\"$verdict\\", \\"comment\\": \\"name it better\\"}}"'
+        ' > "$QUARTERDECK_RESULT"\n'
+    )
+    reviewer.chmod(0o755)
+    surroundings.parameters("reviewer")["program"] = "agents/strict"
+    desk = await open_desk()
+    key = await desk.file(sample)
+    await desk.rest(key)
+    card = await desk.approve(key)
+    assert card.state is State.DONE
+    moves = [text for text in await texts(desk) if text.startswith("🔄")]
+    assert "🔄 ET-001: review → development (запущен developer)" in moves
+    assert "⚠️ ET-001: QG check_review_approved — failed: reviewer: name it better" in await texts(desk)
+
+
+async def test_a_branch_that_moved_after_its_approval_is_not_merged(
+    surroundings: Surroundings, open_desk: OpenDesk, sample: Path, tmp_path: Path
+) -> None:
+    desk = await open_desk()
+    key = await desk.file(sample)
+    await desk.rest(key)
+    forge = desk.house.forge
+
+    give_review = forge.review
+
+    async def review_then_push(*arguments: Any) -> None:
+        await give_review(*arguments)
+        await asyncio.to_thread(push_by_hand, bare(surroundings), tmp_path / "clone", key)
+
+    forge.review = review_then_push  # type: ignore[method-assign]
+    await desk.house.engine.decide(key, OWNER, approved=True)
+    while (
+        card := await desk.house.board.item(key)
+    ).state is not State.WAITING_GATE or card.stage != "review":
+        await desk.work_once()
+    request = await forge.pull_request(str(sample), f"item/{key}")
+    assert request is not None
+    assert [review.verdict for review in request.reviews] == [Verdict.APPROVED]
+    assert request.reviews[0].commit != request.head
+    assert not request.is_merged
+
+
+def bare(surroundings: Surroundings) -> Path:
+    """The only repository of the forge."""
+    (found,) = (surroundings.settings.forge_folder / "imported").iterdir()
+    return found
+
+
+def push_by_hand(repository: Path, clone: Path, key: str) -> None:
+    """Somebody adds a commit to an item's branch, past the desk."""
+    git(repository, "clone", "-q", "-b", f"item/{key}", str(repository), str(clone))
+    (clone / "surprise.py").write_text("surprise = True\n")
+    git(clone, "add", "--all")
+    git(clone, "commit", "-q", "-m", "Surprise")
+    git(clone, "push", "-q", "origin", f"item/{key}")
+
+
+async def test_cancelling_stops_the_agent_within_seconds_and_closes_its_run(
+    surroundings: Surroundings, open_desk: OpenDesk, sample: Path
+) -> None:
+    surroundings.parameters("analyst")["args"] = ["--overrun-in", "1"]
+    desk = await open_desk()
+    key = await desk.file(sample)
+    resting = asyncio.create_task(desk.rest(key))
+    while "agent_started" not in await kinds(desk, key):
+        await asyncio.sleep(0.02)
+    (run,) = await desk.house.crew.open_runs()
+    await desk.house.engine.cancel(key, OWNER)
+    assert await desk.house.engine.stop_stray_runs() == 1
+    assert (await resting).state is State.CANCELLED
+    assert await desk.house.crew.open_runs() == []
+    assert (await desk.house.crew.run(run.id or 0)).cancelled
+    assert "run_cancelled" in await kinds(desk, key)
+    assert (desk.house.crew.folder_of(run) / "agent.log").exists()
