@@ -55,7 +55,7 @@ class Document:
         try:
             return model.model_validate(self.data)
         except ValidationError as error:
-            wrong = error.errors(include_url=False, include_input=False, include_context=False)
+            wrong = error.errors()
         (place, what), *others = [(tuple(e["loc"]), _WORDS.get(e["type"], e["msg"])) for e in wrong]
         shown = others[: MOST_COMPLAINTS - 1]
         also = [f"line {self.line_of(p)}: {_name(p)}{w}" for p, w in shown]

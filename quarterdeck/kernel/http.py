@@ -130,13 +130,10 @@ class _Client(httpx.AsyncClient):
             raise _no_address(self._name, error) from None
 
     async def send(self, request: httpx.Request, *, stream: bool = False, **options: Any) -> httpx.Response:
-        limit = asyncio.timeout(None if stream else self._seconds)
         try:
-            async with limit:
+            async with asyncio.timeout(None if stream else self._seconds):
                 return await super().send(request, stream=stream, **options)
         except TimeoutError:
-            if not limit.expired():
-                raise
             raise _timed_out(self._name, self._seconds) from None
         except httpx.TooManyRedirects:
             raise _wrong(self._name, "redirects in circles") from None

@@ -74,10 +74,9 @@ def test_warnings_become_lines() -> None:
 
 
 def test_setting_up_again_does_not_double_the_lines() -> None:
-    lines_of("console")
-    output = lines_of("console")
+    before, now = lines_of("console"), lines_of("console")
     structlog.get_logger("ours").info("once")
-    assert output.getvalue().count("once") == 1
+    assert (before.getvalue() + now.getvalue()).count("once") == 1
 
 
 @pytest.mark.parametrize("form", ["console", "json"])
