@@ -43,7 +43,8 @@ _registered: dict[str, None] = {}
 def hide(value: str) -> None:
     """Never show this value, nor its forms in an address or in JSON, from now on in this process."""
     if len(value) >= SHORTEST:
-        for form in (value, quote(value, safe=""), quote(value), json.dumps(value)[1:-1]):
+        quoted = (quote(value, safe=safe, errors="replace") for safe in ("", "/"))
+        for form in (value, *quoted, json.dumps(value)[1:-1]):
             _registered[form] = None
 
 

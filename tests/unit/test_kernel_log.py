@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import pytest
 import structlog
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
@@ -177,6 +177,7 @@ plain = st.characters(exclude_characters="*")
 
 
 @given(before=st.text(), after=st.text(), secret=st.text(plain, min_size=log.SHORTEST))
+@example(before="", after="", secret="canary\ud800")
 def test_no_surroundings_bring_a_registered_secret_back(before: str, after: str, secret: str) -> None:
     log.hide(secret)
     assert secret not in log.redact(f"{before} {secret} {after}")
