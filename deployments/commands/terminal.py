@@ -1,6 +1,5 @@
 """How commands speak: tables for people, JSON for programs, errors with what to do next."""
 
-import asyncio
 import json
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -33,6 +32,8 @@ def in_house(work: "Callable[[House], Awaitable[T]]") -> T:
 
     Raises `Misconfigured` where no desk was ever set up.
     """
+    import asyncio
+
     from quarterdeck.house import open_house
 
     settings = here()
