@@ -59,7 +59,11 @@ class Form:
         return self
 
     async def question(self, times: int = 1) -> str:
-        return (await self.api.get(f"/flow_runs/{self.flow_run}/input/suspended-{times}-description")).text
+        async def asked() -> str:
+            answer = await self.api.get(f"/flow_runs/{self.flow_run}/input/suspended-{times}-description")
+            return answer.text if answer.is_success else ""  # stored a moment after the schema
+
+        return str(await until(asked))
 
     async def resume(self, **answer: Any) -> str:
         told = await self.api.post(f"/flow_runs/{self.flow_run}/resume", json={"run_input": answer})
