@@ -1,7 +1,8 @@
 """`quarterdeck up`: starts everything, keeps it running, stops all of it within ten seconds.
 
 PostgreSQL is shared and looked after here; Prefect's server, web, desk and runner are programs on a leash
-(see `supervisor`). Agents' keepers are nobody's children: they outlive us, and the next desk adopts them.
+(see `supervisor`). Agents' keepers are nobody's children: they outlive a crash of all of us, and the next
+desk adopts them; only an orderly end stops them too (see `closing`).
 """
 
 import asyncio
@@ -13,7 +14,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from deployments import home, parts, prefect_server, supervisor
+from deployments import closing, home, parts, prefect_server, supervisor
 from deployments.backoff import CRASH_LOOP
 from deployments.supervisor import Ended, Program, Supervised
 from quarterdeck.kernel import log as logs
@@ -26,9 +27,10 @@ Tell = Callable[[str], None]
 PATIENCE = 240.0
 """Seconds until everything must have become healthy once."""
 
-GRACE = 4.0
-"""Seconds to stop politely for those who work; Prefect's server and PostgreSQL come after them."""
-SERVER_GRACE = 2.0
+GRACE = 3.0
+"""Seconds to stop politely for those who work; agents, Prefect's server and PostgreSQL come after them."""
+GRACE_OF_AGENTS = 1.5
+SERVER_GRACE = 1.5
 
 LOOK_AT_LOGS = 60.0
 
@@ -139,6 +141,8 @@ class OpenDesk:
             await supervisor.end_group(self._setup.pid)
         workers = [part for name, part in self._parts.items() if name != "prefect"]
         await asyncio.gather(*(part.stop(GRACE) for part in workers))
+        if stopped := await closing.stop_runs(self.settings, GRACE_OF_AGENTS):
+            self.tell(f"Stopped {stopped} runs of agents or CI; the next `up` begins them anew.")
         if "prefect" in self._parts:
             await self._parts["prefect"].stop(SERVER_GRACE)
         if self._has_server:

@@ -22,7 +22,15 @@ from quarterdeck.kernel.settings import Settings
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
 
-OPEN_WITHIN = 150
+TOKEN = "token-of-the-owner"
+STUBBORN = """
+agents:
+  - {slug: analyst, parameters: {program: sh, args: [-c, "trap '' TERM; sleep 600 & wait; sleep 600"]}}
+  - {slug: architect, parameters: {program: "true"}}
+  - {slug: developer, parameters: {program: "true"}}
+  - {slug: reviewer, parameters: {program: "true"}}
+"""
+"""A crew whose analyst works for long and does not hear that it should stop."""
 
 
 def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
@@ -39,6 +47,7 @@ class OpenDesk:
     def __init__(self, home: Path, **environment: str) -> None:
         self.home = home
         told = {"QUARTERDECK_HOME": str(home), "QUARTERDECK_HTTP_PORT": "0", "QUARTERDECK_PREFECT_PORT": "0"}
+        told["QUARTERDECK_TOKEN"] = TOKEN
         self.process = subprocess.Popen(
             [sys.executable, "-m", "deployments.cli", "up", "--json"],
             env=os.environ | told | environment,
@@ -77,6 +86,18 @@ class OpenDesk:
         except (httpx.HTTPError, ValueError):
             return False
 
+    def ask(self, method: str, path: str, **body: str) -> Any:
+        """What the API answers the owner."""
+        answer = httpx.request(
+            method,
+            f"{self.addresses['web']}/api/v1{path}",
+            headers={"Authorization": f"Bearer {TOKEN}"},
+            json=body or None,
+            timeout=10,
+        )
+        assert answer.is_success, answer.text
+        return answer.json()
+
     def stop(self) -> None:
         if self.process.poll() is None:
             self.process.terminate()
@@ -88,7 +109,7 @@ def processes_of(home: Path) -> list[str]:
     found = []
     for process in psutil.process_iter():
         try:
-            words = [*process.cmdline(), process.environ().get("QUARTERDECK_HOME", "")]
+            words = [*process.cmdline(), *process.environ().values(), process.cwd()]
             if process.status() != psutil.STATUS_ZOMBIE and any(str(home) in word for word in words):
                 found.append(f"{process.pid} {' '.join(process.cmdline())}")
         except psutil.Error:
@@ -103,7 +124,10 @@ def nothing_left() -> None:
 
 @pytest.fixture(scope="module")
 def a_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("up") / "home"
+    home = tmp_path_factory.mktemp("up") / "home"
+    home.mkdir()
+    (home / "crew.yaml").write_text(STUBBORN)
+    return home
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +195,32 @@ def test_it_stops_within_ten_seconds_and_leaves_nothing(desk: OpenDesk, number: 
     assert desk.process.returncode == 0
     assert processes_of(desk.home) == []
     assert homes.read(Settings(home=desk.home)) is None
+
+
+def test_agents_stop_with_it_and_are_begun_anew_at_no_cost(desk: OpenDesk, a_home: Path) -> None:
+    until(desk.is_healthy)
+    desk.ask("POST", "/projects", key="SLOW", name="Slow")
+    key = desk.ask("POST", "/items", project="SLOW", title="Think")["key"]
+
+    def runs_at_work(of: OpenDesk) -> list[Any]:
+        return [run for run in of.ask("GET", f"/items/{key}/runs")["items"] if run["state"] == "running"]
+
+    (first,) = until(lambda: runs_at_work(desk))
+    began = time.monotonic()
+    desk.process.send_signal(signal.SIGINT)
+    desk.process.communicate(timeout=20)
+    assert time.monotonic() - began < 10
+    assert processes_of(a_home) == []
+    again = OpenDesk(a_home).wait()
+    try:
+        (second,) = until(lambda: [run for run in runs_at_work(again) if run["id"] != first["id"]])
+        assert (second["stage"], second["round"]) == ("analysis", 2)
+        item = again.ask("POST", f"/items/{key}/cancel")
+        assert item["state"] == "cancelled"
+        until(lambda: not runs_at_work(again))
+    finally:
+        again.stop()
+    assert processes_of(a_home) == []
 
 
 def test_after_a_kill_its_parts_stop_by_themselves_and_it_opens_again(desk: OpenDesk, a_home: Path) -> None:
