@@ -1,11 +1,14 @@
 """What each process is told, and what is kept from it."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from cryptography.fernet import Fernet
 
 from deployments import parts, prefect_server
+from quarterdeck.crew.command import Parameters, environment
+from quarterdeck.crew.runtime import Job
 from quarterdeck.kernel.settings import Settings
 
 SHELL = {
@@ -72,3 +75,25 @@ def test_parts_are_told_absolute_paths_and_the_ports_as_chosen(
     assert told["QUARTERDECK_HOME"] == str(tmp_path / "data")
     assert told["QUARTERDECK_CREW"] == str(tmp_path / "c.yaml")
     assert (told["QUARTERDECK_HTTP_PORT"], told["QUARTERDECK_PREFECT_PORT"]) == ("1", "2")
+
+
+def test_an_agent_is_told_neither_prefects_login_nor_any_key(settings: Settings, tmp_path: Path) -> None:
+    desk = parts.environment(settings, SHELL)
+    job = Job(
+        run_id=1,
+        item_key="ET-007",
+        title="Greet",
+        description="",
+        stage="analysis",
+        round=1,
+        agent="analyst",
+        folder=tmp_path,
+        work_tree=tmp_path,
+        branch="item/ET-007",
+        limit=timedelta(minutes=1),
+        parameters={},
+    )
+    told = environment(job, Parameters(program="true"), desk)
+    assert not any(name.startswith("PREFECT") for name in told)
+    login = prefect_server.auth_string(settings)
+    assert not any(login in value or "canary" in value for value in told.values())
