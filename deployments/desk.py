@@ -8,11 +8,14 @@ every few seconds. A duty that fails is logged and tried again with a growing pa
 import asyncio
 import os
 import signal
+import threading
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import httpx
 import structlog
+from prefect import tags
 
 from deployments import leash
 from flows.approval import verdict
@@ -20,7 +23,7 @@ from flows.stage import run_stage
 from quarterdeck.house import House, open_house
 from quarterdeck.kernel import log as logs
 from quarterdeck.kernel.errors import QuarterdeckError, Unavailable
-from quarterdeck.kernel.settings import load
+from quarterdeck.kernel.settings import Settings, load
 from quarterdeck.pipeline.service import this_holder
 from quarterdeck.pipeline.store import Candidate
 from tasks.approvals import close_form, open_form
@@ -33,6 +36,8 @@ LOOK_ANYWAY = 5.0
 """Seconds after which a duty looks even though no bell rang."""
 LONGEST_PAUSE = 10.0
 CI_AT_ONCE = 2
+SENT_AGAIN = 300.0
+"""Seconds in which a stage that was sent to a work pool must have begun."""
 TOPICS = ("items", "ci_waiting", "approvals", "outbox", "connections")
 """The bells: what a commit may wake us for (see `bus`)."""
 
@@ -104,6 +109,8 @@ class Desk:
         found = await self.house.engine.candidates(room, tuple(self._at_work)) if room > 0 else []
         if found:
             await self._must_reach_prefect()
+        if any(candidate.was_running for candidate in found):
+            await self._obey_cancellations()  # before somebody takes up what a person stopped
         for candidate in found:
             self._at_work[candidate.key] = asyncio.create_task(self._work_on(candidate))
         due = await self.house.engine.next_due()
@@ -112,14 +119,36 @@ class Desk:
 
     async def _work_on(self, candidate: Candidate) -> None:
         try:
-            await run_stage(
-                item=candidate.key, stage=candidate.stage, round=candidate.round, return_state=True
-            )
+            if self.house.settings.stages == "deployment":
+                await self._send_away(candidate)
+            else:
+                with tags(candidate.key):
+                    await run_stage(
+                        item=candidate.key, stage=candidate.stage, round=candidate.round, return_state=True
+                    )
         except Exception as error:  # what was done is recorded; what was not is found again
             log.warning("stage_run_broke", item=candidate.key, stage=candidate.stage, reason=repr(error))
         finally:
             self._at_work.pop(candidate.key, None)
             self._bells["items"].set()
+
+    async def _send_away(self, candidate: Candidate) -> None:
+        """Have the stage run elsewhere, and leave the item alone until somebody claimed it there.
+
+        The same item in the same version is sent once; after `SENT_AGAIN` seconds it counts as lost.
+        """
+        try_number = int(self.house.database.clock.now().timestamp() // SENT_AGAIN)
+        wanted = {
+            "parameters": {"item": candidate.key, "stage": candidate.stage, "round": candidate.round},
+            "tags": [candidate.key],
+            "idempotency_key": f"{candidate.key}@{candidate.version}#{try_number}",
+        }
+        stage = (await self._api.get("/deployments/name/stage/stage")).raise_for_status().json()
+        (await self._api.post(f"/deployments/{stage['id']}/create_flow_run", json=wanted)).raise_for_status()
+        for _ in range(int(SENT_AGAIN)):
+            if (await self.house.engine.current(candidate.key)).version != candidate.version:
+                return
+            await asyncio.sleep(1)
 
     async def _must_reach_prefect(self) -> None:
         try:
@@ -135,10 +164,14 @@ class Desk:
         return 2.0
 
     async def _obey_cancellations(self) -> float:
-        """Cancel was pressed in Prefect's UI on a run of this process: nobody else would notice."""
-        ours = await self.house.engine.flow_runs_of(this_holder())
-        if ours:
-            wanted = {"id": {"any_": ours}, "state": {"type": {"any_": ["CANCELLING"]}}}
+        """Cancel was pressed in Prefect's UI: nobody stops the agent but us.
+
+        Prefect does not look at runs inside a desk, and a run in a process of its own may be killed
+        before it can tell anybody.
+        """
+        under_way = await self.house.engine.flow_runs_under_way()
+        if under_way:
+            wanted = {"id": {"any_": under_way}, "state": {"type": {"any_": ["CANCELLING", "CANCELLED"]}}}
             answer = await self._api.post("/flow_runs/filter", json={"flow_runs": wanted})
             for run in answer.raise_for_status().json():
                 await self.house.engine.interrupt(run["id"], "The stage run was cancelled in Prefect.")
@@ -170,16 +203,32 @@ class Desk:
         return 15.0
 
 
-async def main() -> None:
-    """Open the desk in this process until SIGTERM or Ctrl-C."""
+def main() -> None:
+    """Open the desk in this process until SIGTERM or Ctrl-C.
+
+    Its loop has a thread of its own: on the main thread Prefect takes SIGTERM for itself while a stage
+    runs, and raises in the middle of whatever the desk does just then.
+    """
     settings = load()
     logs.set_up(settings)
+    asked_to_stop = threading.Event()
+    for sign in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(sign, lambda *_: asked_to_stop.set())
+    with ThreadPoolExecutor(1, thread_name_prefix="desk") as thread:
+        thread.submit(asyncio.run, _open(settings, asked_to_stop)).result()
+
+
+async def _open(settings: Settings, asked_to_stop: threading.Event) -> None:
     async with open_house(settings) as house, _prefect() as api:
         desk = Desk(house, api)
-        for sign in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(sign, desk.stopping.set)
+        watching = asyncio.create_task(asyncio.to_thread(asked_to_stop.wait))
+        watching.add_done_callback(lambda _: desk.stopping.set())
         leash.ready()
-        await desk.run()
+        try:
+            await desk.run()
+        finally:
+            asked_to_stop.set()  # else its thread would wait for ever
+            await watching
 
 
 def _prefect() -> httpx.AsyncClient:
@@ -193,4 +242,4 @@ def _prefect() -> httpx.AsyncClient:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    main()

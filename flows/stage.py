@@ -8,7 +8,7 @@ or needs a person.
 import asyncio
 from typing import Annotated, Any
 
-from prefect import flow, get_run_logger, runtime, tags
+from prefect import flow, get_run_logger, runtime
 from prefect.client.schemas.objects import State
 from prefect.states import Cancelled, Completed, Failed
 from pydantic import Field
@@ -42,13 +42,7 @@ def _name() -> str:
     return " · ".join(str(part) for part in (given["item"], given["stage"], given["round"]) if part)
 
 
-async def _interrupted(flow: Any, flow_run: Any, state: Any) -> None:
-    """Cancel was pressed on a run in a process of its own: its agent would go on without this."""
-    async with at_hand() as house:
-        await house.engine.interrupt(str(flow_run.id), "The stage run was cancelled in Prefect.")
-
-
-@flow(name="stage", flow_run_name=_name, persist_result=False, on_cancellation=[_interrupted])
+@flow(name="stage", flow_run_name=_name, persist_result=False)
 async def run_stage(
     item: Annotated[str, Field(title="Work item", description="Key of the item, for example ET-007.")],
     stage: Annotated[
@@ -57,17 +51,16 @@ async def run_stage(
     round: Annotated[int, Field(title="Round", description="Leave 0 for its present round.", ge=0)] = 0,
 ) -> State[Any]:
     """Work on one stage of a work item until it moves, waits, or needs a person."""
-    with tags(item):
-        async with at_hand() as house:
-            try:
-                work = await _claim(house, item, stage, round)
-            except Conflict as refusal:
-                return Completed(name="NothingToDo", message=str(refusal))
-            keeping = asyncio.create_task(keep_claim(work, LEASE.total_seconds() / 3))
-            try:
-                return await work_on(house, work)
-            finally:
-                keeping.cancel()
+    async with at_hand() as house:
+        try:
+            work = await _claim(house, item, stage, round)
+        except Conflict as refusal:
+            return Completed(name="NothingToDo", message=str(refusal))
+        keeping = asyncio.create_task(keep_claim(work, LEASE.total_seconds() / 3))
+        try:
+            return await work_on(house, work)
+        finally:
+            keeping.cancel()
 
 
 async def _claim(house: House, item: str, stage: str, round_: int) -> StageWork:
@@ -89,6 +82,8 @@ async def work_on(house: House, work: StageWork) -> State[Any]:
         reason = error.detail if isinstance(error, QuarterdeckError) else f"{type(error).__name__}: {error}"
         await work.failed(reason)
         raise
+    if isinstance(decision, Block) and decision.cancelled:
+        return Cancelled(message=decision.why)
     return Completed(message=_sentence(work, decision))
 
 

@@ -43,7 +43,7 @@ def nothing_left() -> Iterator[None]:
     threads, children = set(_threads()), set(_children())
     yield
     _until_none(lambda: set(_threads()) - threads)
-    _until_none(lambda: set(_children()) - children)
+    _until_none(lambda: {child for child in set(_children()) - children if not _is_theirs(child, children)})
 
 
 @pytest.fixture
@@ -66,6 +66,13 @@ def _children() -> Iterator[psutil.Process]:
             tracker = "multiprocessing.resource_tracker" in " ".join(child.cmdline())  # lives as long as we
             if child.status() != psutil.STATUS_ZOMBIE and not tracker:
                 yield child
+
+
+def _is_theirs(child: psutil.Process, older: Collection[psutil.Process]) -> bool:
+    """Was it started by a server that lives longer than a test?"""
+    with suppress(psutil.Error):
+        return any(parent in older for parent in child.parents())
+    return True
 
 
 def _until_none(left: Callable[[], Collection[object]]) -> None:

@@ -48,6 +48,11 @@ class Settings(BaseSettings):
     concurrency: int = Field(
         default=8, ge=1, le=256, description="Stages one desk works on at the same time."
     )
+    stages: Literal["desk", "deployment"] = Field(
+        default="desk",
+        description="Where stages run: `desk` = in the desk itself; `deployment` = as runs of the `stage`"
+        " deployment, for a Prefect work pool on several machines (seconds slower to start).",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least level logged."
     )

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from quarterdeck.board.model import FINAL, State
+from quarterdeck.crew.runtime import CLOSED
 from quarterdeck.pipeline.definition import DONE, Pipeline, Stage
 from quarterdeck.pipeline.model import GateVerdict
 
@@ -65,6 +66,7 @@ class Facts:
     published: bool = False
     publish_error: str = ""
     interrupted: str = ""
+    note: str = ""
     gates: Mapping[str, GateFacts] = field(default_factory=dict)
     spent: Mapping[str, int] = field(default_factory=dict)
 
@@ -130,10 +132,11 @@ class Repair:
 
 @dataclass(frozen=True)
 class Block:
-    """A person must act: why, and what they can do."""
+    """A person must act: why, and what they can do. `cancelled`: because a person stopped it."""
 
     why: str
     todo: str
+    cancelled: bool = False
 
 
 Step = StartRun | AwaitRun | Publish | CheckGate | AskApproval | Wait | Advance | Repair | Block
@@ -144,7 +147,7 @@ Decision = AskApproval | Wait | Advance | Repair | Block
 def next_step(facts: Facts, now: datetime) -> Step:
     """The one thing to do now."""
     if facts.interrupted and (facts.run is None or facts.run.ended):
-        return Block(facts.interrupted, "Retry the stage, or cancel the item.")
+        return Block(facts.interrupted, "Retry the stage, or cancel the item.", cancelled=True)
     if not facts.stage.is_engine:
         step = _agent_step(facts)
         if step is not None:
@@ -162,10 +165,13 @@ def _agent_step(facts: Facts) -> Step | None:
         return StartRun()
     if not run.ended:
         return AwaitRun(run.id)
+    if run.cancelled and run.error == CLOSED:
+        return Repair(facts.stage.name, _starter(facts.stage), cause="", note=facts.note)
     if run.cancelled:
         return Block(
             f"The run of {facts.stage.agent} was cancelled.",
             "Retry the stage, or cancel the item.",
+            cancelled=True,
         )
     if not run.succeeded:
         return _failed_run(facts, run)

@@ -123,7 +123,7 @@ class Engine:
         """The stage and round in which an item stands. Raises `NotFound`."""
         async with self.database.read() as session:
             item = await store.item(session, key)
-        return Candidate(item.key, item.stage, item.round)
+        return Candidate(item.key, item.stage, item.round, item.version)
 
     async def claim(self, wanted: Candidate, flow_run: str = "", holder: str | None = None) -> StageWork:
         """Take (item, stage, round), with a new fencing number.
@@ -216,11 +216,10 @@ class Engine:
             transitions.touch(unit, item)
         return [item.key for item in items]
 
-    async def flow_runs_of(self, holder: str) -> list[str]:
-        """The Prefect runs in which a holder works."""
+    async def flow_runs_under_way(self) -> list[str]:
+        """The Prefect runs of stages that are worked on, or were when their process died."""
         async with self.database.read() as session:
-            held = await store.open_claims(session)
-        return [claim.flow_run for claim in held if claim.holder == holder and claim.flow_run]
+            return await store.flow_runs_under_way(session)
 
     async def flow_runs_at_work(self) -> set[str]:
         """The Prefect runs that show signs of life, wherever they are."""

@@ -1,7 +1,7 @@
 """All queries of the pipeline room."""
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
@@ -50,11 +50,16 @@ async def project_of(session: AsyncSession, item: WorkItem) -> Project:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A (item, stage, round) for which there is something to do."""
+    """A (item, stage, round) for which there is something to do.
+
+    `version` is the item's when it was seen; `was_running`: somebody worked on it and stopped.
+    """
 
     key: str
     stage: str
     round: int
+    version: int = field(default=0, compare=False)
+    was_running: bool = field(default=False, compare=False)
 
 
 def _held(now: datetime) -> SelectOfScalar[int]:
@@ -81,7 +86,7 @@ async def candidates(
     due = or_(col(WorkItem.wake_at).is_(None), col(WorkItem.wake_at) <= now)
     going_on = col(WorkItem.state).in_([State.RUNNING, State.WAITING_GATE])
     statement = (
-        select(WorkItem.key, WorkItem.stage, WorkItem.round)
+        select(WorkItem)
         .where(or_(new, going_on), due, ~exists(_held(now)))
         .order_by(
             case({State.QUEUED.value: 1}, value=col(WorkItem.state), else_=0),
@@ -90,7 +95,11 @@ async def candidates(
         )
         .limit(limit)
     )
-    return [Candidate(*row) for row in (await session.exec(statement)).all()]
+    return [_candidate(item) for item in (await session.exec(statement)).all()]
+
+
+def _candidate(item: WorkItem) -> Candidate:
+    return Candidate(item.key, item.stage, item.round, item.version, item.state is State.RUNNING)
 
 
 async def next_due(session: AsyncSession, now: datetime) -> datetime | None:
@@ -116,6 +125,23 @@ async def claim(session: AsyncSession, claim_id: int) -> Claim:
 async def open_claims(session: AsyncSession) -> list[Claim]:
     """Claims that somebody holds or held when he died."""
     statement = select(Claim).where(col(Claim.ended_at).is_(None), col(Claim.holder) != "")
+    return list((await session.exec(statement)).all())
+
+
+async def flow_runs_under_way(session: AsyncSession) -> list[str]:
+    """The Prefect runs of stages that are worked on, or were when their process died."""
+    statement = (
+        select(Claim.flow_run)
+        .join(WorkItem, col(WorkItem.id) == col(Claim.item_id))
+        .where(
+            col(WorkItem.state) == State.RUNNING,
+            col(WorkItem.stage) == col(Claim.stage),
+            col(WorkItem.round) == col(Claim.round),
+            col(Claim.ended_at).is_(None),
+            col(Claim.interrupted) == "",
+            col(Claim.flow_run) != "",
+        )
+    )
     return list((await session.exec(statement)).all())
 
 

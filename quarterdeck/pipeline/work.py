@@ -136,6 +136,7 @@ class StageWork:
             published=bool(claim.head),
             publish_error=claim.publish_error,
             interrupted=claim.interrupted,
+            note=item.note,
             gates={
                 check.gate: rules.GateFacts(
                     check.verdict, check.reason, check.expires_at, fresh=check.at >= claim.taken_at

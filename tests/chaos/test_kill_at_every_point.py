@@ -161,5 +161,6 @@ async def _messages_are_complete_and_in_order(house: House) -> None:
     kinds = {message.kind for message in messages}
     assert all(event.id in told for event in events if event.kind in kinds)
     assert len(told) == len(messages), "one message per event"
-    times = [message.sent_at for message in messages]
-    assert times == sorted(times, key=lambda sent: sent or messages[0].created_at)
+    for key in {message.item_key for message in messages}:
+        times = [message.sent_at for message in messages if message.item_key == key]
+        assert times == sorted(filter(None, times)), f"the messages of {key} are out of order"

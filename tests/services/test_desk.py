@@ -127,7 +127,7 @@ async def test_a_stage_run_by_hand_works_and_a_second_one_finds_it_claimed(
 
     state = await until(ended, 90)
     assert "already claimed" in state["message"]
-    assert len([run for run in await house.crew.runs_of(key)]) == 1
+    assert len(await house.crew.runs_of(key)) == 1
 
     asked = {"state": {"type": "CANCELLING", "name": "Cancelling"}}
     await api.post(f"/flow_runs/{first.flow_run_id}/set_state", json=asked)

@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from pydantic import ValidationError
 
 from quarterdeck.board.model import State
+from quarterdeck.crew.runtime import CLOSED
 from quarterdeck.pipeline.definition import DONE, Pipeline
 from quarterdeck.pipeline.model import GateVerdict
 from quarterdeck.pipeline.rules import (
@@ -187,6 +188,12 @@ def test_a_cancelled_stage_run_asks_a_person() -> None:
     waiting = facts(run=RunFacts(7), interrupted="cancelled in Prefect")
     assert next_step(waiting, NOW) == AwaitRun(7), "its agent is still being stopped"
     assert isinstance(next_step(facts(interrupted="cancelled in Prefect"), NOW), Block)
+
+
+def test_a_run_that_a_closing_desk_stopped_begins_anew_at_no_cost_and_with_its_note() -> None:
+    run = RunFacts(7, ended=True, cancelled=True, error=CLOSED)
+    step = next_step(facts(run=run, note="check_ci_green: red"), NOW)
+    assert step == Repair("development", "developer", "", "check_ci_green: red")
 
 
 def test_a_retry_gives_the_stage_a_fresh_budget_and_leaves_the_others_alone() -> None:
