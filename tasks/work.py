@@ -118,7 +118,7 @@ async def ask_gate(house: House, work: StageWork, gate: str) -> Answer:
     """Put one gate's question to the code host and record the answer."""
     assignment = await work.assignment()
     answer = await GATES[gate](house.forge, assignment.asks(gate))
-    await work.gate_answered(gate, answer)
+    await work.gate_answered(gate, answer, assignment.snapshot)
     return answer
 
 

@@ -61,7 +61,10 @@ class GateVerdict(StrEnum):
 
 
 class GateCheck(SQLModel, table=True):
-    """One answer of one gate in one round; a pending one is replaced by the next answer."""
+    """One answer of one gate in one round; a pending one is replaced by the next answer.
+
+    `snapshot` is what the database had seen when the gate was asked (see `CommitNews`).
+    """
 
     __tablename__ = "gate_checks"
     __table_args__ = (UniqueConstraint("item_id", "stage", "round", "gate"),)
@@ -77,6 +80,20 @@ class GateCheck(SQLModel, table=True):
     first_at: datetime = Field(sa_column=timestamp())
     at: datetime = Field(sa_column=timestamp())
     expires_at: datetime | None = Field(default=None, sa_column=timestamp(nullable=True))
+    snapshot: str = ""
+
+
+class CommitNews(SQLModel, table=True):
+    """Which transaction last said anything about a commit.
+
+    Its row is the lock between "the item waits from now on" and "CI has just finished", so that neither
+    misses the other.
+    """
+
+    __tablename__ = "commit_news"
+
+    commit: str = Field(primary_key=True, max_length=64)
+    tx: int = Field(sa_column=Column(BigInteger, nullable=False))
 
 
 class Approval(SQLModel, table=True):

@@ -210,6 +210,7 @@ class Engine:
 
         Returns their keys.
         """
+        await store.set_news(unit.session, commit)
         items = await store.waiting_for_commit(unit.session, commit)
         for item in items:
             item.wake_at = unit.now

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import and_, case, exists, func, or_, tuple_, update
+from sqlalchemy import BigInteger, Text, and_, case, cast, exists, func, or_, text, tuple_, update
+from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 from sqlmodel.sql.expression import SelectOfScalar
@@ -14,7 +15,7 @@ from quarterdeck.board.model import Priority, Project, State, WorkItem
 from quarterdeck.board.store import dependencies_done
 from quarterdeck.crew.model import AgentRun, RunState
 from quarterdeck.kernel.errors import NotFound
-from quarterdeck.pipeline.model import Approval, Claim, GateCheck, StoredPipeline
+from quarterdeck.pipeline.model import Approval, Claim, CommitNews, GateCheck, StoredPipeline
 
 _RANK = {priority: rank for rank, priority in enumerate(Priority)}
 
@@ -201,6 +202,33 @@ async def checks_of(session: AsyncSession, item_id: UUID, stage: str, round_: in
         col(GateCheck.item_id) == item_id, col(GateCheck.stage) == stage, col(GateCheck.round) == round_
     )
     return list((await session.exec(statement)).all())
+
+
+async def snapshot(session: AsyncSession) -> str:
+    """Which transactions can be seen now (PostgreSQL's `pg_snapshot`, as text)."""
+    connection = await session.connection()
+    return str((await connection.execute(text("select pg_current_snapshot()::text"))).scalar_one())
+
+
+async def has_news(session: AsyncSession, commit: str, since: str) -> bool:
+    """Was anything said about a commit that could not be seen in the snapshot `since`?
+
+    Locks the commit's row: who says something later finds what this transaction writes.
+    """
+    await session.exec(insert(CommitNews).values(commit=commit, tx=0).on_conflict_do_nothing())
+    statement = text(
+        "select not pg_visible_in_snapshot(tx::text::xid8, cast(:since as pg_snapshot))"
+        " from commit_news where commit = :commit for update"
+    )
+    connection = await session.connection()
+    return bool((await connection.execute(statement, {"commit": commit, "since": since})).scalar_one())
+
+
+async def set_news(session: AsyncSession, commit: str) -> None:
+    """This transaction says something about a commit."""
+    tx = cast(cast(func.pg_current_xact_id(), Text), BigInteger)
+    fresh = insert(CommitNews).values(commit=commit, tx=tx)
+    await session.exec(fresh.on_conflict_do_update(index_elements=["commit"], set_={"tx": tx}))
 
 
 async def waiting_for_commit(session: AsyncSession, commit: str) -> list[WorkItem]:

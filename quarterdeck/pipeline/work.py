@@ -41,12 +41,13 @@ class Ticket:
 
 @dataclass(frozen=True)
 class Assignment:
-    """What the effects outside need to know of a stage under way."""
+    """What the effects outside need to know of a stage under way; `snapshot`: as of when."""
 
     item: WorkItem
     project: Project
     stage: Stage
     base: str = ""
+    snapshot: str = ""
 
     @property
     def branch(self) -> str:
@@ -115,7 +116,8 @@ class StageWork:
         async with self._database.read() as session:
             item = await store.item(session, self.ticket.key)
             claim = await store.claim(session, self.ticket.claim_id)
-            return Assignment(item, await store.project_of(session, item), self.stage, claim.base)
+            project = await store.project_of(session, item)
+            return Assignment(item, project, self.stage, claim.base, await store.snapshot(session))
 
     async def next_step(self) -> Step:
         """What to do now, from what is recorded."""
@@ -186,8 +188,11 @@ class StageWork:
             unit.session.add(claim)
             unit.record("work_refused", item=item.key, reason=reason)
 
-    async def gate_answered(self, gate: str, answer: Answer) -> None:
-        """Record a gate's answer; a pending one keeps the time of the first."""
+    async def gate_answered(self, gate: str, answer: Answer, snapshot: str) -> None:
+        """Record a gate's answer; a pending one keeps the time of the first.
+
+        `snapshot` is the assignment's, taken before the gate was asked.
+        """
         async with self._command(f"record {gate}") as (unit, item, _):
             checks = await store.checks_of(unit.session, item.id, self.ticket.stage, self.ticket.round)
             check = next((known for known in checks if known.gate == gate), None) or GateCheck(
@@ -202,6 +207,7 @@ class StageWork:
             check.verdict, check.reason, check.commit, check.at = (
                 answer.verdict, answer.reason, answer.commit, unit.now,
             )  # fmt: skip
+            check.snapshot = snapshot
             patience = self.stage.patience if answer.patience is None else answer.patience
             check.expires_at = check.first_at + patience
             unit.session.add(check)
@@ -214,7 +220,7 @@ class StageWork:
         """Write the decision that ends this stage run."""
         async with self._command(f"decide {type(decision).__name__.lower()}") as (unit, item, claim):
             if isinstance(decision, Wait):
-                self._wait(unit, item, claim, decision)
+                await self._wait(unit, item, claim, decision)
                 return
             claim.ended_at = unit.now
             self._free(unit, claim)
@@ -226,8 +232,12 @@ class StageWork:
                 case _:
                     await transitions.go(unit, item, decision)
 
-    def _wait(self, unit: Unit, item: WorkItem, claim: Claim, decision: Wait) -> None:
+    async def _wait(self, unit: Unit, item: WorkItem, claim: Claim, decision: Wait) -> None:
+        checks = await store.checks_of(unit.session, item.id, self.ticket.stage, self.ticket.round)
+        check = next(known for known in checks if known.gate == decision.gate)
         item.state, item.wake_at = State.WAITING_GATE, decision.until
+        if check.commit and await store.has_news(unit.session, check.commit, check.snapshot):
+            item.wake_at = unit.now  # it was said between our question and this moment
         item.move = transitions.move(
             unit, decision.gate, decision.reason, "Nothing: it is asked again by itself."
         )

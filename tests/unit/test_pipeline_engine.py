@@ -90,7 +90,8 @@ async def pass_stage(house: House, key: str) -> None:
     if not work.stage.is_engine:
         await finish_run(work)
     while isinstance(step := await work.next_step(), CheckGate):
-        await work.gate_answered(step.gate, Answer(GateVerdict.PASSED))
+        snapshot = (await work.assignment()).snapshot
+        await work.gate_answered(step.gate, Answer(GateVerdict.PASSED), snapshot)
     assert isinstance(step, Advance | AskApproval)
     await work.record(step)
 
@@ -287,7 +288,7 @@ async def test_a_pending_gate_waits_and_the_news_about_its_commit_wakes_it(house
     await house.engine.decide(key, OWNER, approved=True)
     work = await taken(house, key)
     await finish_run(work)
-    await work.gate_answered("check_ci_green", Answer(GateVerdict.PENDING, "CI state: pending", "c" * 40))
+    await work.gate_answered("check_ci_green", PENDING, (await work.assignment()).snapshot)
     step = await work.next_step()
     assert isinstance(step, Wait)
     await work.record(step)
@@ -302,6 +303,47 @@ async def test_a_pending_gate_waits_and_the_news_about_its_commit_wakes_it(house
     again = await taken(house, key)
     assert await again.next_step() == CheckGate("check_ci_green"), "the old answer is asked again"
     assert "gate_failed" not in await kinds(house, key), "pending is no failure"
+
+
+PENDING = Answer(GateVerdict.PENDING, "CI state: pending", "c" * 40)
+
+
+@pytest.mark.parametrize("moment", ["before the answer", "after the answer", "over the question"])
+async def test_news_that_come_just_before_an_item_waits_are_not_missed(house: House, moment: str) -> None:
+    key = await filed(house)
+    await pass_stage(house, key)
+    await house.engine.decide(key, OWNER, approved=True)
+    work = await taken(house, key)
+    await finish_run(work)
+    async with house.database.command("CI ends") as unit:
+        if moment == "over the question":
+            await house.engine.wake_commit(unit, "c" * 40)
+        snapshot = (await work.assignment()).snapshot
+        if moment == "after the answer":
+            await work.gate_answered("check_ci_green", PENDING, snapshot)
+        if moment != "over the question":
+            assert await house.engine.wake_commit(unit, "c" * 40) == [], "nobody waits yet"
+    if moment != "after the answer":
+        await work.gate_answered("check_ci_green", PENDING, snapshot)
+    step = await work.next_step()
+    assert isinstance(step, Wait)
+    await work.record(step)
+    assert await house.engine.candidates(10) == [Candidate(key, "development", 1)]
+
+
+async def test_old_news_wake_nobody(house: House) -> None:
+    key = await filed(house)
+    await pass_stage(house, key)
+    await house.engine.decide(key, OWNER, approved=True)
+    work = await taken(house, key)
+    await finish_run(work)
+    async with house.database.command("CI ends") as unit:
+        await house.engine.wake_commit(unit, "c" * 40)
+    await work.gate_answered("check_ci_green", PENDING, (await work.assignment()).snapshot)
+    step = await work.next_step()
+    assert isinstance(step, Wait)
+    await work.record(step)
+    assert await house.engine.candidates(10) == []
 
 
 async def test_two_approvals_at_the_same_moment_are_one_decision_and_one_transition(house: House) -> None:

@@ -1,4 +1,4 @@
-"""The first tables
+"""the first tables
 
 Revision 0001, after nothing.
 """
@@ -47,6 +47,12 @@ def upgrade() -> None:
         sa.UniqueConstraint("repository", "commit", "context"),
     )
     op.create_index("ci_runs_waiting", "ci_runs", ["state"], unique=False)
+    op.create_table(
+        "commit_news",
+        sa.Column("commit", sa.String(length=64), nullable=False),
+        sa.Column("tx", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("commit"),
+    )
     op.create_table(
         "connections",
         sa.Column("kind", sa.String(length=50), nullable=False),
@@ -360,6 +366,7 @@ def upgrade() -> None:
         sa.Column("first_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("expires_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("snapshot", sa.String(), nullable=False),
         sa.ForeignKeyConstraint(
             ["item_id"],
             ["items.id"],
@@ -430,6 +437,7 @@ def downgrade() -> None:
     op.drop_index(op.f("ix_events_at"), table_name="events")
     op.drop_table("events")
     op.drop_table("connections")
+    op.drop_table("commit_news")
     op.drop_index("ci_runs_waiting", table_name="ci_runs")
     op.drop_table("ci_runs")
     op.drop_table("agents")
