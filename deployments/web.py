@@ -10,7 +10,6 @@ import signal
 from html import escape
 from typing import Annotated, Any, Literal
 
-import quarterdeck.crew.api
 import uvicorn
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.responses import HTMLResponse
@@ -19,6 +18,7 @@ from sqlmodel import select
 
 import quarterdeck
 import quarterdeck.board.api
+import quarterdeck.crew.api
 import quarterdeck.notify.api
 import quarterdeck.pipeline.api
 from deployments import api as deployments_api

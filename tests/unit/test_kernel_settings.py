@@ -13,7 +13,13 @@ from quarterdeck.kernel.settings import Settings, load, variable
 VARIABLES = {variable(name): name for name in Settings.model_fields}
 PAGE = (generated.REFERENCE / "settings.md").read_text("utf-8")
 TABLE = PAGE.partition(generated.BEGIN)[2].partition(generated.END)[0]
-SAMPLES = {"blocks": "off", "language": "en", "log_level": "debug", "log_format": "json"}
+SAMPLES = {
+    "blocks": "off",
+    "language": "en",
+    "stages": "deployment",
+    "log_level": "debug",
+    "log_format": "json",
+}
 
 
 @pytest.fixture(autouse=True)

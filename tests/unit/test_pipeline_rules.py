@@ -309,6 +309,12 @@ class ItemJourney(RuleBasedStateMachine):
         self.at = retried(self.at, self.facts().stage)
         self.run, self.published, self.gates, self.started = None, False, {}, 0
 
+    @precondition(lambda self: self.at.state is State.DONE)
+    @rule()
+    def stay_done(self) -> None:
+        state = self.at.state
+        assert not (may_be_claimed(state) or may_be_cancelled(state) or may_be_retried(state))
+
     @invariant()
     def nothing_is_lost(self) -> None:
         """Every item can be worked on, waits for a named person, or has reached an end."""

@@ -55,10 +55,11 @@ async def test_health_is_told_to_everybody_and_names_what_is_down(house: House):
 
 
 async def test_health_is_503_without_the_database(house: House):
-    house.database = Database("postgresql+psycopg://nobody@127.0.0.1:9/none")
+    real, house.database = house.database, Database("postgresql+psycopg://nobody@127.0.0.1:9/none")
     async with client(house, "") as stranger:
         answer = await stranger.get("http://desk/health")
     await house.database.close()
+    house.database = real
     assert (answer.status_code, answer.json()["status"], answer.json()["database"]) == (503, "down", "down")
 
 
