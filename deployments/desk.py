@@ -161,6 +161,7 @@ class Desk:
     async def _sweep(self) -> float:
         await self.house.engine.free_claims()
         await self.house.engine.stop_stray_runs()
+        await self.house.engine.block_hopeless()
         return 2.0
 
     async def _obey_cancellations(self) -> float:

@@ -43,14 +43,14 @@ def _name() -> str:
 
 
 @flow(name="stage", flow_run_name=_name, persist_result=False)
-async def run_stage(
-    item: Annotated[str, Field(title="Work item", description="Key of the item, for example ET-007.")],
-    stage: Annotated[
-        str, Field(title="Stage", description="Leave empty for the stage in which it stands.")
-    ] = "",
-    round: Annotated[int, Field(title="Round", description="Leave 0 for its present round.", ge=0)] = 0,
-) -> State[Any]:
-    """Work on one stage of a work item until it moves, waits, or needs a person."""
+async def run_stage(item: str, stage: str = "", round: Annotated[int, Field(ge=0)] = 0) -> State[Any]:
+    """Work on one stage of a work item until it moves, waits, or needs a person.
+
+    Args:
+        item: Key of the work item, for example ET-007.
+        stage: The stage that is meant; empty = the one in which the item stands.
+        round: The round that is meant; 0 = the present one.
+    """
     async with at_hand() as house:
         try:
             work = await _claim(house, item, stage, round)

@@ -1,10 +1,12 @@
 """Blocks to connections: what people entered in Prefect's forms reaches the rooms of the core."""
 
+from http.client import NOT_FOUND
+
 import structlog
+from httpx import HTTPStatusError
 from prefect import get_client
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import BlockDocument
-from prefect.exceptions import ObjectNotFound
 from pydantic import ValidationError
 
 from blocks.connection import ConnectionBlock
@@ -36,8 +38,10 @@ async def copy_blocks(house: House) -> list[str]:
 async def _documents(client: PrefectClient, block: type[ConnectionBlock]) -> list[BlockDocument]:
     try:
         return await client.read_block_documents_by_type(block.get_block_type_slug(), include_secrets=False)
-    except ObjectNotFound:
-        return []
+    except HTTPStatusError as error:
+        if error.response.status_code == NOT_FOUND:  # `setup` has not registered the form yet
+            return []
+        raise
 
 
 async def _copy(

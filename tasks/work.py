@@ -17,7 +17,9 @@ from quarterdeck.pipeline.work import Assignment, StageWork
 from tasks.step import step
 
 
-@step("agent run", seconds=None)  # the keeper enforces the limit, and goes on when nobody looks
+@step(
+    "agent run", seconds=None, run_name="{work.stage.agent}"
+)  # the keeper enforces the limit, and goes on when nobody looks
 async def run_agent(house: House, work: StageWork) -> str:
     """Start the stage's agent, or adopt its run, and wait until it ended."""
     assignment = await work.assignment()
@@ -61,7 +63,7 @@ async def _job(house: House, work: StageWork, assignment: Assignment, run: Agent
     )
 
 
-@step("publish", seconds=120, retries=3)
+@step("publish", seconds=120, retries=3, run_name="publish")
 async def publish(house: House, work: StageWork, run_id: int) -> str:
     """Push the agent's commits; open the pull request and give the review that it reported.
 

@@ -205,6 +205,19 @@ class Engine:
             unit.wake("items")
         return len(found)
 
+    async def block_hopeless(self) -> int:
+        """Items that wait for a cancelled one would wait for ever: a person is asked instead."""
+        async with self.database.read() as session:
+            if not await store.hopeless(session):
+                return 0
+        async with self.database.command("block hopeless items") as unit:
+            found = {item.key: (item, needed) for item, needed in await store.hopeless(unit.session)}
+            for item, needed in found.values():
+                why = f"It depends on {needed}, which was cancelled."
+                todo = f"Take the dependency away, or reopen {needed}; then retry."
+                transitions.block(unit, item, rules.Block(why, todo))
+        return len(found)
+
     async def wake_commit(self, unit: Unit, commit: str) -> list[str]:
         """CI or a reviewer said something about a commit: the items that wait for it are looked at now.
 

@@ -7,11 +7,12 @@ from uuid import UUID
 
 from sqlalchemy import BigInteger, Text, and_, case, cast, exists, func, or_, text, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import aliased
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 from sqlmodel.sql.expression import SelectOfScalar
 
-from quarterdeck.board.model import Priority, Project, State, WorkItem
+from quarterdeck.board.model import ItemDependency, Priority, Project, State, WorkItem
 from quarterdeck.board.store import dependencies_done
 from quarterdeck.crew.model import AgentRun, RunState
 from quarterdeck.kernel.errors import NotFound
@@ -101,6 +102,19 @@ async def candidates(
 
 def _candidate(item: WorkItem) -> Candidate:
     return Candidate(item.key, item.stage, item.round, item.version, item.state is State.RUNNING)
+
+
+async def hopeless(session: AsyncSession) -> list[tuple[WorkItem, str]]:
+    """Queued items that need a cancelled one, locked, each with the key of what it needs."""
+    needed = aliased(WorkItem)
+    statement = (
+        select(WorkItem, needed.key)
+        .join(ItemDependency, col(ItemDependency.item_id) == col(WorkItem.id))
+        .join(needed, col(needed.id) == col(ItemDependency.needs_id))
+        .where(col(WorkItem.state) == State.QUEUED, col(needed.state) == State.CANCELLED)
+        .with_for_update(of=WorkItem, skip_locked=True)
+    )
+    return list((await session.exec(statement)).all())
 
 
 async def next_due(session: AsyncSession, now: datetime) -> datetime | None:

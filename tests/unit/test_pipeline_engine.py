@@ -155,6 +155,19 @@ async def test_an_item_with_an_open_dependency_is_not_taken_up(house: House) -> 
     assert [candidate.key for candidate in await house.engine.candidates(10)] == [second]
 
 
+async def test_an_item_that_needs_a_cancelled_one_becomes_a_persons_move(house: House) -> None:
+    first = await filed(house)
+    second = await filed(house, depends_on=[first])
+    assert await house.engine.block_hopeless() == 0
+    await house.engine.cancel(first, OWNER)
+    assert await house.engine.block_hopeless() == 1
+    item = await state(house, second)
+    assert item.state is State.BLOCKED
+    assert item.move is not None
+    assert f"depends on {first}, which was cancelled" in item.move["why"]
+    assert await house.engine.block_hopeless() == 0
+
+
 async def test_an_agent_without_a_free_slot_gets_nothing_more(house: House) -> None:
     busy, waiting = await filed(house), await filed(house)
     work = await taken(house, busy)

@@ -78,6 +78,8 @@ def act(job: dict[str, Any], *, broken: bool) -> dict[str, Any]:
 def develop(job: dict[str, Any], *, broken: bool) -> dict[str, Any]:
     write(Path("greeting.py"), CODE.replace("Hello", "Goodbye") if broken else CODE)
     write(Path("test_greeting.py"), TEST)
+    if not any(Path(name).exists() for name in (".quarterdeck.yaml", ".ci/run", "Makefile")):
+        write(Path(".quarterdeck.yaml"), "test: python3 -m unittest\n")  # how CI is told what to run
     git("add", "--all")
     git("commit", "--quiet", "--allow-empty", "-m", f"{job['item']['key']}: greet by name")
     say("committed greeting.py and its test" + (" (with a bug, as scripted)" if broken else ""))
