@@ -26,7 +26,7 @@ test: $(READY) ## the quick tests: no network, no root, some minutes
 	$(RUN)/python -m pytest $(QUICK)
 
 test-services: $(READY) ## the slow tests: real servers, killed and restarted
-	$(RUN)/python -m pytest -m services
+	$(RUN)/python -m pytest -m services -n 2 --dist loadfile
 
 lint: $(READY) ## style, types, floors of the house, the lock, generated files
 	$(RUN)/ruff check .

@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.services, pytest.mark.timeout(1500)]
 
 OWNER = owner("test")
 DIES_WITHIN = 90.0
-DONE_WITHIN = 240.0
+DONE_WITHIN = 600.0
 TWICE = ("claim", "open run", "start run", "end run", "decide advance")
 """Commands whose second time is in another stage, and worth another kill."""
 
@@ -103,9 +103,10 @@ async def all_done(house: House, keys: list[str]) -> None:
 
 
 async def story(house: House, key: str) -> list[str]:
-    """What happened to an item, as people were told."""
+    """What happened to an item. CI is left out: it speaks to the item only if that waits already."""
     async with house.database.read() as session:
-        wanted = select(Event).where(col(Event.item_key) == key).order_by(col(Event.id))
+        mine = (col(Event.item_key) == key, col(Event.kind) != "ci_finished")
+        wanted = select(Event).where(*mine).order_by(col(Event.id))
         events = (await session.exec(wanted)).all()
     return [f"{event.kind} {event.data.get('agent') or event.data.get('gate') or ''}" for event in events]
 
