@@ -15,7 +15,6 @@ from contextlib import suppress
 
 import httpx
 import structlog
-from prefect import tags
 
 from deployments import leash
 from flows.approval import verdict
@@ -122,10 +121,9 @@ class Desk:
             if self.house.settings.stages == "deployment":
                 await self._send_away(candidate)
             else:
-                with tags(candidate.key):
-                    await run_stage(
-                        item=candidate.key, stage=candidate.stage, round=candidate.round, return_state=True
-                    )
+                await run_stage(
+                    item=candidate.key, stage=candidate.stage, round=candidate.round, return_state=True
+                )
         except Exception as error:  # what was done is recorded; what was not is found again
             log.warning("stage_run_broke", item=candidate.key, stage=candidate.stage, reason=repr(error))
         finally:
@@ -140,7 +138,6 @@ class Desk:
         try_number = int(self.house.database.clock.now().timestamp() // SENT_AGAIN)
         wanted = {
             "parameters": {"item": candidate.key, "stage": candidate.stage, "round": candidate.round},
-            "tags": [candidate.key],
             "idempotency_key": f"{candidate.key}@{candidate.version}#{try_number}",
         }
         stage = (await self._api.get("/deployments/name/stage/stage")).raise_for_status().json()

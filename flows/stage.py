@@ -9,7 +9,9 @@ import asyncio
 from typing import Annotated, Any
 
 from prefect import flow, get_run_logger, runtime
+from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import State
+from prefect.context import FlowRunContext, get_run_context
 from prefect.states import Cancelled, Completed, Failed
 from pydantic import Field
 
@@ -51,6 +53,7 @@ async def run_stage(item: str, stage: str = "", round: Annotated[int, Field(ge=0
         stage: The stage that is meant; empty = the one in which the item stands.
         round: The round that is meant; 0 = the present one.
     """
+    await _tag(item)
     async with at_hand() as house:
         try:
             work = await _claim(house, item, stage, round)
@@ -61,6 +64,19 @@ async def run_stage(item: str, stage: str = "", round: Annotated[int, Field(ge=0
             return await work_on(house, work)
         finally:
             keeping.cancel()
+
+
+async def _tag(item: str) -> None:
+    """Let the run be found by its item.
+
+    Not by `prefect.tags`, which its tasks would inherit: for each new tag of a task Prefect keeps a
+    thread with a client of its own, for ever.
+    """
+    context = get_run_context()
+    assert isinstance(context, FlowRunContext)
+    assert context.flow_run is not None
+    assert isinstance(context.client, PrefectClient)
+    await context.client.update_flow_run(context.flow_run.id, tags=[*context.flow_run.tags, item])
 
 
 async def _claim(house: House, item: str, stage: str, round_: int) -> StageWork:
