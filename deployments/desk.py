@@ -49,23 +49,21 @@ class Desk:
         self.stopping = asyncio.Event()
         self._api = api
         self._at_work: dict[str, asyncio.Task[None]] = {}
-        self._bells = {
-            topic: asyncio.Event() for topic in ("items", "ci_waiting", "approvals", "outbox", "connections")
-        }
+        self._bells = {topic: asyncio.Event() for topic in TOPICS}
 
     async def run(self) -> None:
         """Do all duties until told to stop; running agents are left to their keepers."""
-        duties: dict[str, Callable[[], Awaitable[float]]] = {
-            "items": self._take_up,
-            "ci_waiting": self._run_ci,
-            "approvals": self._show_approvals,
-            "outbox": self._deliver,
-            "connections": self._copy_blocks,
-            "cancellations": self._obey_cancellations,
-            "strays": self._sweep,
-        }
+        duties: list[tuple[str, Callable[[], Awaitable[float]]]] = [
+            ("items", self._take_up),
+            *[("ci_waiting", self._run_ci)] * CI_AT_ONCE,
+            ("approvals", self._show_approvals),
+            ("outbox", self._deliver),
+            ("connections", self._copy_blocks),
+            ("cancellations", self._obey_cancellations),
+            ("strays", self._sweep),
+        ]
         loops = [asyncio.create_task(self._listen())]
-        loops += [asyncio.create_task(self._do(name, duty)) for name, duty in duties.items()]
+        loops += [asyncio.create_task(self._do(name, duty)) for name, duty in duties]
         log.info("desk_open", holder=this_holder())
         await self.stopping.wait()
         await self._hand_over(loops)
@@ -89,15 +87,9 @@ class Desk:
             bell.clear()
             try:
                 wait, pause = await duty(), 0.5
-            except (Unavailable, httpx.HTTPError) as error:
+            except Exception as error:
                 wait, pause = pause, min(pause * 2, LONGEST_PAUSE)
-                log.warning("duty_waits", duty=name, reason=str(error), seconds=wait)
-            except QuarterdeckError as error:
-                wait, pause = pause, min(pause * 2, LONGEST_PAUSE)
-                log.error("duty_failed", duty=name, reason=str(error), seconds=wait)
-            except Exception:
-                wait, pause = pause, min(pause * 2, LONGEST_PAUSE)
-                log.exception("duty_broke", duty=name, seconds=wait)
+                _complain(name, error, wait)
             with suppress(TimeoutError):
                 await asyncio.wait_for(bell.wait(), max(wait, 0.0))
 
@@ -178,8 +170,7 @@ class Desk:
     # Everything else
 
     async def _run_ci(self) -> float:
-        worked = await asyncio.gather(*(run_next_ci(self.house) for _ in range(CI_AT_ONCE)))
-        return 0 if any(worked) else LOOK_ANYWAY
+        return 0 if await run_next_ci(self.house) else LOOK_ANYWAY
 
     async def _show_approvals(self) -> float:
         for approval in await self.house.engine.approvals_without_form():
@@ -196,9 +187,18 @@ class Desk:
         return min(LOOK_ANYWAY, (told.next_at - self.house.database.clock.now()).total_seconds())
 
     async def _copy_blocks(self) -> float:
-        if self.house.settings.blocks:
-            await copy_blocks(self.house)
+        await copy_blocks(self.house)
         return 15.0
+
+
+def _complain(duty: str, error: Exception, seconds: float) -> None:
+    """What is down is waited for; everything else somebody should look at."""
+    if isinstance(error, Unavailable | httpx.HTTPError):
+        log.warning("duty_waits", duty=duty, reason=str(error), seconds=seconds)
+    elif isinstance(error, QuarterdeckError):
+        log.error("duty_failed", duty=duty, reason=str(error), seconds=seconds)
+    else:
+        log.error("duty_broke", duty=duty, seconds=seconds, exc_info=error)
 
 
 def main() -> None:
