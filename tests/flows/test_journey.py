@@ -129,7 +129,7 @@ async def test_a_commit_that_no_ci_knows_is_told_and_not_waited_for_for_ever(
 ) -> None:
     monkeypatch.setattr("quarterdeck.pipeline.gates.NO_CI_PATIENCE", timedelta(0))
     desk = await open_desk()
-    key = await desk.file(make_repository(tmp_path / "untested", {"README.md": "hello\n"}))
+    key = await desk.file(make_repository(tmp_path / "untested", {"Makefile": "all:\n"}))
     await desk.rest(key)
     card = await desk.approve(key)
     assert card.state is State.BLOCKED
