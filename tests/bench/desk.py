@@ -4,7 +4,6 @@ import asyncio
 import os
 import shutil
 import statistics
-import subprocess
 import time
 from contextlib import suppress
 from datetime import datetime
@@ -25,6 +24,7 @@ from quarterdeck.kernel.errors import Conflict
 from quarterdeck.kernel.identity import owner
 from quarterdeck.kernel.journal import Event
 from quarterdeck.kernel.settings import load
+from tests.fakes.repositories import make_repository
 
 OWNER = owner("bench")
 ALLOWS = ("item_filed", "stage_changed")
@@ -68,13 +68,7 @@ def _prepare(folder: Path) -> Path:
         "QUARTERDECK_PREFECT_PORT": "0",
         "QUARTERDECK_TOKEN": "bench-token-that-is-long-enough",
     }
-    sample = folder / "sample"
-    sample.mkdir()
-    (sample / ".quarterdeck.yaml").write_text("test: 'true'\n", encoding="utf-8")
-    who = ("-c", "user.name=Bench", "-c", "user.email=bench@localhost")
-    for arguments in (("init", "-q", "-b", "main"), ("add", "--all"), (*who, "commit", "-q", "-m", "Begin")):
-        subprocess.run(["git", *arguments], cwd=sample, check=True)
-    return sample
+    return make_repository(folder / "sample", {".quarterdeck.yaml": "test: 'true'\n"})
 
 
 async def _approve(house: House) -> None:

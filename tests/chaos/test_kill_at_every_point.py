@@ -6,16 +6,13 @@ At the end every item is done, no program was started twice, and every message w
 
 import asyncio
 import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from sqlmodel import col, select
 
-from deployments.supervisor import ROOT
 from quarterdeck.board.cards import Draft, ProjectDraft, Wanted
 from quarterdeck.board.model import State, WorkItem
 from quarterdeck.crew.model import AgentRun, RunState
@@ -23,7 +20,8 @@ from quarterdeck.house import House
 from quarterdeck.kernel.errors import Conflict
 from quarterdeck.kernel.identity import owner
 from quarterdeck.kernel.journal import Delivery, Event, OutboxMessage
-from tests.services.conftest import RunningPrefect
+from tests.fakes.repositories import make_repository
+from tests.services.conftest import RunningPrefect, desk
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(1500)]
 
@@ -32,27 +30,6 @@ DIES_WITHIN = 90.0
 DONE_WITHIN = 600.0
 TWICE = ("claim", "open run", "start run", "end run", "decide advance")
 """Commands whose second time is in another stage, and worth another kill."""
-
-
-@asynccontextmanager
-async def desk(prefect: RunningPrefect, **armed: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A desk in a process of its own; stopped in order at the end, if it lives."""
-    log = (prefect.settings.folder / "desks.log").open("ab")
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "deployments.desk"),
-        env=prefect.environment | armed,
-        cwd=ROOT,
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=log,
-    )
-    try:
-        yield process
-    finally:
-        log.close()
-        if process.returncode is None:
-            process.terminate()
-        await process.wait()
 
 
 @pytest.fixture
@@ -74,18 +51,10 @@ async def approver(house: House) -> AsyncIterator[None]:
 async def file(house: House, folder: Path, number: int) -> str:
     """An item of a project of its own, whose repository nobody has seen yet."""
     project, repository = f"P{number:02d}", folder / f"sample-{number}"
-    await asyncio.to_thread(make_sample, repository)
+    await asyncio.to_thread(make_repository, repository)
     draft = ProjectDraft(key=project, name=f"Project {number}", repository=str(repository))
     await house.board.create_project(OWNER, draft)
     return (await house.board.file(OWNER, Draft(project=project, title="Greet"))).key
-
-
-def make_sample(folder: Path) -> None:
-    folder.mkdir()
-    (folder / ".quarterdeck.yaml").write_text("test: python3 -m unittest\n")
-    who = ("-c", "user.name=Test", "-c", "user.email=test@localhost")
-    for arguments in (("init", "-q", "-b", "main"), ("add", "--all"), (*who, "commit", "-q", "-m", "Begin")):
-        subprocess.run(["git", *arguments], cwd=folder, check=True)
 
 
 async def all_done(house: House, keys: list[str]) -> None:

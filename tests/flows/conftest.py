@@ -2,7 +2,6 @@
 
 import asyncio
 import shutil
-import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -21,6 +20,7 @@ from quarterdeck.kernel.identity import owner
 from quarterdeck.kernel.settings import Settings
 from tasks.ci import run_next_ci
 from tests.fakes.homes import furnished
+from tests.fakes.repositories import make_repository
 
 OWNER = owner("test")
 RESTING = (State.DONE, State.CANCELLED, State.BLOCKED, State.WAITING_APPROVAL)
@@ -70,23 +70,7 @@ def plain_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def sample(tmp_path: Path) -> Path:
     """A git repository with a test command."""
-    return make_repository(tmp_path / "sample", {".quarterdeck.yaml": "test: python3 -m unittest\n"})
-
-
-def make_repository(folder: Path, files: dict[str, str]) -> Path:
-    folder.mkdir()
-    for name, text in files.items():
-        (folder / name).write_text(text)
-    git(folder, "init", "-q", "-b", "main")
-    git(folder, "add", "--all")
-    git(folder, "commit", "-q", "--allow-empty", "-m", "Begin")
-    return folder
-
-
-def git(folder: Path, *arguments: str) -> str:
-    who = ("-c", "user.name=Test", "-c", "user.email=test@localhost")
-    done = subprocess.run(["git", *who, *arguments], cwd=folder, check=True, capture_output=True, text=True)
-    return done.stdout.strip()
+    return make_repository(tmp_path / "sample")
 
 
 class Surroundings:

@@ -1,10 +1,12 @@
 """One real Prefect server for the whole run, on the embedded PostgreSQL, set up as `up` sets it up."""
 
+import asyncio
 import os
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -131,6 +133,26 @@ def runner(prefect: RunningPrefect) -> Iterator[None]:
     yield
     process.terminate()
     process.wait(10)
+
+
+@asynccontextmanager
+async def desk(prefect: RunningPrefect, **more: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A desk in a process of its own; stopped in order at the end, if it lives."""
+    with (prefect.settings.folder / "desks.log").open("ab") as log:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "deployments.desk"),
+            env=prefect.environment | more,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await process.wait()
 
 
 @pytest.fixture

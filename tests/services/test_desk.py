@@ -1,23 +1,17 @@
 """The desk with a real Prefect: runs by hand, Cancel in the UI, stages sent elsewhere."""
 
-import asyncio
-import subprocess
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
 import pytest
 
 from deployments.api import run_by_name
-from deployments.supervisor import ROOT
 from quarterdeck.board.cards import Card, Draft, ProjectDraft
 from quarterdeck.board.model import State
 from quarterdeck.crew.roster import read_roster
 from quarterdeck.house import House
 from quarterdeck.kernel.identity import owner
-from tests.services.conftest import RunningPrefect
+from tests.services.conftest import RunningPrefect, desk
 from tests.services.waiting import until
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(240)]
@@ -40,25 +34,6 @@ async def sleeper(house: House) -> None:
         (house.settings.pipelines_folder / "long.yaml").write_text(LONG)
     await house.crew.import_roster(read_roster(roster), {})
     await house.engine.import_pipelines(house.settings.pipelines_folder, sorted(await house.crew.names()))
-
-
-@asynccontextmanager
-async def desk(prefect: RunningPrefect, **more: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A desk in a process of its own, stopped in order."""
-    with (prefect.settings.folder / "desk.log").open("ab") as log:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "deployments.desk"),
-            env=prefect.environment | more,
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-        )
-    try:
-        yield process
-    finally:
-        process.terminate()
-        await process.wait()
 
 
 async def filed(house: House, project: str, pipeline: str = "long") -> str:

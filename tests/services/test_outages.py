@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.fakes.repositories import make_repository
 from tests.services.test_up import OpenDesk, until
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(400)]
@@ -27,13 +27,7 @@ def desk(tmp_path: Path) -> Iterator[OpenDesk]:
 
 @pytest.fixture
 def sample(tmp_path: Path) -> Path:
-    folder = tmp_path / "sample"
-    folder.mkdir()
-    (folder / ".quarterdeck.yaml").write_text("test: python3 -m unittest\n")
-    who = ("-c", "user.name=Test", "-c", "user.email=test@localhost")
-    for arguments in (("init", "-q", "-b", "main"), ("add", "--all"), (*who, "commit", "-q", "-m", "Begin")):
-        subprocess.run(["git", *arguments], cwd=folder, check=True)
-    return folder
+    return make_repository(tmp_path / "sample")
 
 
 def items_in(desk: OpenDesk, *states: str) -> list[str]:
