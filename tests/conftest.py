@@ -29,7 +29,6 @@ SLOW = ("tests/services/", "tests/chaos/")
 _numbers = count(1)
 
 
-@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not item.nodeid.startswith("tests/chaos/"))  # the longest first
     for item in items:
