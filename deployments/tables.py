@@ -11,8 +11,9 @@ from quarterdeck.forge import model as forge
 from quarterdeck.kernel import connections, idempotency, journal
 from quarterdeck.notify import model as notify
 from quarterdeck.pipeline import model as pipeline
+from quarterdeck.router import model as router
 
-MODULES = (board, connections, crew, forge, idempotency, journal, notify, pipeline)
+MODULES = (board, connections, crew, forge, idempotency, journal, notify, pipeline, router)
 """Where tables are declared; importing them is what fills `metadata`."""
 
 metadata = SQLModel.metadata
