@@ -1,13 +1,14 @@
 """The router's tables. Names and columns follow the provider-router specification where it has them.
 
 Usage is kept per backend, model, pool and hour; a backend that is deleted keeps its history (`deleted_at`).
+What was booked refers to nothing by key: the ledger never refuses a row.
 """
 
 from datetime import date, datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Date, ForeignKey, Index, Text
+from sqlalchemy import BigInteger, Column, Date, Index, Text
 from sqlmodel import Field, SQLModel
 
 from quarterdeck.kernel.columns import choice, document, timestamp
@@ -18,8 +19,9 @@ def _count() -> Any:
     return Column(BigInteger, nullable=False, default=0, server_default="0")
 
 
-def _backend(**options: Any) -> Any:
-    return Column(Text, ForeignKey("backends.id"), nullable=False, **options)
+def _name(**options: Any) -> Any:
+    """The id of a backend or a client that may be gone."""
+    return Column(Text, nullable=False, **options)
 
 
 class BackendRow(SQLModel, table=True):
@@ -57,7 +59,7 @@ class UsageRow(SQLModel, table=True):
 
     __tablename__ = "backend_usage_logs"
 
-    backend_id: str = Field(sa_column=_backend(primary_key=True))
+    backend_id: str = Field(sa_column=_name(primary_key=True))
     model: str = Field(primary_key=True)
     pool: Pool = Field(sa_column=Column(choice(Pool).type, primary_key=True))
     hour_bucket: datetime = Field(sa_column=Column(timestamp().type, primary_key=True, index=True))
@@ -89,7 +91,7 @@ class CallRow(SQLModel, table=True):
     request: str
     attempt: int
     is_answer: bool
-    backend_id: str = Field(sa_column=_backend())
+    backend_id: str = Field(sa_column=_name())
     pool: Pool = Field(sa_column=choice(Pool))
     is_emergency: bool = False
     model: str
@@ -120,7 +122,7 @@ class CooldownEvent(SQLModel, table=True):
     )
 
     id: str = Field(sa_column=Column(Text, primary_key=True))
-    backend_id: str = Field(sa_column=_backend())
+    backend_id: str = Field(sa_column=_name())
     kind: Limit = Field(default=Limit.RATE, sa_column=choice(Limit))
     consecutive_count: int = 1
     cooldown_seconds: int
@@ -135,7 +137,7 @@ class HealthRow(SQLModel, table=True):
 
     __tablename__ = "backend_health"
 
-    backend_id: str = Field(sa_column=_backend(primary_key=True))
+    backend_id: str = Field(sa_column=_name(primary_key=True))
     state: Health = Field(default=Health.HEALTHY, sa_column=choice(Health))
     last_latency_ms: int = 0
     last_status_code: int = 200
@@ -195,7 +197,7 @@ class ClientUsageRow(SQLModel, table=True):
 
     __tablename__ = "client_usage"
 
-    client_id: str = Field(sa_column=Column(Text, ForeignKey("client_keys.id"), primary_key=True))
+    client_id: str = Field(sa_column=_name(primary_key=True))
     day: date = Field(sa_column=Column("date", Date, primary_key=True))
     requests: int = Field(default=0, sa_column=_count())
     tokens: int = Field(default=0, sa_column=_count())

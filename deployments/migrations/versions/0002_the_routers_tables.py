@@ -1,4 +1,4 @@
-"""the router's tables
+"""the routers tables
 
 Revision 0002, after 0001.
 """
@@ -12,6 +12,38 @@ down_revision = "0001"
 
 
 def upgrade() -> None:
+    op.create_table(
+        "backend_health",
+        sa.Column("backend_id", sa.Text(), nullable=False),
+        sa.Column("state", sa.String(length=32), nullable=False),
+        sa.Column("last_latency_ms", sa.Integer(), nullable=False),
+        sa.Column("last_status_code", sa.Integer(), nullable=False),
+        sa.Column("success_rate_5m", sa.Float(), nullable=False),
+        sa.Column("consecutive_failures", sa.Integer(), nullable=False),
+        sa.Column("last_check_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("backend_id"),
+    )
+    op.create_table(
+        "backend_usage_logs",
+        sa.Column("backend_id", sa.Text(), nullable=False),
+        sa.Column("model", sa.String(), nullable=False),
+        sa.Column("pool", sa.String(length=32), nullable=False),
+        sa.Column("hour_bucket", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("prompt_tokens", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("completion_tokens", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("total_tokens", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("cost_pico", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("request_count", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("error_count", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("client_request_count", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("latency_ms_sum", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("ttft_ms_sum", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("ttft_count", sa.BigInteger(), server_default="0", nullable=False),
+        sa.PrimaryKeyConstraint("backend_id", "model", "pool", "hour_bucket"),
+    )
+    op.create_index(
+        op.f("ix_backend_usage_logs_hour_bucket"), "backend_usage_logs", ["hour_bucket"], unique=False
+    )
     op.create_table(
         "backends",
         sa.Column("id", sa.Text(), nullable=False),
@@ -57,84 +89,12 @@ def upgrade() -> None:
         sa.UniqueConstraint("name"),
     )
     op.create_table(
-        "daily_stats",
-        sa.Column("date", sa.Date(), nullable=False),
-        sa.Column("pool", sa.String(length=32), nullable=False),
-        sa.Column("total_requests", sa.BigInteger(), server_default="0", nullable=False),
-        sa.Column("total_errors", sa.BigInteger(), server_default="0", nullable=False),
-        sa.Column("total_tokens", sa.BigInteger(), server_default="0", nullable=False),
-        sa.Column("cost_pico", sa.BigInteger(), server_default="0", nullable=False),
-        sa.Column("unique_backends", sa.Integer(), nullable=False),
-        sa.PrimaryKeyConstraint("date", "pool"),
-    )
-    op.create_table(
-        "router_upkeep",
-        sa.Column("job", sa.String(length=32), nullable=False),
-        sa.Column("ran_at", sa.DateTime(timezone=True), nullable=False),
-        sa.Column("by", sa.String(), nullable=False),
-        sa.Column("ok", sa.Boolean(), nullable=False),
-        sa.Column("result", sa.String(), nullable=False),
-        sa.PrimaryKeyConstraint("job"),
-    )
-    op.create_table(
-        "system_config",
-        sa.Column("key", sa.String(), nullable=False),
-        sa.Column("value", sa.String(), nullable=False),
-        sa.Column("description", sa.String(), nullable=False),
-        sa.Column("updated_at", sa.DateTime(timezone=True), nullable=False),
-        sa.PrimaryKeyConstraint("key"),
-    )
-    op.create_table(
-        "backend_health",
-        sa.Column("backend_id", sa.Text(), nullable=False),
-        sa.Column("state", sa.String(length=32), nullable=False),
-        sa.Column("last_latency_ms", sa.Integer(), nullable=False),
-        sa.Column("last_status_code", sa.Integer(), nullable=False),
-        sa.Column("success_rate_5m", sa.Float(), nullable=False),
-        sa.Column("consecutive_failures", sa.Integer(), nullable=False),
-        sa.Column("last_check_at", sa.DateTime(timezone=True), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["backend_id"],
-            ["backends.id"],
-        ),
-        sa.PrimaryKeyConstraint("backend_id"),
-    )
-    op.create_table(
-        "backend_usage_logs",
-        sa.Column("backend_id", sa.Text(), nullable=False),
-        sa.Column("model", sa.String(), nullable=False),
-        sa.Column("pool", sa.String(length=32), nullable=False),
-        sa.Column("hour_bucket", sa.DateTime(timezone=True), nullable=False),
-        sa.Column("prompt_tokens", sa.BigInteger(), server_default="0", nullable=False),
-        sa.Column("completion_tokens", sa.BigInteger(), server_default="0", nullable=False),
-        sa.Column("total_tokens", sa.BigInteger(), server_default="0", nullable=False),
-        sa.Column("cost_pico", sa.BigInteger(), server_default="0", nullable=False),
-        sa.Column("request_count", sa.BigInteger(), server_default="0", nullable=False),
-        sa.Column("error_count", sa.BigInteger(), server_default="0", nullable=False),
-        sa.Column("client_request_count", sa.BigInteger(), server_default="0", nullable=False),
-        sa.Column("latency_ms_sum", sa.BigInteger(), server_default="0", nullable=False),
-        sa.Column("ttft_ms_sum", sa.BigInteger(), server_default="0", nullable=False),
-        sa.Column("ttft_count", sa.BigInteger(), server_default="0", nullable=False),
-        sa.ForeignKeyConstraint(
-            ["backend_id"],
-            ["backends.id"],
-        ),
-        sa.PrimaryKeyConstraint("backend_id", "model", "pool", "hour_bucket"),
-    )
-    op.create_index(
-        op.f("ix_backend_usage_logs_hour_bucket"), "backend_usage_logs", ["hour_bucket"], unique=False
-    )
-    op.create_table(
         "client_usage",
         sa.Column("client_id", sa.Text(), nullable=False),
         sa.Column("date", sa.Date(), nullable=False),
         sa.Column("requests", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("tokens", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("cost_pico", sa.BigInteger(), server_default="0", nullable=False),
-        sa.ForeignKeyConstraint(
-            ["client_id"],
-            ["client_keys.id"],
-        ),
         sa.PrimaryKeyConstraint("client_id", "date"),
     )
     op.create_table(
@@ -148,10 +108,6 @@ def upgrade() -> None:
         sa.Column("response_summary", sa.String(), nullable=False),
         sa.Column("started_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("ended_at", sa.DateTime(timezone=True), nullable=True),
-        sa.ForeignKeyConstraint(
-            ["backend_id"],
-            ["backends.id"],
-        ),
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index(
@@ -163,6 +119,17 @@ def upgrade() -> None:
         ["backend_id"],
         unique=True,
         postgresql_where="ended_at is null",
+    )
+    op.create_table(
+        "daily_stats",
+        sa.Column("date", sa.Date(), nullable=False),
+        sa.Column("pool", sa.String(length=32), nullable=False),
+        sa.Column("total_requests", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("total_errors", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("total_tokens", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("cost_pico", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("unique_backends", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("date", "pool"),
     )
     op.create_table(
         "model_calls",
@@ -190,10 +157,6 @@ def upgrade() -> None:
         sa.Column("cost_pico", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("latency_ms", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("ttft_ms", sa.Integer(), nullable=True),
-        sa.ForeignKeyConstraint(
-            ["backend_id"],
-            ["backends.id"],
-        ),
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index(
@@ -210,23 +173,40 @@ def upgrade() -> None:
         "model_calls_by_item", "model_calls", ["item", "at"], unique=False, postgresql_where="item <> ''"
     )
     op.create_index("model_calls_by_time", "model_calls", ["at"], unique=False)
+    op.create_table(
+        "router_upkeep",
+        sa.Column("job", sa.String(length=32), nullable=False),
+        sa.Column("ran_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("by", sa.String(), nullable=False),
+        sa.Column("ok", sa.Boolean(), nullable=False),
+        sa.Column("result", sa.String(), nullable=False),
+        sa.PrimaryKeyConstraint("job"),
+    )
+    op.create_table(
+        "system_config",
+        sa.Column("key", sa.String(), nullable=False),
+        sa.Column("value", sa.String(), nullable=False),
+        sa.Column("description", sa.String(), nullable=False),
+        sa.Column("updated_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("key"),
+    )
 
 
 def downgrade() -> None:
+    op.drop_table("system_config")
+    op.drop_table("router_upkeep")
     op.drop_index("model_calls_by_time", table_name="model_calls")
     op.drop_index("model_calls_by_item", table_name="model_calls", postgresql_where="item <> ''")
     op.drop_index("model_calls_by_client", table_name="model_calls", postgresql_where="client_id <> ''")
     op.drop_index("model_calls_by_agent", table_name="model_calls", postgresql_where="agent <> ''")
     op.drop_table("model_calls")
+    op.drop_table("daily_stats")
     op.drop_index("one_open_cooldown", table_name="cooldown_events", postgresql_where="ended_at is null")
     op.drop_index("idx_cooldown_backend_time", table_name="cooldown_events")
     op.drop_table("cooldown_events")
     op.drop_table("client_usage")
+    op.drop_table("client_keys")
+    op.drop_table("backends")
     op.drop_index(op.f("ix_backend_usage_logs_hour_bucket"), table_name="backend_usage_logs")
     op.drop_table("backend_usage_logs")
     op.drop_table("backend_health")
-    op.drop_table("system_config")
-    op.drop_table("router_upkeep")
-    op.drop_table("daily_stats")
-    op.drop_table("client_keys")
-    op.drop_table("backends")
