@@ -171,8 +171,17 @@ async def test_messages_are_served_plain_and_streamed(claude, provider):
     assert (called.content[0].input, called.stop_reason) == ({"city": "Hamburg", "days": 7}, "tool_use")
     async with claude.messages.stream(max_tokens=99, tools=[tool], **ask("m")) as stream:
         assert (await stream.get_final_message()).content[0].input == {"city": "Hamburg", "days": 7}
-    assert provider.requests[0].headers["x-api-key"] == KEY
     assert [model.id async for model in claude.models.list()] == []
+
+
+async def test_a_key_may_come_in_either_header(provider):
+    headers = {"x-api-key": KEY, "anthropic-version": "2023-06-01"}
+    async with httpx.AsyncClient(base_url=provider.url, headers=headers) as http:
+        assert (await http.post("/v1/messages", json=ask("m", max_tokens=9))).status_code == 200
+        assert (
+            await http.post("/v1/messages", json=ask("m"), headers={"x-api-key": "no"})
+        ).status_code == 401
+    assert [request.key for request in provider.requests] == [KEY, "no"]
 
 
 @pytest.mark.parametrize("prefix", ["", "/v1", "/api/paas/v4"])
