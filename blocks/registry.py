@@ -1,6 +1,7 @@
 """Every block type that there is."""
 
 from blocks.connection import ConnectionBlock
+from blocks.provider_key import ProviderKey
 from blocks.telegram import TelegramBot
 
-BLOCKS: tuple[type[ConnectionBlock], ...] = (TelegramBot,)
+BLOCKS: tuple[type[ConnectionBlock], ...] = (ProviderKey, TelegramBot)

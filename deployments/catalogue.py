@@ -91,6 +91,25 @@ CATALOGUE: tuple[Entry, ...] = (
         when_full="CANCEL_NEW",
         tags=("upkeep",),
     ),
+    *(
+        Entry(
+            name=f"router-{job}",
+            flow="flows.router_upkeep:router_upkeep",
+            description=f"{does} The router does it by itself when this does not come.",
+            parameters={"job": job},
+            schedule=Schedule(cron=cron),
+            limit=1,
+            when_full="CANCEL_NEW",
+            tags=("upkeep", "router"),
+        )
+        for job, cron, does in (
+            ("probe", "*/5 * * * *", "Asks every provider whether it is there."),
+            ("aggregate", "7 * * * *", "Brings the sums of days up to date and fills gaps."),
+            ("retention", "23 3 * * *", "Drops usage, calls and events that are too old."),
+            ("backup", "41 2 * * *", "Writes a verified backup, and retires old ones."),
+            ("rotate", "11 4 * * *", "Seals provider keys that are not under the present key yet."),
+        )
+    ),
 )
 
 

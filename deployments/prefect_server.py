@@ -4,13 +4,13 @@ The names are those of Prefect 3.8's settings (`prefect/settings/models/`). What
 Prefect in the shell is not for our server: every inherited `PREFECT_*` variable is left out.
 """
 
-import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
 from cryptography.fernet import Fernet
 
+from quarterdeck.kernel.kept import kept
 from quarterdeck.kernel.settings import Settings
 
 HOST = "127.0.0.1"
@@ -39,34 +39,17 @@ def login_file(settings: Settings) -> Path:
 
 def auth_string(settings: Settings) -> str:
     """`user:password` of the API and the UI, made on first use. Whoever has it can read every block."""
-    return _kept(login_file(settings), f"{USER}:{secrets.token_urlsafe(24)}")
+    return kept(login_file(settings), f"{USER}:{secrets.token_urlsafe(24)}")
 
 
 def encryption_key(settings: Settings) -> str:
     """The key of the block values, made on first use; kept outside Prefect's database."""
-    return _kept(key_file(settings), Fernet.generate_key().decode())
+    return kept(key_file(settings), Fernet.generate_key().decode())
 
 
 def key_file(settings: Settings) -> Path:
     """Where the encryption key of the block values lies."""
     return settings.keys_folder / "prefect-blocks"
-
-
-def _kept(file: Path, fresh: str) -> str:
-    """The secret in `file`, or `fresh`, stored there unless somebody else was first."""
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not file.exists():
-        draft = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as writer:
-            writer.write(fresh + "\n")
-        try:
-            file.hardlink_to(draft)
-        except FileExistsError:
-            pass
-        finally:
-            draft.unlink()
-    return file.read_text(encoding="utf-8").strip()
 
 
 def command(port: int) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from prefect.states import Completed
 
 from flows.approval import ask_for_approval
 from flows.deliver import deliver
+from flows.router_upkeep import router_upkeep
 from quarterdeck.house import at_hand
 from tasks.upkeep import close_dead_runs, copy_changed_blocks, free_claims, restore_forms
 
@@ -28,5 +29,5 @@ async def keep_house() -> "State[None]":
 
 
 def _limits() -> dict[str, float]:
-    limits = {flow.name: flow.timeout_seconds for flow in (ask_for_approval, deliver)}
+    limits = {flow.name: flow.timeout_seconds for flow in (ask_for_approval, deliver, router_upkeep)}
     return {"keep house": LIMIT, **{name: seconds for name, seconds in limits.items() if seconds}}

@@ -39,6 +39,9 @@ class Settings(BaseSettings):
     public_url: str = Field(
         default="", description="Base address in links to items and runs; empty = no links."
     )
+    router_url: str = Field(
+        default="http://127.0.0.1:9190", description="Where the model router is reached by everything else."
+    )
     token: SecretStr | None = Field(
         default=None, description="The owner's API token; unset = made by `setup` and shown once."
     )

@@ -1,0 +1,43 @@
+"""The way to a running router for the rest of the house: its admin API, by address and token."""
+
+import os
+from typing import Any
+
+import httpx
+
+from quarterdeck.kernel import http
+from quarterdeck.kernel.errors import Conflict
+from quarterdeck.kernel.ids import new_token
+from quarterdeck.kernel.kept import kept
+from quarterdeck.kernel.settings import Settings
+
+VARIABLE = "SIDECAR_ADMIN_TOKEN"
+UPKEEP_SECONDS = 600.0
+"""The longest job: a backup of a large ledger."""
+
+
+def admin_token(settings: Settings) -> str:
+    """The token of the admin API and the dashboard: from the environment, else made once and kept."""
+    return os.environ.get(VARIABLE, "").strip() or kept(settings.keys_folder / "router-admin", new_token())
+
+
+def admin(settings: Settings, *, seconds: float = 10.0) -> httpx.AsyncClient:
+    """A client of the admin API. Its errors are those of `kernel.http`."""
+    return http.client(
+        "the router",
+        base_url=f"{settings.router_url.rstrip('/')}/api/admin",
+        headers={"Authorization": f"Bearer {admin_token(settings)}"},
+        seconds=seconds,
+    )
+
+
+async def run_job(settings: Settings, job: str, by: str) -> str:
+    """Have the router do an upkeep job now; what it did, in words.
+
+    Raises `Unavailable` when the router is not there, `Conflict` when the job failed.
+    """
+    async with admin(settings, seconds=UPKEEP_SECONDS) as router:
+        done: dict[str, Any] = http.json_of(await router.post(f"/upkeep/{job}", params={"by": by}))
+    if not done["ok"]:
+        raise Conflict(f"The router's {job} failed: {done['text']}.", "See the router's log.")
+    return str(done["text"])
