@@ -350,6 +350,9 @@ async def test_small_oddities_of_a_stream(http, provider):
     assert tokens_of(lines["error-event-later"]) == whole[:K]
     assert '"error"' in lines["error-event-later"][-1]
     assert lines["html"] == lines["empty"] == []
+    free = {"error-event-first", "html", "empty"}
+    cost = {name: provider.invoice.tokens(name) for name in ODD if name != "error-event-later"}
+    assert cost == {name: Tokens() if name in free else Tokens(PROMPT, 12) for name in cost}
 
 
 ODD = [
