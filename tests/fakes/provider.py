@@ -139,6 +139,7 @@ class Exchange:
         for frame in frames:
             if frame.tokens and self.holds_after and self.holds_after[0] == sent:
                 await self.wait(self.holds_after[1])
+            await asyncio.sleep(frame.pause)
             sent += frame.tokens
             if sent:
                 self.charge(frame.tokens)

@@ -118,13 +118,13 @@ async def _slow_headers(exchange: "Exchange") -> None:
     await exchange.answer(pause=PAUSE)
 
 
-def _breaking(after: int, end: Callable[["Exchange"], Awaitable[None]]) -> Act:
-    """A stream that is broken after so many tokens; a plain answer is broken in its middle."""
+def _breaking(after: int | None, end: Callable[["Exchange"], Awaitable[None]]) -> Act:
+    """A stream is broken after so many tokens (None = before its first event), a plain answer in its middle."""
 
     async def act(exchange: "Exchange") -> None:
         if exchange.is_stream:
             await exchange.begin()
-            await exchange.stream(_until(exchange.frames(), after))
+            await exchange.stream([] if after is None else _until(exchange.frames(), after))
         else:
             await exchange.half()
         await asyncio.sleep(PAUSE)
@@ -165,17 +165,18 @@ def _with(change: Callable[[list[Frame]], list[Frame]]) -> Act:
 
 async def _malformed(exchange: "Exchange") -> None:
     if exchange.is_stream:
-        return await exchange.answer(change=_inserted(sse('{"id": "broken", "choices": [{"delta": {"con')))
+        return await exchange.answer(change=_with_broken_line)
     exchange.charge(exchange.reply.tokens.completion)
     return await exchange.wire.send(200, [("Content-Type", "application/json")], b'{"id": "broken", "choi')
 
 
-def _inserted(*new: Frame) -> Callable[[list[Frame]], list[Frame]]:
-    def change(frames: list[Frame]) -> list[Frame]:
-        place = len(_until(frames, K))
-        return [*frames[:place], *new, *frames[place:]]
-
-    return change
+def _with_broken_line(frames: list[Frame]) -> list[Frame]:
+    place = len(_until(frames, K))
+    return [
+        *frames[:place],
+        sse('{"id": "broken", "choices": [{"delta": {"con', pause=PAUSE),
+        *frames[place:],
+    ]
 
 
 def _doubled(frames: list[Frame]) -> list[Frame]:
@@ -244,6 +245,7 @@ def _error_event(after: int) -> Act:
         await exchange.begin()
         if after:
             await exchange.stream(_until(exchange.frames(), after))
+            await asyncio.sleep(PAUSE)
         await exchange.wire.chunk(exchange.dialect.error_frame(body).data)
         return await exchange.wire.end()
 
@@ -311,10 +313,12 @@ _ALL = (
     Fault("reset", "connection reset before the headers", _reset),
     Fault("hang", "nothing comes, the connection stays open", _hang),
     Fault("slow-headers", "headers come a few bytes at a time, then all is well", _slow_headers),
-    Fault("cut-before-tokens", "headers come, then the connection is reset", _breaking(0, _cut)),
+    Fault("cut-after-headers", "headers come, then the connection is reset", _breaking(None, _cut)),
+    Fault("cut-before-tokens", "a stream begins, and is reset before its first token", _breaking(0, _cut)),
     Fault("cut-after-tokens", f"connection reset after {K} tokens", _breaking(K, _cut)),
     Fault("ends-early", f"stream ends in good order after {K} tokens, unfinished", _breaking(K, _end_early)),
-    Fault("stall-before-tokens", "headers come, then nothing", _breaking(0, _hang)),
+    Fault("stall-after-headers", "headers come, then nothing", _breaking(None, _hang)),
+    Fault("stall-before-tokens", "a stream begins, and brings no token", _breaking(0, _hang)),
     Fault("stall-after-tokens", f"nothing more after {K} tokens", _breaking(K, _hang)),
     Fault("malformed", "a line that is no JSON among good ones; a plain body that is none", _malformed),
     Fault("no-done", "stream finishes without its end mark", _with(_endless), ways="stream"),

@@ -33,11 +33,12 @@ class Reply:
 
 @dataclass(frozen=True)
 class Frame:
-    """One event of a stream: its bytes, and how many tokens it brings."""
+    """One event of a stream: its bytes, how many tokens it brings, how many seconds go by before it."""
 
     data: bytes
     tokens: int = 0
     is_end: bool = False
+    pause: float = 0
 
 
 @dataclass(frozen=True)

@@ -305,6 +305,8 @@ def tokens_of(lines):
         ("hang", 0, httpx.ReadTimeout),
         ("cut-before-tokens", 0, (httpx.ReadError, httpx.RemoteProtocolError)),
         ("cut-after-tokens", K, (httpx.ReadError, httpx.RemoteProtocolError)),
+        ("cut-after-headers", 0, (httpx.ReadError, httpx.RemoteProtocolError)),
+        ("stall-after-headers", 0, httpx.ReadTimeout),
         ("stall-before-tokens", 0, httpx.ReadTimeout),
         ("stall-after-tokens", K, httpx.ReadTimeout),
     ],
@@ -312,6 +314,7 @@ def tokens_of(lines):
 async def test_streams_break_where_they_are_told_to(http, provider, name, tokens, broken):
     lines, error = await tell(http, name)
     assert issubclass(error, broken)
+    assert bool(lines) is name.endswith("-tokens")
     assert tokens_of(lines) == list(prose(tokens))
     await provider.until(lambda: provider.requests[0].over.is_set())
     assert provider.invoice.tokens(name) == (Tokens(PROMPT, tokens) if tokens else Tokens())
