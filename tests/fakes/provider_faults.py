@@ -119,7 +119,7 @@ async def _slow_headers(exchange: "Exchange") -> None:
 
 
 def _breaking(after: int | None, end: Callable[["Exchange"], Awaitable[None]]) -> Act:
-    """A stream is broken after so many tokens (None = before its first event), a plain answer in its middle."""
+    """Break a stream after so many tokens (None = before its first event), a plain answer in its middle."""
 
     async def act(exchange: "Exchange") -> None:
         if exchange.is_stream:
