@@ -8,6 +8,7 @@
 
 It speaks the OpenAI dialect (chat completions, completions, embeddings, models, responses) and the Anthropic
 one (messages), below any prefix. A model that is named like a fault of `FAULTS` fails so; any other answers.
+What follows an `@` in a name only tells models apart: `429@mine` fails like `429`.
 """
 
 import argparse
@@ -293,7 +294,7 @@ class FakeProvider:
     def _fault(self, model: str) -> Fault:
         if self._scripts[model]:
             return self._scripts[model].popleft()
-        return FAULTS.get(model, OK)
+        return FAULTS.get(model.partition("@")[0], OK)
 
     def _exchange(self, wire: Wire, request: Received, dialect: Dialect) -> Exchange:
         offer = self.offers.get(request.model, Offer())

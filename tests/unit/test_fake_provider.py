@@ -227,6 +227,13 @@ async def test_a_script_is_followed_and_then_the_name_decides(http, provider):
     assert [(await http.get("/v1/models")).status_code for _ in range(2)] == [401, 200]
 
 
+async def test_names_of_one_fault_can_be_told_apart(http, provider):
+    assert (await http.post("/v1/chat/completions", json=ask("500@one"))).status_code == 500
+    assert (await http.post("/v1/chat/completions", json=ask("ok@two"))).status_code == 200
+    assert provider.invoice.tokens("ok@two") == Tokens(PROMPT, 12)
+    assert [request.model for request in provider.to("500@one")] == ["500@one"]
+
+
 async def test_an_answer_is_held_until_it_is_released(http, provider):
     release = provider.hold("m")
     waiting = asyncio.create_task(http.post("/v1/chat/completions", json=ask("m")))
