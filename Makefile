@@ -1,12 +1,14 @@
 # Everything that is done with this repository. `make` alone says what there is.
 SHELL = /bin/sh
 PYTHON ?=
+MINUTES ?= 30
+OPTIONS ?=
 RUN = .venv/bin
 READY = .venv/.ready
 QUICK = -n auto -m "not services" --ignore=tests/services --ignore=tests/chaos
 
 .DEFAULT_GOAL = help
-.PHONY: help setup demo up test test-services lint bench docs lock clean
+.PHONY: help setup demo up test test-services lint bench bench-router soak-router docs lock clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -42,6 +44,12 @@ lint: $(READY) ## style, types, floors of the house, the lock, generated files
 bench: $(READY) ## measure speed and memory against their limits
 	$(RUN)/python -m tests.bench
 
+bench-router: $(READY) ## measure the router beside its peers, which are installed in .bench on first use
+	@$(RUN)/python -m tests.bench.router $(OPTIONS)
+
+soak-router: $(READY) ## half an hour of half load on the router (MINUTES=30): does it grow?
+	@$(RUN)/python -m tests.bench.router_soak --minutes $(MINUTES) $(OPTIONS)
+
 docs: $(READY) ## write anew what is generated: prefect.yaml, parts of docs/reference
 	$(RUN)/python -m deployments.generated
 
@@ -50,5 +58,5 @@ lock: $(READY) ## resolve requirements.in into requirements.lock
 	    --no-emit-index-url --custom-compile-command "make lock" requirements.in -o requirements.lock
 
 clean: ## remove .venv and caches; data/ stays
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache artefacts
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .bench artefacts
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
