@@ -135,15 +135,14 @@ class Exchange:
         await self.wire.head(200, [*kind, ("Transfer-Encoding", "chunked"), *headers], pause)
 
     async def stream(self, frames: Iterable[Frame]) -> None:
-        """Every token is charged before it is sent; what brings no token costs nothing."""
+        """Every token is charged before it is sent; a stream that has begun costs its prompt."""
         sent = 0
         for frame in frames:
             if frame.tokens and self.holds_after and self.holds_after[0] == sent:
                 await self.wait(self.holds_after[1])
             await asyncio.sleep(frame.pause)
             sent += frame.tokens
-            if sent:
-                self.charge(frame.tokens)
+            self.charge(frame.tokens)
             await self.wire.chunk(frame.data)
 
     async def half(self) -> None:

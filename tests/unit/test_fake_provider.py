@@ -324,7 +324,7 @@ async def test_streams_break_where_they_are_told_to(http, provider, name, tokens
     assert bool(lines) is name.endswith("-tokens")
     assert tokens_of(lines) == list(prose(tokens))
     await provider.until(lambda: provider.requests[0].over.is_set())
-    assert provider.invoice.tokens(name) == (Tokens(PROMPT, tokens) if tokens else Tokens())
+    assert provider.invoice.tokens(name) == (Tokens(PROMPT, tokens) if lines else Tokens())
 
 
 async def test_a_stream_that_ends_early_has_neither_a_finish_nor_an_end(http, provider):
