@@ -28,7 +28,7 @@ _TELLING = (
 _NAMES = re.compile(_TELLING, re.IGNORECASE)
 _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"(?<!\d)\d{8,}:[\w-]{30,}"), HIDDEN),  # Telegram bot tokens
-    (re.compile(r"\b(?:qd_|sk-)[\w-]{16,}"), HIDDEN),  # our own tokens, model providers' keys
+    (re.compile(r"\b(?:qd_|qr_|sk-)[\w-]{16,}"), HIDDEN),  # our own tokens and keys, model providers'
     (re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{6,}"), rf"\1 {HIDDEN}"),
     (re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://[^\s:/@]*):[^\s@/]+@"), rf"\1:{HIDDEN}@"),
     (re.compile(rf"(?i)([\w-]*{_TELLING}[\w-]*=)[^\s&,;'\")]+"), rf"\1{HIDDEN}"),

@@ -29,8 +29,8 @@ PREVIOUS_VARIABLE = "SIDECAR_ENCRYPTION_KEYS_PREVIOUS"
 BACKENDS = "router backends"
 CLIENTS = "router clients"
 
-LEAST_VARIETY = 16
-"""Different byte values that a key must have; 32 random bytes practically never have fewer."""
+LEAST_VARIETY = 17
+"""Different bytes, and steps between them, that a key must have; 32 random ones practically never do not."""
 
 _HEX = re.compile(r"[0-9a-fA-F]{64}")
 _OLD_FORM = re.compile(r"([0-9a-f]{24}):((?:[0-9a-f]{2}){16,})", re.IGNORECASE)
@@ -66,9 +66,9 @@ def encryption_key(text: str, variable: str = VARIABLE) -> EncryptionKey:
 
 
 def _is_pattern(raw: bytes) -> bool:
-    """Repeated, counted up or down, or of few different bytes."""
+    """Repeated, counted up or down, or of few different bytes: then bytes or the steps between them recur."""
     steps = {(after - before) % 256 for before, after in pairwise(raw)}
-    return len(set(raw)) < LEAST_VARIETY or len(steps) == 1
+    return min(len(set(raw)), len(steps)) < LEAST_VARIETY
 
 
 def _refused(variable: str, why: str) -> Misconfigured:
