@@ -33,6 +33,7 @@ class Attempt:
 
     `path` begins with `/v1/`; `headers` are those of the allow-list; `wants_usage`: the client itself asked
     for usage in its stream; `patience`: seconds until the first byte must be there, over all attempts.
+    `raw` is the same body as the client sent it, for ways that change no more of it than they must.
     """
 
     backend: Backend
@@ -44,17 +45,22 @@ class Attempt:
     is_stream: bool
     wants_usage: bool
     patience: float
+    raw: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole answer with the canonical model name in it; `usage` is None where the provider told none."""
+    """A whole answer with the canonical model name in it; `usage` is None where the provider told none.
+
+    `said` is the answer's text then, for counting.
+    """
 
     status: int
     content_type: str
     body: bytes
     usage: Usage | None
     headers: tuple[tuple[bytes, bytes], ...] = ()
+    said: str = ""
 
 
 class Stream(Protocol):

@@ -1,0 +1,77 @@
+"""What matters to us in the answers of the OpenAI dialect: tokens, first content, the end, errors."""
+
+from collections.abc import Mapping as Map
+from typing import Any
+
+from quarterdeck.router.backend import Usage
+
+_TEXTS = ("content", "reasoning_content", "reasoning", "refusal")
+_STATUS_OF_CODE = {
+    "rate_limit_exceeded": 429,
+    "insufficient_quota": 429,
+    "invalid_api_key": 401,
+    "permission_denied": 403,
+    "context_length_exceeded": 400,
+    "invalid_request_error": 400,
+}
+
+
+def usage_of(told: Any) -> Usage | None:
+    """The tokens that a provider reports; None for nothing, `null`, and all zeros."""
+    if not isinstance(told, dict):
+        return None
+    prompt, completion = _count(told, "prompt_tokens"), _count(told, "completion_tokens")
+    total = _count(told, "total_tokens") or prompt + completion
+    if not total:
+        return None
+    details = told.get("prompt_tokens_details")
+    if not isinstance(details, dict):
+        details = {}
+    read = _count(details, "cached_tokens") or _count(told, "prompt_cache_hit_tokens")
+    write = _count(details, "cache_write_tokens") or _count(details, "cache_creation_tokens")
+    return Usage(prompt, completion, total, read, write)
+
+
+def _count(told: Map[str, Any], name: str) -> int:
+    count = told.get(name)
+    return count if isinstance(count, int) and count > 0 else 0
+
+
+def said_in(choice: Map[str, Any]) -> str:
+    """The text that this part of a stream brings, whatever kind it is of: answer, thought, a tool's input."""
+    delta = choice.get("delta")
+    if not isinstance(delta, dict):
+        text = choice.get("text")
+        return text if isinstance(text, str) else ""
+    said = delta.get("content")
+    if said and isinstance(said, str) and len(delta) == 1:
+        return said
+    texts = [text for name in _TEXTS if isinstance(text := delta.get(name), str)]
+    for call in delta.get("tool_calls") or ():
+        function = call.get("function") if isinstance(call, dict) else None
+        if isinstance(function, dict):
+            texts += [part for name in ("name", "arguments") if isinstance(part := function.get(name), str)]
+    return "".join(texts)
+
+
+def text_of(answer: Map[str, Any]) -> str:
+    """The text of a whole answer, for counting."""
+    choices = answer.get("choices")
+    if not isinstance(choices, list):
+        return ""
+    return "".join(said_in({**c, "delta": c.get("message")}) for c in choices if isinstance(c, dict))
+
+
+def error_status(error: Any) -> int:
+    """The status that an error inside a good answer stands for; 500 where it does not say."""
+    if not isinstance(error, dict):
+        return 500
+    for name in ("status", "code", "type"):
+        value = error.get(name)
+        if isinstance(value, str) and value.isdecimal():
+            value = int(value)
+        if isinstance(value, int) and 400 <= value < 600:
+            return value
+        if value in _STATUS_OF_CODE:
+            return _STATUS_OF_CODE[value]
+    return 500
