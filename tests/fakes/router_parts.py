@@ -1,273 +1,49 @@
-"""A router without its database, in the test's own loop: real door, real balancer, books in memory.
+"""What tests of the router's store need: keys, prices, a form, a store."""
 
-async with FakeProvider() as provider, Served([backend(provider, "gpt")]) as router:
-    answer = await router.ask("gpt")
-    assert router.calls[0].outcome is Outcome.OK
-"""
+import base64
+import secrets
+from pathlib import Path
+from typing import Any
 
-import asyncio
-import json
-import socket
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import Any, Self
+from quarterdeck.kernel.database import Database
+from quarterdeck.kernel.keyring import VARIABLE, Keyring
+from quarterdeck.router.backend import Prices
+from quarterdeck.router.forms import BackendForm
+from quarterdeck.router.keys import Seals
+from quarterdeck.router.snapshot import KeyConnections
+from quarterdeck.router.store import Store
 
-import httpx
-import uvicorn
-
-from quarterdeck.router import steady
-from quarterdeck.router.application import Application
-from quarterdeck.router.attempts import Ways
-from quarterdeck.router.backend import Backend, Mapping as ModelMapping, Pool, Prices, Usage
-from quarterdeck.router.balancer import Balancer
-from quarterdeck.router.call import Call
-from quarterdeck.router.config import Tuning
-from quarterdeck.router.door import BudgetSpent
-from quarterdeck.router.exchange import Answer, Attempt, Failure, Outcome, Stream, Way
-from quarterdeck.router.line import Line
-from quarterdeck.router.openai_way import OpenAIWay
-from quarterdeck.router.rehearsal import RehearsalWay
-from quarterdeck.router.request_log import RequestLog
-from tests.fakes.provider import FakeProvider
-from tests.fakes.provider_invoice import prompt_tokens
-
-KEY = "sk-the-backends-own-key-0001"
-PRICES = Prices(input=2_500_000, output=10_000_000, cache_read=1_250_000, cache_write=3_125_000)
-"""Those of the fake provider."""
-
-CHAT = "/v1/chat/completions"
-SOON = 5.0
-"""Seconds in which whatever a test waits for has to happen."""
+LIST_PRICE = Prices(input=150_000, output=600_000)
+PLAIN_KEY = "sk-canary-0123456789abcdef"
 
 
-def backend(
-    provider: FakeProvider | str, *models: str, name: str = "one", native: str = "", **changes: Any
-) -> Backend:
-    """A backend at the provider. Models are called there `native-<model>`, unless `native` says how."""
-    base = provider if isinstance(provider, str) else f"{provider.url}/v1"
-    prices = changes.pop("prices", PRICES)
-    compat = changes.pop("compat", {})
-    mappings = {
-        model: ModelMapping(model, native or f"native-{model}", prices, compat=compat) for model in models
+class PriceList:
+    """Knows one model."""
+
+    def of(self, api: str, native_id: str) -> Prices | None:
+        return LIST_PRICE if native_id == "listed" else None
+
+
+def keyring() -> Keyring:
+    """With a key of its own, that lies nowhere."""
+    return Keyring(Path("/nowhere"), {VARIABLE: base64.b64encode(secrets.token_bytes(32)).decode()})
+
+
+def hex_key() -> str:
+    """A value for `SIDECAR_ENCRYPTION_KEY`."""
+    return secrets.token_hex(32)
+
+
+def form(**fields: Any) -> BackendForm:
+    """A backend that needs nothing else."""
+    needed = {
+        "name": "One",
+        "api_base_url": "http://127.0.0.1:9/v1",
+        "api_key": PLAIN_KEY,
+        "model_mappings": {"gpt": {"native_id": "gpt-native"}},
     }
-    fields = {"api_key": KEY, "rpm_limit": 1000, "mappings": mappings, "timeout_seconds": 10} | changes
-    return Backend(id=f"bkd_{name}", name=name, api_base_url=base, **fields)
+    return BackendForm.model_validate(needed | fields)
 
 
-class MemoryBook:
-    """A book that keeps what it is told, in order."""
-
-    def __init__(self) -> None:
-        self.calls: list[Call] = []
-
-    def record(self, call: Call) -> None:
-        self.calls.append(call)
-
-
-class WordCounter:
-    """Counts as the fake provider does."""
-
-    def __init__(self) -> None:
-        self.counted: list[str] = []
-
-    async def count(self, native_id: str, path: str, body: Mapping[str, Any], text: str) -> Usage:
-        self.counted.append(native_id)
-        prompt, said = prompt_tokens(dict(body)), len(text.split())
-        return Usage(prompt, said, prompt + said, is_estimate=True)
-
-
-@dataclass(frozen=True)
-class Guest:
-    id: str = ""
-    name: str = ""
-    agent: str = ""
-
-
-@dataclass
-class Budget:
-    """Tokens that a client may use; what is reserved counts as used until it is settled."""
-
-    tokens: int
-    settled: list[tuple[int, int]] = field(default_factory=list)
-
-
-@dataclass
-class Kept:
-    budget: Budget | None
-    tokens: int
-
-    @property
-    def left_tokens(self) -> int | None:
-        return self.budget.tokens + self.tokens if self.budget else None
-
-    def settle(self, tokens: int, cost: int) -> None:
-        if self.budget:
-            self.budget.tokens += self.tokens - tokens
-            self.budget.settled.append((tokens, cost))
-
-
-class MemoryClients:
-    """Tokens and whom they belong to. Without any, no key is needed."""
-
-    def __init__(self, guests: Mapping[str, Guest] | None = None, **budgets: Budget) -> None:
-        self.guests = dict(guests or {})
-        self.budgets = budgets
-
-    @property
-    def needs_key(self) -> bool:
-        return bool(self.guests)
-
-    def who(self, token: str) -> Guest | None:
-        return self.guests.get(token)
-
-    def reserve(self, client: Guest, tokens: int, cost: int, now: float) -> Kept:
-        budget = self.budgets.get(client.id)
-        if budget and budget.tokens < tokens:
-            raise BudgetSpent(f"{client.name} has used its tokens of today.", 120.0)
-        if budget:
-            budget.tokens -= tokens
-        return Kept(budget, tokens)
-
-
-class NoWay:
-    """For what a test does not need."""
-
-    async def send(self, attempt: Attempt) -> Answer | Stream:
-        raise Failure(Outcome.BROKEN, "There is no translation here.")
-
-    async def close(self) -> None:
-        """Nothing is open."""
-
-
-async def no_admin(scope: Any, receive: Any, send: Any) -> None:
-    """An admin application with one page that says where it is."""
-    body = f"admin {scope['path']}".encode()
-    await send({"type": "http.response.start", "status": 200, "headers": []})
-    await send({"type": "http.response.body", "body": body})
-
-
-class Served:
-    """The application on a port, and a client for it. `tuning` may be any of its fields."""
-
-    def __init__(
-        self,
-        backends: Sequence[Backend],
-        *,
-        clients: MemoryClients | None = None,
-        book: Any = None,
-        counter: Any = None,
-        short: Way | None = None,
-        translated: Way | None = None,
-        log: RequestLog | None = None,
-        now: Callable[[], float] = steady.now,
-        **tuning: Any,
-    ) -> None:
-        self.book = book or MemoryBook()
-        self.counter = counter or WordCounter()
-        self.clients = clients or MemoryClients()
-        self.refused = 0
-        self.balancer = Balancer(Tuning(**tuning))
-        self.balancer.adopt(backends, now())
-        self.line = Line(self.balancer, now)
-        self.short = short or OpenAIWay(now)
-        ways = Ways(short=self.short, translated=translated or NoWay(), rehearsal=RehearsalWay())
-        self.app = Application(
-            balancer=self.balancer,
-            line=self.line,
-            ways=ways,
-            clients=self.clients,
-            book=self.book,
-            counter=self.counter,
-            now=now,
-            admin=no_admin,
-            health=lambda: (200, {"status": "ok"}),
-            log=log or RequestLog(write=lambda text: None),
-            refused=self._count_refused,
-        )
-
-    def _count_refused(self) -> None:
-        self.refused += 1
-
-    @property
-    def calls(self) -> list[Call]:
-        calls: list[Call] = self.book.calls
-        return calls
-
-    async def __aenter__(self) -> Self:
-        config = uvicorn.Config(self.app, log_config=None, lifespan="off", access_log=False)
-        self._server = uvicorn.Server(config)
-        listening = socket.create_server(("127.0.0.1", 0))
-        self.url = "http://127.0.0.1:%d" % listening.getsockname()[1]
-        self._serving = asyncio.create_task(self._server._serve([listening]))
-        while not self._server.started:
-            await asyncio.sleep(0)
-        self.http = httpx.AsyncClient(base_url=self.url, timeout=20)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.http.aclose()
-        await self.app.drain(SOON)
-        self._server.should_exit = True
-        await self._serving
-        await self.short.close()
-
-    async def ask(self, model: str, path: str = CHAT, **body: Any) -> httpx.Response:
-        """A short chat."""
-        headers = body.pop("headers", {})
-        return await self.http.post(path, json=asked(model, **body), headers=headers)
-
-    async def stream(self, model: str, **body: Any) -> "Heard":
-        """A streamed chat, heard to its end."""
-        async with self.streaming(model, **body) as response:
-            return Heard(response, b"".join([part async for part in response.aiter_raw()]))
-
-    @asynccontextmanager
-    async def streaming(self, model: str, path: str = CHAT, **body: Any) -> AsyncIterator[httpx.Response]:
-        headers = body.pop("headers", {})
-        asked_for = asked(model, stream=True, **body)
-        async with self.http.stream("POST", path, json=asked_for, headers=headers) as response:
-            yield response
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait for what happens in the router after its answer."""
-        async with asyncio.timeout(SOON):
-            while not condition():
-                await asyncio.sleep(0)
-
-
-def asked(model: str, **body: Any) -> dict[str, Any]:
-    return {"model": model, "messages": [{"role": "user", "content": "all hands on deck"}]} | body
-
-
-@dataclass(frozen=True)
-class Heard:
-    """A stream that has ended."""
-
-    response: httpx.Response
-    raw: bytes
-
-    @property
-    def data(self) -> list[str]:
-        """The data of each event."""
-        lines = self.raw.decode().split("\n\n")
-        return [line.partition("data: ")[2] for line in lines if "data: " in line]
-
-    @property
-    def chunks(self) -> list[dict[str, Any]]:
-        return [json.loads(data) for data in self.data if data != "[DONE]"]
-
-    @property
-    def text(self) -> str:
-        deltas = [choice["delta"] for chunk in self.chunks for choice in chunk.get("choices", ())]
-        return "".join(delta.get("content") or "" for delta in deltas)
-
-    @property
-    def is_complete(self) -> bool:
-        return self.data[-1] == "[DONE]"
-
-    @property
-    def error(self) -> dict[str, Any]:
-        """The error with which it ended."""
-        error: dict[str, Any] = self.chunks[-1]["error"]
-        return error
+def store(database: Database, seals: Seals | None = None, connections: KeyConnections | None = None) -> Store:
+    return Store(database, seals or Seals(keyring()), PriceList(), connections)

@@ -3,7 +3,7 @@
 from quarterdeck.router.backend import Usage
 from quarterdeck.router.exchange import Outcome
 from tests.fakes.provider import FakeProvider
-from tests.fakes.router_parts import KEY, Served, backend
+from tests.fakes.served_router import KEY, Served, backend
 
 
 async def test_a_plain_call_reaches_the_provider_by_its_own_name_and_comes_back_by_ours() -> None:
