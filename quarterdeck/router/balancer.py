@@ -113,7 +113,7 @@ class Balancer:
             if standing:
                 self._changes += standing.adopt(backend, now)
             else:
-                standing = Standing(backend, stored.get(backend.id, State()))
+                standing = Standing(backend, stored.get(backend.id, State()), now)
             self._standings[backend.id] = standing
         self._index()
         self.sweep(now)
@@ -207,6 +207,7 @@ class Balancer:
 
     def limited(self, admission: Admission, now: float, hint: LimitHint, summary: str) -> None:
         """It was answered with 429: the backend cools. `summary` holds no secrets."""
+        self._settle(now)
         standing = self._ended(admission, now, ok=False)
         if standing:
             self._changed(standing, standing.limited(admission.epoch, hint, summary, self.tuning, now))

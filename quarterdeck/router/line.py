@@ -58,7 +58,7 @@ class Line:
         return await self._wait(model, tried, until)
 
     async def _wait(self, model: str, tried: Container[str], until: float) -> Admission | None:
-        answer = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Admission | None] = asyncio.get_running_loop().create_future()
         waiter = _Waiter(next(self._numbers), model, tried, until, answer)
         self._waiting.setdefault(model, deque()).append(waiter)
         self.depth += 1

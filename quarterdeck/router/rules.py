@@ -25,6 +25,9 @@ ACCOUNT_SECONDS = 3_600.0
 
 FAILURES_UNTIL_DOWN = 3
 SUMMARY_LENGTH = 200
+_LONGEST_ROW = 60
+"""So many 429s reach any sensible cap, and two to their power is still a float."""
+
 _SCANNED = 8_192
 """Characters of an error body in which hints are looked for."""
 
@@ -141,8 +144,8 @@ def health_of(failures: int) -> Health:
 
 def cooldown_seconds(tuning: Tuning, count: int) -> float:
     """The back-off for the count-th 429 in a row (section 7)."""
-    times = max(count, 1)
-    factor = 2.0 ** min(times - 1, 60) if tuning.cooldown_exponential_backoff else float(times)
+    times = min(max(count, 1), _LONGEST_ROW)
+    factor = 2 ** (times - 1) if tuning.cooldown_exponential_backoff else times
     return min(tuning.cooldown_base_seconds * factor, tuning.cooldown_max_seconds)
 
 

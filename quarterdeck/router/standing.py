@@ -8,6 +8,7 @@ from quarterdeck.router.backend import Backend, Health, Limit, Status
 from quarterdeck.router.bucket import Bucket, Level
 from quarterdeck.router.config import Tuning
 from quarterdeck.router.rules import (
+    DAY,
     FAILURES_UNTIL_DOWN,
     Hint,
     LimitHint,
@@ -172,20 +173,23 @@ class Standing:
         *("failure_reason", "latency_ms", "status_code", "checked_at"),
     )
 
-    def __init__(self, backend: Backend, state: State) -> None:
+    def __init__(self, backend: Backend, state: State, now: float) -> None:
         self.backend = backend
         self.bucket = Bucket(backend.rpm_limit)
         self.emergency: Bucket | None = None
         self.traffic = Traffic()
         self.in_flight = 0
         self.latency_ms, self.status_code, self.checked_at = 0, 0, 0.0
-        self._begin(state)
+        self._begin(state, now)
         self.born = self.epoch
 
-    def _begin(self, state: State) -> None:
+    def _begin(self, state: State, now: float) -> None:
         self.epoch = next(_epochs)
         self.trials = 0
-        self.until, self.kind, self.count = state.cooldown_until or 0.0, state.kind, state.count
+        self.until = min(state.cooldown_until or 0.0, now + DAY)
+        if state.status is Status.COOLING:
+            self.until = self.until or now  # nobody knows until when: it is over, and its event is closed
+        self.kind, self.count = state.kind, state.count
         self.error = (state.reason or "unknown") if state.status is Status.ERROR else ""
         self.cooldown_reason = state.reason if self.until else ""
         self.step = 1 if self.count or self.until or self.error else 0
@@ -281,10 +285,10 @@ class Standing:
         return self._set_failures(self.failures + 1, reason, now)
 
     def give_back_trial(self, epoch: int, *, is_broken: bool = False) -> None:
-        """A trial ended without a success; a broken one begins the ramp anew."""
+        """A trial ended without a success; a broken one begins the ramp anew, if it is not over."""
         if epoch == self.epoch:
             self.trials -= 1
-            if is_broken:
+            if is_broken and self.step:
                 self.step = 1
 
     def bad_key(self, reason: str, now: float) -> list[Change]:
@@ -325,15 +329,17 @@ class Standing:
 
     def reset(self, now: float) -> list[Change]:
         """Forget what is held against it; it is tried carefully all the same."""
+        if not (self.until or self.count or self.error or self.failures):
+            return []
         changes: list[Change] = []
         if self.until:
             changes.append(CooldownEnded(self.backend.id, now))
         if self.count:
             changes.append(CountReset(self.backend.id, now))
         status, health = self.live_status, self.health
-        self._begin(State())
+        self._begin(State(), now)
+        self.step = 1
         if status is not Status.HEALTHY:
-            self.step = 1
             changes.append(self._status(now))
         if health is not Health.HEALTHY:
             changes.append(self.health_changed(now))
