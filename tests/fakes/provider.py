@@ -96,6 +96,10 @@ class Exchange:
     def is_stream(self) -> bool:
         return bool(self.request.body.get("stream")) and self.dialect.stream is not None
 
+    @property
+    def is_anthropic(self) -> bool:
+        return self.dialect is MESSAGES
+
     def plain(self) -> dict[str, Any]:
         return self.dialect.plain(self.reply, self.request.body)
 

@@ -106,6 +106,13 @@ async def _quota(exchange: "Exchange") -> None:
     await exchange.refuse(429, "requests", message, "rate_limit_exceeded")
 
 
+async def _account(exchange: "Exchange") -> None:
+    message = "You exceeded your current quota, please check your plan and billing details."
+    if exchange.is_anthropic:
+        message = "Your credit balance is too low to access the Anthropic API. Please go to Plans & Billing."
+    await exchange.refuse(429, "insufficient_quota", message, "insufficient_quota")
+
+
 async def _reset(exchange: "Exchange") -> None:
     exchange.wire.reset()
 
@@ -275,16 +282,7 @@ _ALL = (
     Fault("429-negative", "`Retry-After: -5`", _limited(lambda: "-5")),
     Fault("429-text", "`Retry-After: soon`", _limited(lambda: "soon")),
     Fault("429-quota", "daily quota used up; the body says until when", _quota),
-    Fault(
-        "429-account",
-        "account without money (`insufficient_quota`)",
-        _refusing(
-            429,
-            "insufficient_quota",
-            "You exceeded your current quota, please check your plan and billing details.",
-            "insufficient_quota",
-        ),
-    ),
+    Fault("429-account", "account without money", _account),
     Fault(
         "400",
         "request refused",
