@@ -8,7 +8,7 @@ import orjson
 from quarterdeck.router import rules
 from quarterdeck.router.backend import Usage
 from quarterdeck.router.exchange import Answer, Attempt
-from quarterdeck.router.litellm_request import MESSAGES, RESPONSE
+from quarterdeck.router.litellm_request import COMPLETIONS, MESSAGES, RESPONSE
 from quarterdeck.router.openai_dialect import text_of, usage_of
 
 if TYPE_CHECKING:
@@ -22,11 +22,22 @@ def answer_of(result: Any, attempt: Attempt, wire: "Wire") -> Answer:
     content = plain(result)
     if "model" in content:
         content["model"] = attempt.mapping.model
+    if attempt.path == COMPLETIONS:
+        choices = [text_choice(choice) for choice in content.get("choices", ())]
+        content |= {"object": "text_completion", "choices": choices}
     usage = tokens_of(content.get("usage"), attempt.path)
     if usage is None:
         content.pop("usage", None)
     said = "" if usage else _said(content, attempt.path)
     return Answer(wire.status or 200, "application/json", dumped(content), usage, passed_on(wire), said)
+
+
+def text_choice(choice: Map[str, Any]) -> dict[str, Any]:
+    """A chat's choice, whole or a piece of it, in the manner of the older completions."""
+    said = choice.get("message") or choice.get("delta") or {}
+    reason = choice.get("finish_reason")
+    text = said.get("content") or ""
+    return {"index": choice.get("index", 0), "text": text, "logprobs": None, "finish_reason": reason}
 
 
 def plain(result: Any) -> dict[str, Any]:

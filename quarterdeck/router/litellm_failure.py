@@ -2,15 +2,21 @@
 
 from typing import TYPE_CHECKING
 
+import orjson
+
 from quarterdeck.router import rules
 from quarterdeck.router.exchange import Failure, Outcome
 from quarterdeck.router.litellm_request import refused
-from quarterdeck.router.openai_way import failure_of
+from quarterdeck.router.openai_way import failure_of, failure_of_error
 
 if TYPE_CHECKING:
     from quarterdeck.router.litellm_wire import Wire
 
 _UNCLEAR = 500
+
+
+class EndedEarly(Exception):
+    """A stream was over before the model had said that it had finished."""
 
 
 def failure_from(error: BaseException, wire: "Wire", *, is_open: bool = False) -> Failure:
@@ -23,14 +29,23 @@ def failure_from(error: BaseException, wire: "Wire", *, is_open: bool = False) -
         return _broken_off(wire.error, is_open)
     if isinstance(error, TimeoutError):
         return failure_of(error)
+    if isinstance(error, EndedEarly):
+        outcome = Outcome.CUT if is_open else Outcome.BROKEN
+        return Failure(outcome, "The stream ended before the model had finished.", wire.status)
     if not wire.is_used:
         return _not_sent(error)
     if is_open:
         return Failure(Outcome.CUT, f"The stream went wrong: {_kind(error)}.", wire.status)
-    status = _status(error)
-    outcome = rules.outcome_of(status) if _is_told(error) else Outcome.BROKEN
-    reason = f"The provider's answer is none that can be read: {_kind(error)}."
-    return Failure(outcome, reason, wire.status, headers=wire.headers)
+    return _told(wire) or Failure(Outcome.BROKEN, f"The answer is none: {_kind(error)}.", wire.status)
+
+
+def _told(wire: "Wire") -> Failure | None:
+    """An error that came with a good status."""
+    try:
+        told = orjson.loads(wire.body)["error"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return None
+    return failure_of_error(told, wire.body, wire.headers)
 
 
 def _of_status(wire: "Wire") -> Failure:
@@ -67,11 +82,6 @@ def _original(error: BaseException) -> BaseException:
 def _status(error: BaseException) -> int:
     status = getattr(_original(error), "status_code", _UNCLEAR)
     return status if isinstance(status, int) else _UNCLEAR
-
-
-def _is_told(error: BaseException) -> bool:
-    """Whether the provider itself named a limit: what else LiteLLM makes of a text is a guess."""
-    return _status(error) == 429
 
 
 def _kind(error: BaseException) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 
+from quarterdeck.router.litellm_failure import EndedEarly
 from quarterdeck.router.litellm_wire import CURRENT, Transport, Wire
 
 __all__ = ["CURRENT", "Quiet", "Wire", "is_steering", "litellm", "quiet"]
@@ -43,6 +44,8 @@ UNUSED_TIMEOUT = 600.0
 litellm: Any = _imported()
 _logging: Any = importlib.import_module("litellm.litellm_core_utils.litellm_logging")
 _handlers: Any = importlib.import_module("litellm.llms.custom_httpx.http_handler")
+_responses: Any = importlib.import_module("litellm.responses.main")
+_streams: Any = importlib.import_module("litellm.litellm_core_utils.streaming_handler")
 _types: Any = importlib.import_module("litellm.types.utils")
 
 
@@ -99,6 +102,23 @@ def is_steering(field: str) -> bool:
     return bool(_types.is_litellm_owned_kwarg(field))
 
 
+async def _finish(stream: Any, **_: Any) -> Any:
+    """Instead of its end of a stream, which invents a reason to stop and counts tokens nobody told."""
+    reason = stream.received_finish_reason or stream.intermittent_finish_reason
+    if reason is None:
+        raise EndedEarly
+    if not stream.sent_last_chunk:
+        stream.sent_last_chunk = True
+        return stream.finish_reason_handler()
+    told = [chunk.usage for chunk in stream.chunks if getattr(chunk, "usage", None) is not None]
+    if not told or stream.sent_stream_usage:
+        raise StopAsyncIteration
+    stream.sent_stream_usage = True
+    report = stream.model_response_creator()
+    report.usage = told[-1]
+    return report
+
+
 def _configure() -> None:
     litellm.suppress_debug_info = True
     litellm.set_verbose = False
@@ -110,6 +130,8 @@ def _configure() -> None:
     litellm.REPEATED_STREAMING_CHUNK_LIMIT = 1_000_000  # it would break streams off that repeat a word
     litellm.use_chat_completions_url_for_anthropic_messages = True
     litellm.aclient_session = httpx.AsyncClient(transport=Transport(), timeout=UNUSED_TIMEOUT)
+    _streams.CustomStreamWrapper._finalize_completed_stream = _finish
+    _responses._responses_try_dispatch_mcp_gateway = lambda **_: None  # needs packages we do not have
     _handlers.AsyncHTTPHandler.create_async_transport = staticmethod(lambda **_: Transport())
 
 

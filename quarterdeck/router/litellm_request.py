@@ -25,7 +25,7 @@ MESSAGES = "/v1/messages"
 
 ENTRANCES = {
     CHAT: "acompletion",
-    COMPLETIONS: "atext_completion",
+    COMPLETIONS: "acompletion",  # no other dialect has them: they become chats
     EMBEDDINGS: "aembedding",
     RESPONSE: "aresponses",
     MESSAGES: "anthropic_messages",
@@ -73,7 +73,7 @@ _MESSAGES_ONLY = (
 )
 _FIELDS = {
     CHAT: frozenset((*_SHARED, *_TOOLS, *_CHAT_ONLY)),
-    COMPLETIONS: frozenset((*_SHARED, "prompt", "best_of", "echo", "suffix")),
+    COMPLETIONS: frozenset((*_SHARED, "prompt")),
     EMBEDDINGS: frozenset(("input", "dimensions", "encoding_format", "user", "input_type")),
     RESPONSE: frozenset((*_SHARED, *_TOOLS, *_RESPONSE_ONLY)),
     MESSAGES: frozenset((*_SHARED, *_TOOLS, *_MESSAGES_ONLY)),
@@ -113,6 +113,8 @@ def request_of(attempt: Attempt, is_steering: Callable[[str], bool]) -> Request:
     if unknown:
         _check_room(owner, unknown)
         fields["extra_body"] = {name: fields.pop(name) for name in sorted(unknown)}
+    if attempt.path == COMPLETIONS:
+        fields["messages"] = [{"role": "user", "content": _prompt(fields.pop("prompt", None))}]
     if attempt.is_stream and attempt.path in (CHAT, COMPLETIONS):
         _ask_for_usage(fields, attempt)
     return Request(entrance, _model(attempt, owner), fields, _orders(attempt, owner))
@@ -139,6 +141,13 @@ def _check_room(owner: str, unknown: Iterable[str]) -> None:
         )
 
 
+def _prompt(prompt: Any) -> str:
+    texts = prompt if isinstance(prompt, list) else [prompt]
+    if len(texts) == 1 and isinstance(texts[0], str):
+        return texts[0]
+    raise refused("For this provider `prompt` must be one text.")
+
+
 def _ask_for_usage(fields: dict[str, Any], attempt: Attempt) -> None:
     """Unless the client or the mapping says no."""
     options = fields.get("stream_options") or {}
@@ -148,7 +157,7 @@ def _ask_for_usage(fields: dict[str, Any], attempt: Attempt) -> None:
 
 def _model(attempt: Attempt, owner: str) -> str:
     native = attempt.mapping.native_id.removeprefix(f"{owner}/")
-    if attempt.backend.api == RESPONSES and attempt.path in (CHAT, MESSAGES):
+    if attempt.backend.api == RESPONSES and attempt.path in (CHAT, COMPLETIONS, MESSAGES):
         return f"{owner}/responses/{native}"
     return f"{owner}/{native}"
 
@@ -166,8 +175,8 @@ def _orders(attempt: Attempt, owner: str) -> dict[str, Any]:
     kept = {name: attempt.headers[name] for name in ("user-agent", "x-request-id") if name in attempt.headers}
     if kept:
         orders["extra_headers"] = kept
-    if attempt.backend.api == OPENAI and attempt.path == RESPONSE and not compat.get("responses"):
-        orders["use_chat_completions_api"] = True
+    if attempt.path == RESPONSE:
+        orders["use_chat_completions_api"] = attempt.backend.api == OPENAI
     own = compat.get("litellm")
     return {**orders, **own} if isinstance(own, dict) else orders
 

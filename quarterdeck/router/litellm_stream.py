@@ -3,15 +3,16 @@
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from quarterdeck.router.backend import Usage
 from quarterdeck.router.exchange import Attempt, Failure, Outcome
-from quarterdeck.router.litellm_answer import dumped, passed_on, plain, tokens_of
-from quarterdeck.router.litellm_failure import failure_from
-from quarterdeck.router.litellm_request import MESSAGES
+from quarterdeck.router.litellm_answer import dumped, passed_on, plain, text_choice, tokens_of
+from quarterdeck.router.litellm_failure import EndedEarly, failure_from
+from quarterdeck.router.litellm_request import COMPLETIONS, MESSAGES, RESPONSE
 from quarterdeck.router.openai_dialect import said_in, usage_of
 from quarterdeck.router.openai_stream import DONE
 from quarterdeck.router.sse import Splitter, data_of
@@ -19,11 +20,13 @@ from quarterdeck.router.sse import Splitter, data_of
 if TYPE_CHECKING:
     from quarterdeck.router.litellm_wire import Wire
 
+Now = Callable[[], float]
+
 
 class LiteLLMStream:
     """A `Stream` over what LiteLLM iterates. How events look, and which is the last, the dialects say."""
 
-    def __init__(self, result: Any, attempt: Attempt, wire: "Wire", now: Callable[[], float]) -> None:
+    def __init__(self, result: Any, attempt: Attempt, wire: "Wire", now: Now) -> None:
         self.headers = passed_on(wire)
         self.usage: Usage | None = None
         self.first_content_at: float | None = None
@@ -78,48 +81,47 @@ class LiteLLMStream:
     def _last(self) -> bytes:
         """What is still due when all has been read. Raises `Failure` when the model had not finished."""
         if not self._is_finished:
-            outcome = Outcome.CUT if self._is_open else Outcome.BROKEN
-            raise Failure(outcome, "The stream ended before the model had finished.", self._wire.status)
+            raise failure_from(EndedEarly(), self._wire, is_open=self._is_open)
         return b""
 
     def _heard(self, said: str) -> None:
-        if said and self.first_content_at is None:
+        if not said:
+            return
+        if self.first_content_at is None:
             self.first_content_at = self._now()
         self._said.append(said)
+
+    def _book(self, told: Usage | None) -> None:
+        """Until the model has finished, its answer is at least as many tokens as pieces came."""
+        if told is None:
+            return
+        if not self._is_finished:
+            completion = max(told.completion, len(self._said))
+            told = replace(told, completion=completion, total=told.prompt + completion, is_estimate=True)
+        self.usage = told
 
 
 class ChatStream(LiteLLMStream):
     """Chunks of chat completions."""
 
-    def __init__(self, result: Any, attempt: Attempt, wire: "Wire", now: Callable[[], float]) -> None:
+    def __init__(self, result: Any, attempt: Attempt, wire: "Wire", now: Now) -> None:
         super().__init__(result, attempt, wire, now)
-        self._wrapper = getattr(result, "completion_stream", result)  # legacy completions are wrapped twice
-        if not hasattr(self._wrapper, "_finalize_completed_stream"):
-            self._wrapper = result
-        self._wrapper._finalize_completed_stream = self._finish
         self._told: dict[str, Any] | None = None
         self._counted = 0
         self._head: dict[str, Any] = {}
-
-    async def _finish(self, **_: Any) -> Any:
-        """Instead of LiteLLM's end, which invents a reason and counts tokens where the provider told none."""
-        wrapper = self._wrapper
-        reason = wrapper.received_finish_reason or wrapper.intermittent_finish_reason
-        if reason is None or wrapper.sent_last_chunk:
-            raise StopAsyncIteration
-        wrapper.sent_last_chunk = True
-        return wrapper.finish_reason_handler()
 
     def _passed(self, item: Any) -> bytes:
         chunk = plain(item)
         chunk["model"] = self._attempt.mapping.model
         chunk.pop("usage", None)
-        self._take_usage()
-        choices = chunk.get("choices") or ()
-        self._head = {name: chunk[name] for name in ("id", "object", "created", "model") if name in chunk}
+        choices = [choice for choice in chunk.get("choices") or () if _brings_something(choice)]
+        if self._attempt.path == COMPLETIONS:
+            chunk |= {"object": "text_completion", "choices": [text_choice(choice) for choice in choices]}
         for choice in choices:
             self._heard(said_in(choice))
             self._is_finished |= choice.get("finish_reason") is not None
+        self._head = {name: chunk[name] for name in ("id", "object", "created", "model") if name in chunk}
+        self._take_usage()
         return b"data: " + dumped(chunk) + b"\n\n" if choices else b""
 
     def _last(self) -> bytes:
@@ -131,13 +133,18 @@ class ChatStream(LiteLLMStream):
 
     def _take_usage(self) -> None:
         """LiteLLM keeps what was told apart. Providers tell it once, or more each time."""
-        chunks = self._wrapper.chunks
+        chunks = self._result.chunks
         for chunk in chunks[self._counted :]:
             if (told := getattr(chunk, "usage", None)) is not None:
                 content = plain(told)
-                if usage := usage_of(content):
-                    self._told, self.usage = content, usage
+                self._told = content if usage_of(content) else self._told
         self._counted = len(chunks)
+        self._book(usage_of(self._told))
+
+
+def _brings_something(choice: dict[str, Any]) -> bool:
+    """LiteLLM's reports of tokens come with an empty choice."""
+    return bool(choice.get("finish_reason") or choice.get("delta"))
 
 
 class EventStream(LiteLLMStream):
@@ -145,10 +152,11 @@ class EventStream(LiteLLMStream):
 
     _LAST = frozenset(("message_stop", "response.completed", "response.incomplete", "response.failed"))
 
-    def __init__(self, result: Any, attempt: Attempt, wire: "Wire", now: Callable[[], float]) -> None:
+    def __init__(self, result: Any, attempt: Attempt, wire: "Wire", now: Now) -> None:
         super().__init__(result, attempt, wire, now)
         self._splitter = Splitter()
         self._tokens: dict[str, Any] = {}
+        self._passed_on = 0
 
     def _passed(self, item: Any) -> bytes:
         return b"".join(self._checked(event) for event in self._events(item))
@@ -173,13 +181,16 @@ class EventStream(LiteLLMStream):
         self._take_usage(event.get("usage"))
         self._heard(_said_in(event))
         self._is_finished |= kind in self._LAST
+        self._book(tokens_of(self._tokens, self._attempt.path))
+        if self._attempt.path == RESPONSE:
+            event.setdefault("sequence_number", self._passed_on)
+        self._passed_on += 1
         return b"event: " + kind.encode() + b"\ndata: " + dumped(event) + b"\n\n"
 
     def _take_usage(self, told: Any) -> None:
         """Anthropic tells the prompt's tokens first and the answer's last."""
         if isinstance(told, dict):
             self._tokens |= {name: value for name, value in told.items() if value is not None}
-            self.usage = tokens_of(self._tokens, self._attempt.path) or self.usage
 
 
 def _event(data: bytes) -> dict[str, Any]:
@@ -205,4 +216,4 @@ def _said_in(event: dict[str, Any]) -> str:
 
 def stream_of(path: str) -> type[LiteLLMStream]:
     """The kind of stream that a path answers with."""
-    return EventStream if path in (MESSAGES, "/v1/responses") else ChatStream
+    return EventStream if path in (MESSAGES, RESPONSE) else ChatStream

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from quarterdeck.router.litellm_wire import Wire
 
 
+def _wire() -> Any:
+    return import_module("quarterdeck.router.litellm_wire")
+
+
 @cache
 def _library() -> Any:
     return import_module("quarterdeck.router.litellm_library")
@@ -45,15 +49,17 @@ class LiteLLMWay:
         if not attempt.backend.api_key or attempt.backend.fault:
             raise Failure(Outcome.BAD_KEY, attempt.backend.fault or "The backend has no key.")
         await self.prepare()
-        wire: Wire = _library().Wire(self._opened(), attempt.backend.timeout_seconds)
+        wire: Wire = _library().Wire(
+            self._opened(), attempt.backend.timeout_seconds, whole=not attempt.is_stream
+        )
         try:
             async with asyncio.timeout(attempt.patience):
                 return await self._called(attempt, wire)
         except BaseException as error:
             wire.close()
-            if isinstance(error, Exception):
-                raise failure_from(error, wire) from error
-            raise
+            if isinstance(error, Failure) or not isinstance(error, Exception):
+                raise
+            raise failure_from(error, wire) from error
 
     async def close(self) -> None:
         if self._session is not None:
@@ -61,6 +67,11 @@ class LiteLLMWay:
             self._session = None
 
     async def _called(self, attempt: Attempt, wire: "Wire") -> Answer | Stream:
+        native = import_module("quarterdeck.router.litellm_native")
+        if native.is_native(attempt):
+            answer: Answer | Stream = await native.relay(attempt, wire, self._now)
+            return answer
+        await self.prepare()
         library = _library()
         request = request_of(attempt, library.is_steering)
         library.CURRENT.set(wire)

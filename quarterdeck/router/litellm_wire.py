@@ -5,6 +5,7 @@ proxies from the environment, and turns the provider's status into exceptions by
 Here every attempt has a `Wire`, which sends each request once and remembers what the provider really did.
 """
 
+import re
 from collections.abc import AsyncIterator
 from contextvars import ContextVar
 from typing import Protocol
@@ -21,17 +22,19 @@ _NOT_PASSED = frozenset(("content-encoding", "content-length", "transfer-encodin
 
 
 class Wire:
-    """What one attempt sent and got. `error` is how the connection failed; `status` 0 = no answer came."""
+    """What one attempt sent and got. `error` is how the connection failed; `status` 0 = no answer came.
 
-    def __init__(
-        self, session: aiohttp.ClientSession, inactivity: float, largest: int = LONGEST_ANSWER
-    ) -> None:
+    `whole`: no stream is wanted, and the beginning of the answer is kept as `body`, as that of a refusal is.
+    """
+
+    def __init__(self, session: aiohttp.ClientSession, inactivity: float, *, whole: bool) -> None:
         self.status = 0
         self.headers: dict[str, str] = {}
         self.raw_headers: tuple[tuple[bytes, bytes], ...] = ()
         self.body = b""
         self.error: Exception | None = None
-        self.left = largest
+        self.left = LONGEST_ANSWER
+        self._whole = whole
         self._session = session
         self._sent: set[tuple[str, str]] = set()
         self._responses: list[aiohttp.ClientResponse] = []
@@ -79,17 +82,34 @@ class Wire:
         self.headers = {name.lower(): value for name, value in response.headers.items()}
         headers = [pair for pair in response.headers.items() if pair[0].lower() not in _NOT_PASSED]
         if 200 <= response.status < 300:
-            stream = _Body(self, response, request)
-            return httpx.Response(response.status, headers=headers, stream=stream, request=request)
+            body = _Body(self, response, request)
+            if self._whole:
+                return httpx.Response(
+                    response.status, headers=headers, content=await self._read(body), request=request
+                )
+            return httpx.Response(response.status, headers=headers, stream=body, request=request)
         self.body = await _beginning(response)
         if response.status < 400:
             raise httpx.ReadError("The provider wants to send us elsewhere.", request=request)
         return httpx.Response(response.status, headers=headers, content=self.body, request=request)
 
+    async def _read(self, body: "_Body") -> bytes:
+        raw = b"".join([part async for part in body])
+        self.body = raw[:LONGEST_REFUSAL]
+        is_silent = body.is_anthropic and b'"usage"' not in raw and raw.startswith(b"{")
+        return b"{" + _ZEROS + b"," + raw[1:] if is_silent else raw
+
+
+_NO_USAGE = re.compile(rb'"usage"\s*:\s*null')
+_ZEROS = b'"usage":{"input_tokens":0,"output_tokens":0}'
+
 
 class _Body(httpx.AsyncByteStream):
+    """The answer as it comes. LiteLLM breaks where Anthropic's dialect tells no tokens: it gets zeros."""
+
     def __init__(self, wire: Wire, response: aiohttp.ClientResponse, request: httpx.Request) -> None:
         self._wire, self._response, self._request = wire, response, request
+        self.is_anthropic = "anthropic-version" in request.headers
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         wire = self._wire
@@ -98,7 +118,7 @@ class _Body(httpx.AsyncByteStream):
                 wire.left -= len(data)
                 if wire.left < 0:
                     raise Failure(Outcome.BROKEN, "The answer is too long.", wire.status)
-                yield data
+                yield _NO_USAGE.sub(_ZEROS, data) if self.is_anthropic else data
         except (aiohttp.ClientError, OSError) as error:
             wire.error = error
             raise httpx.ReadError(type(error).__name__, request=self._request) from error
