@@ -16,7 +16,7 @@ from deployments.doctor import Check, Finding, Patient
 from deployments.prefect_api import is_healthy, prefect_api, schema_of
 from quarterdeck.crew.model import Role
 from quarterdeck.crew.roster import read_roster
-from quarterdeck.kernel import http, keyring
+from quarterdeck.kernel import disk, http, keyring
 from quarterdeck.kernel.errors import QuarterdeckError
 
 SCARCE, TOO_LITTLE = 2_000_000_000, 300_000_000
@@ -41,11 +41,11 @@ async def home_exists(patient: Patient) -> Finding:
 
 
 async def disk_has_room(patient: Patient) -> Finding:
-    there = next(
-        path for path in (patient.settings.folder, *patient.settings.folder.parents) if path.exists()
-    )
-    free = shutil.disk_usage(there).free
-    told = f"{free / 1e9:.1f} GB free."
+    free = disk.free(patient.settings.folder)
+    told = f"{free / 1e9:.2f} GB free."
+    if free < disk.RESERVE:
+        fix = "Free some space; it goes on by itself afterwards."
+        return Finding("fail", told, "Nothing new is begun, and the database may have stopped.", fix)
     if free < TOO_LITTLE:
         return Finding("fail", told, "The database will stop writing.", "Free some space.")
     if free < SCARCE:

@@ -20,6 +20,7 @@ from deployments import leash
 from flows.approval import verdict
 from flows.stage import run_stage
 from quarterdeck.house import House, open_house
+from quarterdeck.kernel import disk
 from quarterdeck.kernel import log as logs
 from quarterdeck.kernel.errors import QuarterdeckError, Unavailable
 from quarterdeck.kernel.settings import Settings, load
@@ -99,6 +100,7 @@ class Desk:
         room = self.house.settings.concurrency - len(self._at_work)
         found = await self.house.engine.candidates(room, tuple(self._at_work)) if room > 0 else []
         if found:
+            disk.must_have_room(self.house.settings.folder)
             await self._must_reach_prefect()
         if any(candidate.was_running for candidate in found):
             await self._obey_cancellations()  # before somebody takes up what a person stopped
@@ -170,6 +172,7 @@ class Desk:
     # Everything else
 
     async def _run_ci(self) -> float:
+        disk.must_have_room(self.house.settings.folder)
         return 0 if await run_next_ci(self.house) else LOOK_ANYWAY
 
     async def _show_approvals(self) -> float:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import structlog
 
@@ -87,7 +88,7 @@ class Supervised:
     async def _run(self) -> None:
         while not self._stopping.is_set():
             began = time.monotonic()
-            exit_code = await self._live_once()
+            exit_code = await self._try_to_live()
             if self._stopping.is_set():
                 return
             self.failures = backoff.failures_in_a_row(self.failures, time.monotonic() - began)
@@ -97,10 +98,18 @@ class Supervised:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause)
 
-    async def _live_once(self) -> int:
+    async def _try_to_live(self) -> int:
+        try:
+            rotate(self.log_file)
+            with self.log_file.open("ab") as output:
+                return await self._live_once(output)
+        except OSError as error:  # no room for its log, no memory for a process: that passes
+            log.warning("program_not_started", name=self.program.name, reason=str(error))
+            return os.EX_OSERR
+
+    async def _live_once(self, output: IO[bytes]) -> int:
         ours, its = socket.socketpair()
-        rotate(self.log_file)
-        with ours, self.log_file.open("ab") as output:
+        with ours:
             with its:
                 command = (sys.executable, "-m", leash.__name__, str(its.fileno()), *self.program.arguments)
                 process = await asyncio.create_subprocess_exec(
@@ -175,5 +184,10 @@ def rotate(file: Path, largest: int = LARGEST_LOG) -> None:
     """Set a log aside that has grown too large. Its writer goes on: it appends to the emptied file."""
     if not file.exists() or file.stat().st_size <= largest:
         return
-    shutil.copyfile(file, file.with_suffix(".log.1"))
-    os.truncate(file, 0)
+    older = file.with_suffix(".log.1")
+    try:
+        shutil.copyfile(file, older)
+    except OSError:  # no room for both: the newer one stays
+        older.unlink(missing_ok=True)
+    else:
+        os.truncate(file, 0)

@@ -17,6 +17,7 @@ from contextlib import suppress
 from deployments import closing, home, parts, prefect_server, supervisor
 from deployments.backoff import CRASH_LOOP
 from deployments.supervisor import Ended, Program, Supervised
+from quarterdeck.kernel import disk
 from quarterdeck.kernel import log as logs
 from quarterdeck.kernel.errors import QuarterdeckError, Unavailable
 from quarterdeck.kernel.postgres import Server, server_for
@@ -39,9 +40,9 @@ async def run(settings: Settings, tell: Tell, *, ready: Callable[[dict[str, str]
     """Open the desk and keep it open until SIGTERM or Ctrl-C. Returns the exit code.
 
     `ready` is called once with the addresses. Raises `Conflict` when it is up already, `Misconfigured`
-    for a port that is taken, `Unavailable` when a part does not become healthy.
+    for a port that is taken, `Unavailable` when a part does not become healthy or the disk is full.
     """
-    with home.only_one(settings):
+    with disk.explained(settings.folder), home.only_one(settings):
         await _stop_leftovers(settings, tell)
         settings = parts.with_ports(settings)
         desk = OpenDesk(settings, tell)
@@ -70,6 +71,7 @@ class OpenDesk:
         self._parts: dict[str, Supervised] = {}
         self._setup: asyncio.subprocess.Process | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._troubles: dict[str, str] = {}
 
     def ask_to_stop(self) -> None:
         """The first time in order, the second time at once."""
@@ -119,18 +121,38 @@ class OpenDesk:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.stopping.wait(), 1.0)
             await self._look_after_postgres()
-            self._record()
-            if time.monotonic() > logs_due:
-                logs_due = time.monotonic() + LOOK_AT_LOGS
-                for part in self._parts.values():
-                    supervisor.rotate(part.log_file)
+            self._look_at_disk()
+            with suppress(OSError):  # a full disk; the next look tries again
+                self._record()
+                if time.monotonic() > logs_due:
+                    logs_due = time.monotonic() + LOOK_AT_LOGS
+                    for part in self._parts.values():
+                        supervisor.rotate(part.log_file)
 
     async def _look_after_postgres(self) -> None:
         try:
             if not self.stopping.is_set() and await asyncio.to_thread(self._server.ensure_running):
                 self.tell("PostgreSQL had died and was started again.")
+            self._is_well("postgres")
         except QuarterdeckError as error:
-            self.tell(f"PostgreSQL: {error}")
+            self._is_in_trouble("postgres", str(error))
+
+    def _look_at_disk(self) -> None:
+        folder = self.settings.folder
+        if disk.is_short(folder):
+            self._is_in_trouble("disk", f"{disk.full(folder)} Until then nothing new is begun.")
+        elif self._is_well("disk"):
+            self.tell("The disk has room again; work goes on.")
+
+    def _is_in_trouble(self, what: str, why: str) -> None:
+        """Say it, but not again every second."""
+        if self._troubles.get(what) != why:
+            self._troubles[what] = why
+            self.tell(why)
+
+    def _is_well(self, what: str) -> bool:
+        """Whether that is news."""
+        return self._troubles.pop(what, None) is not None
 
     async def close(self) -> None:
         """Stop everything; those who need others go first."""
@@ -222,7 +244,8 @@ def main(settings: Settings, *, as_json: bool = False) -> int:
     """The command. People read what is told; with `as_json` one line tells programs that it is open."""
 
     def tell(line: str) -> None:
-        print(line, file=sys.stderr if as_json else sys.stdout, flush=True)
+        with suppress(OSError):  # nobody listens any more, or it goes to a file on a full disk
+            print(line, file=sys.stderr if as_json else sys.stdout, flush=True)
 
     def ready(addresses: dict[str, str]) -> None:
         if as_json:

@@ -16,6 +16,7 @@ from prefect.states import Cancelled, Completed, Failed
 from pydantic import Field
 
 from quarterdeck.house import House, at_hand
+from quarterdeck.kernel import disk
 from quarterdeck.kernel.errors import Conflict, QuarterdeckError, Unavailable
 from quarterdeck.pipeline.rules import (
     Advance,
@@ -90,11 +91,12 @@ async def work_on(house: House, work: StageWork) -> State[Any]:
     try:
         decision = await _until_decided(house, work)
     except Unavailable as error:
-        await work.release(PAUSE_WHEN_DOWN)
-        return Failed(message=f"{error} The stage goes on by itself.")
+        return await _interrupted(work, error)
     except Conflict as error:
         return await _refused(work, error)
     except Exception as error:
+        if disk.is_full(error):
+            return await _interrupted(work, disk.full(house.settings.folder))
         reason = error.detail if isinstance(error, QuarterdeckError) else f"{type(error).__name__}: {error}"
         await work.failed(reason)
         raise
@@ -118,6 +120,11 @@ async def _until_decided(house: House, work: StageWork) -> Decision:
             case _:
                 await work.record(step)
                 return step
+
+
+async def _interrupted(work: StageWork, error: Unavailable) -> State[Any]:
+    await work.release(PAUSE_WHEN_DOWN)
+    return Failed(message=f"{error} The stage goes on by itself.")
 
 
 async def _refused(work: StageWork, error: Conflict) -> State[Any]:

@@ -47,9 +47,13 @@ class RunFolder:
     def write_text(self, name: str, text: str) -> None:
         """A file that is there whole or not at all."""
         handle, part = tempfile.mkstemp(dir=self.path, prefix=f".{name}.")
-        with os.fdopen(handle, "w", encoding="utf-8", errors="replace") as file:
-            file.write(text)
-        Path(part).replace(self.path / name)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8", errors="replace") as file:
+                file.write(text)
+            Path(part).replace(self.path / name)
+        except OSError:
+            Path(part).unlink(missing_ok=True)
+            raise
 
     @property
     def was_started(self) -> bool:

@@ -204,6 +204,8 @@ class Repositories:
         try:
             await self._git.run(*order, limit_seconds=_CLONE_LIMIT)
         except Unavailable as error:
+            if error.code == "disk_full":
+                raise
             raise Invalid(
                 f"{source} cannot be copied as a repository. {error.detail}",
                 "Give the path of a git repository that this user can read.",

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quarterdeck.forge.rules import one_line
+from quarterdeck.kernel import disk
 from quarterdeck.kernel.errors import Misconfigured, QuarterdeckError, Unavailable
 
 _OVER_ALL = ("-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false")
@@ -91,7 +92,8 @@ class Git:
         """Run git on the repository `at` (its git folder) and its work `tree`.
 
         An exit code outside `accept` raises `Unavailable` (code `git_failed`) with git's own last line; so
-        does the time limit (`git_timed_out`). No usable git is `Misconfigured`.
+        does the time limit (`git_timed_out`), and a full disk (`disk_full`) whatever is accepted: that is
+        no answer. No usable git is `Misconfigured`.
         """
         limit = limit_seconds or self._limit
         process = await self._start([*_OVER_ALL, *arguments], at, tree, identity)
@@ -107,6 +109,8 @@ class Git:
         finally:
             await _end(process)
         output = Output(process.returncode or 0, out, err)
+        if output.code and _had_no_room(output, tree or at or self._config.parent):
+            raise disk.full(tree or at or self._config.parent)
         if output.code not in accept:
             raise failed(arguments[0], output)
         return output
@@ -179,6 +183,11 @@ def failed(command: str, output: Output) -> Unavailable:
         "It is tried again by itself; if it stays, look at the repository with git.",
         code="git_failed",
     )
+
+
+def _had_no_room(output: Output, place: Path) -> bool:
+    """Git does not always say why it cannot write; it dies with a code above 1 then."""
+    return disk.was_full(output.err.decode(errors="replace")) or (output.code > 1 and disk.is_short(place))
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

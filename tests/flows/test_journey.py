@@ -1,6 +1,8 @@
 """An item's journey with real processes, a real git repository and a real CI; only Prefect is left out."""
 
 import asyncio
+import errno
+import os
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -231,3 +233,20 @@ async def test_cancelling_stops_the_agent_within_seconds_and_closes_its_run(
     assert (await desk.house.crew.run(run.id or 0)).cancelled
     assert "run_cancelled" in await kinds(desk, key)
     assert (desk.house.crew.folder_of(run) / "agent.log").exists()
+
+
+async def test_a_full_disk_is_waited_for_and_costs_nothing(
+    open_desk: OpenDesk, sample: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = await open_desk()
+    key = await desk.file(sample)
+
+    async def has_no_room(*_: object) -> str:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "work")
+
+    with monkeypatch.context() as full:
+        full.setattr(desk.house.forge, "checkout", has_no_room)
+        await desk.work_once()
+    card = await desk.rest(key)
+    assert (card.state, card.round) == (State.WAITING_APPROVAL, 1)
+    assert "engine_failed" not in await kinds(desk, key)

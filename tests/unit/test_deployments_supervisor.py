@@ -147,6 +147,14 @@ def test_a_log_that_grew_too_large_is_set_aside_while_its_writer_goes_on(tmp_pat
     assert (tmp_path / "web.log.1").read_bytes() == b"old\n" * 100
 
 
+def test_a_log_that_cannot_be_set_aside_stays_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "web.log").write_bytes(b"line\n" * 100)
+    (tmp_path / "web.log.1").symlink_to("/dev/full")
+    rotate(tmp_path / "web.log", largest=50)
+    assert [file.name for file in tmp_path.iterdir()] == ["web.log"], "and half a copy is not left"
+    assert (tmp_path / "web.log").read_bytes() == b"line\n" * 100
+
+
 def test_a_small_log_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "web.log").write_text("few words\n")
     rotate(tmp_path / "web.log")
@@ -157,3 +165,16 @@ def test_the_end_of_a_log_is_whole_lines_even_if_they_are_not_text(tmp_path: Pat
     (tmp_path / "x.log").write_bytes(b"one\ntwo \xff\nthree\n")
     assert tail(tmp_path / "x.log", 2) == ("two \ufffd", "three")
     assert supervisor.tail(tmp_path / "none.log") == ()
+
+
+async def test_a_program_that_cannot_be_started_now_is_tried_again(tmp_path: Path) -> None:
+    ends: list[Ended] = []
+    logs = tmp_path / "logs"
+    program = Program("resident", ("tests.fakes.resident",), os.environ)
+    part = Supervised(program, logs, ends.append)
+    part.start()
+    await until(lambda: ends)
+    assert ends[0].exit_code == os.EX_OSERR
+    logs.mkdir()
+    await asyncio.wait_for(part.healthy.wait(), 20)
+    await part.stop(1)

@@ -1,11 +1,14 @@
 """What went wrong with the embedded server, in words, and what to do about it."""
 
-import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from quarterdeck.kernel import disk
 from quarterdeck.kernel.errors import Misconfigured, QuarterdeckError, Unavailable
+
+_SEGMENT = 16 * 1024 * 1024
+"""Bytes of a piece of the server's WAL: with less free it cannot work, nor always say so in its log."""
 
 _TAIL = 15
 """Lines of the server's log that an error shows."""
@@ -18,8 +21,9 @@ def explain(what: str, said: str, home: Path, log_file: Path, user: str | None) 
     """
     shown = "\n".join(_lines(said) + _lines(_read(log_file)))
     detail = f"PostgreSQL cannot {what} in {home}"
-    if "No space left on device" in shown:
-        return Unavailable(f"{detail}: the disk is full.", _make_room(home), code="disk_full", log=shown)
+    if disk.was_full(shown) or disk.is_short(home, _SEGMENT):
+        instruction = disk.full(home).instruction
+        return Unavailable(f"{detail}: the disk is full.", instruction, code="disk_full", log=shown)
     if "Permission denied" in shown or "Read-only file system" in shown:
         return Misconfigured(
             f"{detail}: a file or folder is forbidden to it.\n{shown}",
@@ -39,17 +43,13 @@ def explain_os(home: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise Unavailable(f"The disk of {home} is full.", _make_room(home), code="disk_full") from error
+        if disk.is_full(error):
+            raise disk.full(home) from error
         raise Misconfigured(
             f"The home {home} cannot be used: {error.strerror or error} ({error.filename or home}).",
             _let_write(home),
             code="home_not_writable",
         ) from error
-
-
-def _make_room(home: Path) -> str:
-    return f"Free some space on the disk of {home}; it goes on by itself afterwards."
 
 
 def _let_write(home: Path) -> str:
