@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +42,14 @@ def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
 
 
 class OpenDesk:
-    """A running `quarterdeck up` of one home."""
+    """A running `quarterdeck up` of one home; `entrance`: what leads to where that home is."""
 
-    def __init__(self, home: Path, **environment: str) -> None:
+    def __init__(self, home: Path, *, entrance: Sequence[str] = (), **environment: str) -> None:
         self.home = home
         told = {"QUARTERDECK_HOME": str(home), "QUARTERDECK_HTTP_PORT": "0", "QUARTERDECK_PREFECT_PORT": "0"}
         told["QUARTERDECK_TOKEN"] = TOKEN
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "deployments.cli", "up", "--json"],
+            [*entrance, sys.executable, "-m", "deployments.cli", "up", "--json"],
             env=os.environ | told | environment,
             cwd=ROOT,
             stdout=subprocess.PIPE,
