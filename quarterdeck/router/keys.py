@@ -170,4 +170,4 @@ def new_client_key() -> str:
 
 def digest(token: str) -> str:
     """What a token is looked up by; it has 256 random bits, so that no salt is needed."""
-    return hashlib.sha256(token.encode()).hexdigest()
+    return hashlib.sha256(token.encode(errors="replace")).hexdigest()

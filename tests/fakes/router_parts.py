@@ -1,20 +1,28 @@
-"""What tests of the router's store need: keys, prices, a form, a store."""
+"""What tests of the router's store need: keys, prices, a form, a store, a call."""
 
 import base64
 import secrets
+from dataclasses import replace
+from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.keyring import VARIABLE, Keyring
-from quarterdeck.router.backend import Prices
+from quarterdeck.router.backend import Pool, Prices, Usage
+from quarterdeck.router.call import Call, Caller
+from quarterdeck.router.exchange import Outcome
 from quarterdeck.router.forms import BackendForm
 from quarterdeck.router.keys import Seals
 from quarterdeck.router.snapshot import KeyConnections
 from quarterdeck.router.store import Store
 
 LIST_PRICE = Prices(input=150_000, output=600_000)
+NOON = datetime(2026, 11, 22, 12, 30, tzinfo=UTC).timestamp()
 PLAIN_KEY = "sk-canary-0123456789abcdef"
+
+_numbers = count()
 
 
 class PriceList:
@@ -47,3 +55,28 @@ def form(**fields: Any) -> BackendForm:
 
 def store(database: Database, seals: Seals | None = None, connections: KeyConnections | None = None) -> Store:
     return Store(database, seals or Seals(keyring()), PriceList(), connections)
+
+
+def call(**fields: Any) -> Call:
+    """An attempt that went well."""
+    number = next(_numbers)
+    usual = Call(
+        id=f"{number:032x}",
+        at=NOON,
+        request=f"req-{number}",
+        attempt=1,
+        is_answer=True,
+        backend_id="bkd_1",
+        pool=Pool.PRIMARY,
+        is_emergency=False,
+        model="gpt",
+        caller=Caller(),
+        outcome=Outcome.OK,
+        status=200,
+        is_stream=False,
+        usage=Usage(prompt=10, completion=5, total=15),
+        cost=1_000,
+        latency_ms=120,
+        ttft_ms=None,
+    )
+    return replace(usual, **fields)

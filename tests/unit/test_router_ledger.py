@@ -9,7 +9,6 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from quarterdeck.kernel.postgres import EmbeddedPostgres
 from quarterdeck.kernel.postgres.processes import find_postmaster
 from quarterdeck.router import booking, steady
 from quarterdeck.router.backend import Health, Limit, Pool, Status, Usage
-from quarterdeck.router.call import Call, Caller
+from quarterdeck.router.call import Caller
 from quarterdeck.router.config import Tuning
 from quarterdeck.router.exchange import Outcome
 from quarterdeck.router.ledger import Ledger, Totals
@@ -39,35 +38,7 @@ from quarterdeck.router.standing import (
     HealthChanged,
     StatusChanged,
 )
-from tests.fakes.router_parts import form, store
-
-NOON = datetime(2026, 11, 22, 12, 30, tzinfo=UTC).timestamp()
-_numbers = count()
-
-
-def call(**fields: Any) -> Call:
-    """An attempt that went well."""
-    number = next(_numbers)
-    usual = Call(
-        id=f"{number:032x}",
-        at=NOON,
-        request=f"req-{number}",
-        attempt=1,
-        is_answer=True,
-        backend_id="bkd_1",
-        pool=Pool.PRIMARY,
-        is_emergency=False,
-        model="gpt",
-        caller=Caller(),
-        outcome=Outcome.OK,
-        status=200,
-        is_stream=False,
-        usage=Usage(prompt=10, completion=5, total=15),
-        cost=1_000,
-        latency_ms=120,
-        ttft_ms=None,
-    )
-    return replace(usual, **fields)
+from tests.fakes.router_parts import NOON, call, form, store
 
 
 @pytest.fixture
@@ -466,7 +437,7 @@ async def test_a_stop_waits_only_so_long_for_a_postgresql_that_hangs(
 CHILD = """
 import asyncio, sys
 from pathlib import Path
-from tests.unit.test_router_ledger import call
+from tests.fakes.router_parts import call
 from quarterdeck.router import steady
 from quarterdeck.router.ledger import Ledger
 
