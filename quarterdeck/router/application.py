@@ -36,7 +36,7 @@ from quarterdeck.router.door import (
     spent,
 )
 from quarterdeck.router.request_log import LOGGER, RequestLog
-from quarterdeck.router.watch import End, Watch
+from quarterdeck.router.watch import End, Watch, Watches
 
 Scope = Mapping[str, Any]
 App = Callable[[Any, Receive, Send], Any]
@@ -80,8 +80,7 @@ class Application:
         self._refused = refused
         self._books = Books(book, counter, log or RequestLog(), now)
         self._hands = Hands(balancer, line, ways, self._books)
-        self._open: set[Watch] = set()
-        self._emptied = asyncio.Event()
+        self._watches = Watches()
         self._is_draining = False
         self._prices: dict[str, int] = {}
         self._priced_at = -PRICES_AGE
@@ -90,7 +89,7 @@ class Application:
     @property
     def open_requests(self) -> int:
         """Calls of models that are not answered to the end."""
-        return len(self._open)
+        return len(self._watches.open)
 
     @property
     def emergencies(self) -> int:
@@ -114,20 +113,10 @@ class Application:
         A stream that is broken off ends with an explicit error event.
         """
         self._is_draining = True
-        await self._until_empty(limit)
-        for watch in list(self._open):
-            watch.break_off(End.STOPPING)
-        await self._until_empty(limit)
+        await self._watches.drain(limit)
+        if self._watches.open:
+            _log.warning("requests_still_open", count=self.open_requests)
         await self._books.close(limit)
-
-    async def _until_empty(self, limit: float) -> None:
-        try:
-            async with asyncio.timeout(limit):
-                while self._open:
-                    self._emptied.clear()
-                    await self._emptied.wait()
-        except TimeoutError:
-            _log.warning("requests_still_open", count=len(self._open))
 
     async def _call(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         """A call of a model."""
@@ -139,8 +128,7 @@ class Application:
             ask = await self._ask(request, path, scope, headers, receive, started, began)
             if ask is None:
                 return
-            watch = Watch(receive)
-            self._open.add(watch)
+            watch = self._watches.begin(receive)
             await Relay(self._hands, ask, watch, send).run()
         except Refusal as refusal:
             await self._refuse(send, refusal, path, request)
@@ -152,10 +140,7 @@ class Application:
                 await self._refuse(send, _stopping(), path, request)
         finally:
             if watch is not None:
-                watch.close()
-                self._open.discard(watch)
-                if not self._open:
-                    self._emptied.set()
+                self._watches.end(watch)
 
     async def _ask(
         self,
@@ -197,7 +182,7 @@ class Application:
         is_stream = bool(body.get("stream"))
         options = body.get("stream_options")
         wants_usage = isinstance(options, dict) and options.get("include_usage") is True
-        hold, prompt = self._hold(client, body, model)
+        hold, prompt = self._hold(client, raw, body, model, began)
         forwarded = rules.request_headers(headers.items())
         forwarded["x-request-id"] = request
         query = scope["query_string"].decode("latin-1")
@@ -206,11 +191,13 @@ class Application:
             caller, hold, prompt, began, started,
         )  # fmt: skip
 
-    def _hold(self, client: Client | None, body: dict[str, Any], model: str) -> tuple[Hold | None, int]:
+    def _hold(
+        self, client: Client | None, raw: bytes, body: dict[str, Any], model: str, now: float
+    ) -> tuple[Hold | None, int]:
         """Keep a part of the client's budget for its request. Raises `Refusal` (429)."""
         if client is None or not client.id:
             return None, 0
-        prompt, now = prompt_length(body), self._now()
+        prompt = prompt_length(raw, body)
         if now - self._priced_at >= PRICES_AGE:
             self._prices = _highest_prices(self._balancer)
             self._priced_at = now

@@ -168,8 +168,9 @@ class Relay:
             self._waited += perf_counter() - asked
             return await self._failed(admission, failure)
         except asyncio.CancelledError:
-            self._hands.balancer.released(admission, self._now())
-            self._account.failed(Outcome.ABORTED, 0)
+            now = self._now()
+            self._hands.balancer.released(admission, now)
+            self._account.failed(Outcome.ABORTED, 0, now)
             raise
         except Exception as error:  # a fault of ours must not keep the backend's slot, nor stop the request
             _log.exception("attempt_broke", request=self._ask.id, backend=admission.backend.id)
@@ -199,7 +200,7 @@ class Relay:
     async def _failed(self, admission: Admission, failure: Failure) -> bool:
         """Tell everyone. Only what is wrong in the request itself goes back to the client, as it is."""
         self._tell(admission, failure)
-        self._account.failed(failure.outcome, failure.status)
+        self._account.failed(failure.outcome, failure.status, self._now())
         if failure.outcome is not Outcome.REFUSED:
             return False
         self._account.close(failure.status, failure.outcome)
@@ -246,8 +247,9 @@ class Relay:
         return own if admission is None else (*own, (b"x-quarterdeck-backend", admission.backend.id.encode()))
 
     async def _answer(self, admission: Admission, answer: Answer) -> None:
-        self._hands.balancer.succeeded(admission, self._now())
-        self._account.answered(answer.status)
+        now = self._now()
+        self._hands.balancer.succeeded(admission, now)
+        self._account.answered(answer.status, now)
         self._watch.close()
         try:
             headers = (*self._headers(admission), *answer.headers)
@@ -257,7 +259,7 @@ class Relay:
 
     async def _stream(self, admission: Admission, stream: Stream) -> None:
         """Pass a stream on to its end. However it ends, it is booked and its connection let go."""
-        self._account.answered(200)
+        self._account.answered(200, self._now())
         failure: Failure | None = None
         outcome = Outcome.ABORTED
         try:
@@ -269,7 +271,7 @@ class Relay:
                 self._tell(admission, failure)
             else:
                 self._hands.balancer.succeeded(admission, self._now())
-            self._account.first_content(stream.first_content_at)
+            self._account.stream_ended(self._now(), stream.first_content_at)
             try:
                 await stream.close()
             finally:

@@ -78,19 +78,19 @@ class Account:
         "_first",
         "_is_closed",
         "_pending",
+        "_status",
         "_took",
         "attempts",
-        "status",
     )
 
     def __init__(self, books: Books, ask: Ask) -> None:
         self.attempts = 0
-        self.status = 0
+        self._status = 0
         self._books = books
         self._ask = ask
         self._admission: Admission | None = None
         self._began = 0.0
-        self._took = 0
+        self._took = 0.0
         self._first: int | None = None
         self._pending: Callable[..., Call] | None = None
         self._is_closed = False
@@ -101,39 +101,35 @@ class Account:
         self._admission = admission
         self._began = now
 
-    def failed(self, outcome: Outcome, status: int) -> None:
+    def failed(self, outcome: Outcome, status: int, now: float) -> None:
         """The attempt gave nothing that the client could use."""
-        self._stop_clock()
+        self._took = now - self._began
         self._pending = partial(self._call, outcome=outcome, status=status, usage=NOTHING)
 
-    def answered(self, status: int) -> None:
-        """There is an answer: its time is taken. A stream goes on until `end`."""
-        self.status = status
-        self._stop_clock()
+    def answered(self, status: int, now: float) -> None:
+        """There is an answer, or a stream has begun."""
+        self._status = status
+        self._took = now - self._began
 
-    def first_content(self, at: float | None) -> None:
-        """A stream has ended, which began to say something at `at`."""
-        self._stop_clock()
-        self._first = None if at is None else max(int((at - self._began) * 1000), 0)
-
-    def _stop_clock(self) -> None:
-        self._took = max(int((self._books.now() - self._began) * 1000), 0)
+    def stream_ended(self, now: float, first_content: float | None) -> None:
+        self._took = now - self._began
+        self._first = None if first_content is None else int((first_content - self._began) * 1000)
 
     def end(self, outcome: Outcome, usage: Usage | None, text: str) -> None:
         """The answer is over. Where the provider told no tokens, they are counted first."""
-        if usage is not None or (not text and outcome is not Outcome.OK):
-            self._finish(outcome, usage or NOTHING)
+        if usage is not None:
+            self._finish(outcome, usage)
             return
         assert self._admission is not None
         self._is_closed = True
         self._books.count_later(self._admission, self._ask, text, partial(self._finish, outcome))
 
     def _finish(self, outcome: Outcome, usage: Usage) -> None:
-        call = self._call(outcome=outcome, status=self.status, usage=usage, is_answer=True)
+        call = self._call(outcome=outcome, status=self._status, usage=usage, is_answer=True)
         self._books.record(call)
         self._settle(usage.total or usage.prompt + usage.completion, call.cost)
         self._is_closed = True
-        self._note(self.status, outcome, usage, call.cost)
+        self._note(self._status, outcome, usage, call.cost)
 
     def close(self, status: int, outcome: Outcome) -> None:
         """The request is over without an answer of a backend, or with its refusal."""
@@ -176,7 +172,7 @@ class Account:
             ask.is_stream,
             usage,
             usage.cost(admission.mapping.prices),
-            self._took,
+            int(self._took * 1000),
             self._first,
         )
 

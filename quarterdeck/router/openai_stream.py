@@ -11,7 +11,7 @@ import orjson
 from quarterdeck.router.backend import Usage
 from quarterdeck.router.exchange import Attempt, Failure, Outcome
 from quarterdeck.router.openai_dialect import error_status, said_in, usage_of
-from quarterdeck.router.raw_json import with_model
+from quarterdeck.router.raw_json import quoted, with_model
 from quarterdeck.router.rules import outcome_of
 from quarterdeck.router.sse import Splitter, data_of
 
@@ -58,7 +58,7 @@ class OpenAIStream:
         self._response = response
         self._now = now
         self._splitter = Splitter()
-        self._model = orjson.dumps(attempt.mapping.model)
+        self._model = quoted(attempt.mapping.model)
         self._renamed: tuple[bytes, bytes] | None = None
         self._said: list[str] = []
         self._ready = b""

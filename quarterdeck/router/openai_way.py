@@ -17,7 +17,7 @@ from quarterdeck.router.backend import Backend
 from quarterdeck.router.exchange import Answer, Attempt, Failure, Outcome, Stream
 from quarterdeck.router.openai_dialect import error_status, text_of, usage_of
 from quarterdeck.router.openai_stream import OpenAIStream
-from quarterdeck.router.raw_json import with_member, with_model
+from quarterdeck.router.raw_json import quoted, with_member, with_model
 
 CONNECT_SECONDS = 10.0
 LONGEST_ANSWER = 64_000_000
@@ -27,7 +27,12 @@ LONGEST_REFUSAL = 64_000
 KEPT_ALIVE_SECONDS = 30.0
 _REDIRECTS = (301, 302, 303, 307, 308)
 _SSE_BEGINS = (b"data:", b"event:", b"id:", b"retry:", b":")
-_OURS = frozenset((b"content-type", b"date", b"server", b"x-request-id"))
+_OURS = frozenset(
+    (
+        *(b"content-type", b"date", b"server", b"x-request-id"),
+        *(b"x-quarterdeck-overhead-ms", b"x-quarterdeck-attempts", b"x-quarterdeck-backend"),
+    )
+)
 """Headers of an answer that we write ourselves."""
 
 _ASKED = {"include_usage": True}
@@ -131,7 +136,7 @@ class OpenAIWay:
     def _answer(self, attempt: Attempt, response: aiohttp.ClientResponse, raw: bytes) -> Answer:
         content = _object(raw, response)
         model = content.get("model")
-        body = with_model(raw, orjson.dumps(attempt.mapping.model)) if isinstance(model, str) else raw
+        body = with_model(raw, quoted(attempt.mapping.model)) if isinstance(model, str) else raw
         usage = usage_of(content.get("usage"))
         said = "" if usage else text_of(content)
         return Answer(response.status, "application/json", body, usage, _passed_on(response), said)
@@ -140,7 +145,7 @@ class OpenAIWay:
 def body_for(attempt: Attempt) -> bytes:
     """The client's own bytes with the native model, and with the wish for usage unless that is forbidden."""
     raw = attempt.raw or orjson.dumps(attempt.body)
-    raw = with_model(raw, orjson.dumps(attempt.mapping.native_id))
+    raw = with_model(raw, quoted(attempt.mapping.native_id))
     if not attempt.is_stream or attempt.wants_usage or not attempt.mapping.reports_stream_usage:
         return raw
     options = attempt.body.get("stream_options")
@@ -171,9 +176,7 @@ def _check_key(backend: Backend) -> None:
 
 def _passed_on(response: aiohttp.ClientResponse) -> tuple[tuple[bytes, bytes], ...]:
     headers = rules.response_headers(response.raw_headers)
-    return tuple(
-        pair for pair in headers if pair[0] not in _OURS and not pair[0].startswith(b"x-quarterdeck-")
-    )
+    return tuple([pair for pair in headers if pair[0] not in _OURS])
 
 
 def _is_sse(response: aiohttp.ClientResponse, first: bytes) -> bool:

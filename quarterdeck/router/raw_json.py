@@ -6,6 +6,7 @@ its end; whoever finds them once in an object that has this member has found the
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -15,6 +16,12 @@ _VALUE = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*(" + _STRING + rb")")
 _TOKEN = re.compile(_STRING + rb'|[{}\[\],:]|[^ \t\r\n"{}\[\],:]+', re.DOTALL)
 _MODEL = b'"model"'
 _OPEN, _CLOSE, _COMMA, _COLON = b"{", b"}", b",", b":"
+
+
+@lru_cache(maxsize=4096)
+def quoted(name: str) -> bytes:
+    """A name as JSON."""
+    return orjson.dumps(name)
 
 
 def with_model(raw: bytes, name: bytes) -> bytes:
