@@ -44,6 +44,7 @@ UNUSED_TIMEOUT = 600.0
 litellm: Any = _imported()
 _logging: Any = importlib.import_module("litellm.litellm_core_utils.litellm_logging")
 _handlers: Any = importlib.import_module("litellm.llms.custom_httpx.http_handler")
+_openai_responses: Any = importlib.import_module("litellm.llms.openai.responses.transformation")
 _responses: Any = importlib.import_module("litellm.responses.main")
 _streams: Any = importlib.import_module("litellm.litellm_core_utils.streaming_handler")
 _types: Any = importlib.import_module("litellm.types.utils")
@@ -131,6 +132,7 @@ def _configure() -> None:
     litellm.use_chat_completions_url_for_anthropic_messages = True
     litellm.aclient_session = httpx.AsyncClient(transport=Transport(), timeout=UNUSED_TIMEOUT)
     _streams.CustomStreamWrapper._finalize_completed_stream = _finish
+    _openai_responses.OpenAIResponsesAPIConfig.should_fake_stream = lambda *_, **__: False
     _responses._responses_try_dispatch_mcp_gateway = lambda **_: None  # needs packages we do not have
     _handlers.AsyncHTTPHandler.create_async_transport = staticmethod(lambda **_: Transport())
 
