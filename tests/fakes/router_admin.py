@@ -54,8 +54,7 @@ class SmallRouter:
         self.token = TOKEN
         self.is_broken = False
         self.started_at = time.time()
-        source = snapshots(self.balancer, lambda: dict(self.totals), self.started_at, time.time)
-        self.dashboard = Dashboard(source, self.refusal, lambda: interval)
+        self.interval = interval
         self._count = 0
 
     def refusal(self, request: Request) -> Response | None:
@@ -77,6 +76,9 @@ class SmallRouter:
 
     @property
     def app(self) -> Starlette:
+        """A new application, with a dashboard of its own."""
+        source = snapshots(self.balancer, lambda: dict(self.totals), self.started_at, time.time)
+        self.dashboard = Dashboard(source, self.refusal, lambda: self.interval)
         routes = [
             Route("/backends", self._backends, methods=["GET", "POST"]),
             Route("/backends/{id}", self._backend, methods=["GET", "PUT", "DELETE"]),

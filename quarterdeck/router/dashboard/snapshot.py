@@ -19,6 +19,9 @@ from quarterdeck.router.standing import View
 KEEP_ALIVE_SECONDS = 15.0
 """The longest silence: whatever stands in between closes what it takes for dead."""
 
+LOOK_SECONDS = 1.0
+"""After so long at most it is seen that the interval was changed."""
+
 KEEP_ALIVE = b": still here\n\n"
 
 Source = Callable[[], Map[str, Any]]
@@ -29,41 +32,48 @@ class Feed:
     """Hands every viewer the same frames. `interval`: seconds between two of them, read anew each time."""
 
     def __init__(
-        self, source: Source, interval: Callable[[], float], clock: Callable[[], float] = time.monotonic
+        self,
+        source: Source,
+        interval: Callable[[], float],
+        clock: Callable[[], float] = time.monotonic,
+        longest_silence: float = KEEP_ALIVE_SECONDS,
     ) -> None:
         self._source = source
         self._interval = interval
         self._clock = clock
+        self._longest_silence = longest_silence
         self._frame = b""
-        self._due = 0.0
+        self._made_at = -math.inf
         self._closing = asyncio.Event()
 
     async def frames(self) -> AsyncIterator[bytes]:
         """Server-sent events, beginning at once, until the viewer leaves or the feed is closed."""
-        seen = None
+        seen, spoke_at = b"", self._clock()
         while not self._closing.is_set():
-            frame = self._latest()
+            frame, now = self._latest(), self._clock()
             if frame is not seen:
-                seen = frame
+                seen, spoke_at = frame, now
                 yield frame
-            elif await self._rest(self._due - self._clock()):
+            elif now >= spoke_at + self._longest_silence:
+                spoke_at = now
                 yield KEEP_ALIVE
+            else:
+                due = min(self._made_at + self._interval(), spoke_at + self._longest_silence)
+                await self._rest(min(due - now, LOOK_SECONDS))
 
     def close(self) -> None:
         """Ends every stream, so that a stopping server need not wait for its viewers."""
         self._closing.set()
 
     def _latest(self) -> bytes:
-        if (now := self._clock()) >= self._due:
-            self._due = now + self._interval()
+        if (now := self._clock()) >= self._made_at + self._interval():
+            self._made_at = now
             self._frame = _event(self._source())
         return self._frame
 
-    async def _rest(self, seconds: float) -> bool:
-        """Whether the rest was cut short, because silence must not last so long."""
+    async def _rest(self, seconds: float) -> None:
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._closing.wait(), min(seconds, KEEP_ALIVE_SECONDS))
-        return seconds > KEEP_ALIVE_SECONDS
+            await asyncio.wait_for(self._closing.wait(), seconds)
 
 
 def _event(snapshot: Map[str, Any]) -> bytes:
@@ -108,8 +118,9 @@ def entry(backend: Backend, view: View) -> dict[str, Any]:
         "health": view.health,
         "reason": view.reason,
         "kind": view.kind,
-        "next_probe_at": view.next_probe,
+        "next_probe_at": _utc(view.next_probe),
         "half_open": view.step or None,
+        "failures": view.failures,
         "in_flight": view.in_flight,
         "success_rate_5m": view.success_rate_5m,
     }

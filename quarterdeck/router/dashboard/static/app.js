@@ -3,7 +3,7 @@
 import { token, whenUnauthorized } from "./api.js";
 import { page as clients } from "./clients.js";
 import { Fields, closeAll } from "./dialog.js";
-import { attribute, find, findAll, say } from "./dom.js";
+import { attribute, find, findAll, hide, say } from "./dom.js";
 import { duration } from "./format.js";
 import { Live } from "./live.js";
 import { page as overview } from "./overview.js";
@@ -101,7 +101,7 @@ function showConnection(state, seconds) {
   };
   say(connection, words[state]);
   attribute(connection, "data-state", state);
-  reconnect.hidden = state !== "off";
+  hide(reconnect, state !== "off");
   if (state === "off" && !signIn.hidden) {
     resetButton();
     fields.wrong("token", `The router cannot be reached; it is tried again in ${seconds}s.`);

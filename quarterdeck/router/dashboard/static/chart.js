@@ -1,25 +1,27 @@
 // A line chart: one value an hour, drawn as SVG. Text is text nodes; colours come from the style sheet.
 
-import { attribute, el, find, say, svg } from "./dom.js";
+import { attribute, find, say, svg } from "./dom.js";
 import { hour, monthDay, moment } from "./format.js";
 
-const WIDTH = 640;
+const USUAL_WIDTH = 640;
 const HEIGHT = 240;
 const LEFT = 58;
 const RIGHT = 14;
 const TOP = 10;
 const BOTTOM = 44;
 const MOST_TICKS = 12;
+const TICK_WIDTH = 46;
 const LINES = 4;
 
 export class Chart {
   /** `write(value)` for the axis, `tell(value)` for the point that is pointed at. */
-  constructor(id, { write, tell, unit }) {
-    Object.assign(this, { write, tell, unit, points: [] });
+  constructor(id, { write, tell, least }) {
+    Object.assign(this, { write, tell, least, points: [] });
     this.host = document.getElementById(id);
     this.title = find("figcaption", this.host).textContent;
     this.note = find(".chart-note", this.host);
     this.place = find(".chart-place", this.host);
+    new ResizeObserver(() => this.points.length && this.draw(this.points)).observe(this.place);
   }
 
   say(text) {
@@ -29,17 +31,20 @@ export class Chart {
   /** `points`: `{at, value}` in order of time. */
   draw(points) {
     this.points = points;
-    this.top = ceiling(Math.max(...points.map((point) => point.value)));
+    this.width = this.place.clientWidth || USUAL_WIDTH;
+    this.top = ceiling(Math.max(this.least, ...points.map((point) => point.value)));
     this.drawing ??= this.#begin();
+    attribute(this.drawing.root, "viewBox", `0 0 ${this.width} ${HEIGHT}`);
     const { lines, ticks, area, line } = this.drawing;
     lines.replaceChildren(...this.#lines());
     ticks.replaceChildren(...this.#ticks());
     const path = points.map((point, index) => `${this.#x(index)},${this.#y(point.value)}`).join("L");
     attribute(line, "d", `M${path}`);
     attribute(area, "d", `M${path}V${HEIGHT - BOTTOM}H${LEFT}Z`);
-    const all = points.reduce((sum, point) => sum + point.value, 0);
-    attribute(this.drawing.root, "aria-label", `${this.title}: ${this.tell(all)} ${this.unit} in ${points.length} hours`);
-    this.pointed === undefined ? this.say(`${this.tell(all)} ${this.unit} in the last ${points.length} hours`) : this.#point(this.pointed);
+    const sum = `${this.tell(points.reduce((all, point) => all + point.value, 0))} in the last ${points.length} hours`;
+    attribute(this.drawing.root, "aria-label", `${this.title}: ${sum}`);
+    if (this.pointed === undefined) this.say(sum);
+    else this.#point(this.pointed);
   }
 
   #begin() {
@@ -48,7 +53,7 @@ export class Chart {
     const area = svg("path", { class: "area" });
     const line = svg("path", { class: "line" });
     const spot = svg("circle", { class: "spot", r: 5, visibility: "hidden" });
-    const root = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", tabindex: 0 }, lines, ticks, area, line, spot);
+    const root = svg("svg", { height: HEIGHT, role: "img", tabindex: 0 }, lines, ticks, area, line, spot);
     root.addEventListener("pointermove", (event) => this.#point(this.#nearest(event)));
     root.addEventListener("pointerleave", () => this.#leave());
     root.addEventListener("blur", () => this.#leave());
@@ -58,7 +63,7 @@ export class Chart {
   }
 
   #x(index) {
-    const wide = WIDTH - LEFT - RIGHT;
+    const wide = this.width - LEFT - RIGHT;
     return (LEFT + (wide * index) / Math.max(this.points.length - 1, 1)).toFixed(1);
   }
 
@@ -69,13 +74,14 @@ export class Chart {
 
   #lines() {
     return Array.from({ length: LINES + 1 }, (_, index) => (this.top * index) / LINES).flatMap((value) => [
-      svg("line", { class: "grid", x1: LEFT, x2: WIDTH - RIGHT, y1: this.#y(value), y2: this.#y(value) }),
+      svg("line", { class: "grid", x1: LEFT, x2: this.width - RIGHT, y1: this.#y(value), y2: this.#y(value) }),
       svg("text", { class: "tick", x: LEFT - 8, y: Number(this.#y(value)) + 4, "text-anchor": "end" }, this.write(value)),
     ]);
   }
 
   #ticks() {
-    const every = Math.ceil(this.points.length / MOST_TICKS);
+    const most = Math.min(MOST_TICKS, Math.floor(this.width / TICK_WIDTH));
+    const every = Math.ceil(this.points.length / most);
     return this.points.flatMap((point, index) => {
       if (index % every) return [];
       const place = { class: "tick", x: this.#x(index), "text-anchor": "middle" };
@@ -88,7 +94,7 @@ export class Chart {
 
   #nearest(event) {
     const box = this.drawing.root.getBoundingClientRect();
-    const share = (((event.clientX - box.left) / box.width) * WIDTH - LEFT) / (WIDTH - LEFT - RIGHT);
+    const share = (((event.clientX - box.left) / box.width) * this.width - LEFT) / (this.width - LEFT - RIGHT);
     return Math.min(this.points.length - 1, Math.max(0, Math.round(share * (this.points.length - 1))));
   }
 
@@ -99,7 +105,7 @@ export class Chart {
     attribute(spot, "cx", this.#x(index));
     attribute(spot, "cy", this.#y(point.value));
     attribute(spot, "visibility", "visible");
-    this.say(`${this.tell(point.value)} ${this.unit} · ${moment(point.at).slice(0, -3)}`);
+    this.say(`${this.tell(point.value)} · ${moment(point.at).slice(0, -3)}`);
   }
 
   #step(event) {
@@ -119,7 +125,6 @@ export class Chart {
 
 /** The next number above that is easy to divide by four. */
 function ceiling(value) {
-  if (!(value > 0)) return 1;
   const power = 10 ** Math.floor(Math.log10(value));
   return [1, 2, 4, 8, 10].find((step) => step * power >= value) * power;
 }

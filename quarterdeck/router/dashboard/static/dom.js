@@ -53,6 +53,14 @@ export function attribute(node, name, value) {
   else if (node.getAttribute(name) !== String(value)) node.setAttribute(name, value);
 }
 
+export function hide(node, isHidden) {
+  if (node.hidden !== isHidden) node.hidden = isHidden;
+}
+
+export function mark(node, name, isMarked) {
+  if (node.classList.contains(name) !== isMarked) node.classList.toggle(name);
+}
+
 const keys = new WeakMap();
 
 /** Makes the children of `parent` those of `items`: same key, same node. Children without a key stay first. */

@@ -1,9 +1,8 @@
 // The first page: totals, pools, what needs attention, the last week as two lines.
 
 import { get } from "./api.js";
-import { Chart } from "./chart.js";
 import { wording } from "./dialog.js";
-import { attribute, el, find, findAll, keyed, say } from "./dom.js";
+import { attribute, el, find, findAll, hide, keyed, mark, say } from "./dom.js";
 import { duration, money, moment, number, percent, short } from "./format.js";
 import { backends, needsAttention, now, reason, sign, snapshot, standing } from "./state.js";
 
@@ -21,7 +20,7 @@ export const page = {
     showTotals(snapshot());
     findAll("[data-pool]").forEach((panel) => showPool(panel, snapshot().pool[panel.dataset.pool]));
     showAttention();
-    find("#first-step").hidden = backends().length > 0;
+    hide(find("#first-step"), backends().length > 0);
     charts.follow(sign());
   },
   forget: () => charts.forget(),
@@ -41,16 +40,16 @@ function showPool(panel, counts) {
   for (const place of findAll("[data-count]", panel)) {
     const count = counts?.[place.dataset.count] ?? 0;
     say(place, number(count));
-    place.parentElement.classList.toggle("is-some", count > 0);
+    mark(place.parentElement, "is-some", count > 0);
   }
   const isEmpty = !counts?.total;
-  find("dl", panel).hidden = isEmpty;
-  find(".none", panel).hidden = !isEmpty;
+  hide(find("dl", panel), isEmpty);
+  hide(find(".none", panel), !isEmpty);
 }
 
 function showAttention() {
   const some = backends().filter(needsAttention);
-  attention.hidden = some.length === 0;
+  hide(attention, some.length === 0);
   keyed(find("ul", attention), some, (backend) => backend.id, makeEntry, changeEntry);
 }
 
@@ -66,11 +65,15 @@ function changeEntry(node, backend) {
   say(why, reason(backend));
 }
 
-// The charts are extra: whatever happens in them stays in them.
+// The charts are extra: whatever happens in them stays in them, also when their file does not come.
+
+const CHARTS = {
+  cost: { write: (value) => `$${Number(value.toPrecision(3))}`, tell: (value) => money(value, 4), least: 0.01 },
+  tokens: { write: short, tell: (value) => `${number(value)} tokens`, least: 4 },
+};
 
 const charts = {
-  cost: new Chart("chart-cost", { write: (value) => `$${Number(value.toPrecision(3))}`, tell: (value) => money(value, 4), unit: "" }),
-  tokens: new Chart("chart-tokens", { write: short, tell: number, unit: "tokens" }),
+  drawn: null,
   sign: null,
   begunAt: -Infinity,
   changedAt: 0,
@@ -91,21 +94,26 @@ const charts = {
     this.restsUntil = Infinity;
     this.begunAt = performance.now();
     try {
-      this.show(await get("stats/hourly", { hours: HOURS }));
+      const rows = await get("stats/hourly", { hours: HOURS });
+      this.drawn ??= await made();
+      this.show(perHour(rows));
     } catch (error) {
-      for (const chart of [this.cost, this.tokens]) chart.say(`No chart: ${wording(error)}`);
+      for (const name of Object.keys(CHARTS)) say(find(`#chart-${name} .chart-note`), `No chart: ${wording(error)}`);
     } finally {
       const at = performance.now();
       this.restsUntil = at + Math.max(LEAST_REST_MS, 20 * (at - this.begunAt));
     }
   },
 
-  show(rows) {
-    const sums = perHour(rows);
-    this.cost.draw(sums.map(({ at, cost }) => ({ at, value: cost })));
-    this.tokens.draw(sums.map(({ at, tokens }) => ({ at, value: tokens })));
+  show(sums) {
+    for (const [name, chart] of Object.entries(this.drawn)) chart.draw(sums.map((sum) => ({ at: sum.at, value: sum[name] })));
   },
 };
+
+async function made() {
+  const { Chart } = await import("./chart.js");
+  return Object.fromEntries(Object.entries(CHARTS).map(([name, ways]) => [name, new Chart(`chart-${name}`, ways)]));
+}
 
 /** Sums over all backends for each of the last hours, also for those in which nothing was used. */
 function perHour(rows) {

@@ -1,7 +1,7 @@
 // A panel that loads what it shows: it says so while it waits, when it failed, and when there is nothing.
 
 import { Refused } from "./api.js";
-import { attribute, el, find, findAll, keyed, say } from "./dom.js";
+import { attribute, el, find, findAll, hide, keyed, say } from "./dom.js";
 
 const SETTLED_MS = 3000; // what is counted at once is in the tables a moment later
 const LEAST_REST_MS = 2000;
@@ -57,7 +57,7 @@ export class Panel {
   show(rows) {
     this.rows = rows;
     keyed(this.body, rows.slice(0, this.most), this.keyOf, (row) => this.#make(row), (node, row) => this.#change(node, row));
-    this.more.hidden = rows.length <= this.most;
+    hide(this.more, rows.length <= this.most);
     attribute(this.host, "data-state", rows.length ? "ready" : "empty");
   }
 
@@ -90,7 +90,7 @@ export function twoLines(of, under, is = "") {
       if (!cell.firstChild) cell.append(el("span"), el("span", { class: "under" }));
       say(cell.firstChild, of(row));
       say(cell.lastChild, under(row));
-      cell.lastChild.hidden = !under(row);
+      hide(cell.lastChild, !under(row));
     },
   };
 }

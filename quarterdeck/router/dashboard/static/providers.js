@@ -2,7 +2,7 @@
 
 import { get, post, put, remove } from "./api.js";
 import { FormDialog, ask, notice, telling } from "./dialog.js";
-import { attribute, button, el, find, findAll, keyed, say, svg } from "./dom.js";
+import { attribute, button, el, find, findAll, hide, keyed, mark, say, svg } from "./dom.js";
 import { number } from "./format.js";
 import { Fault, parse } from "./json.js";
 import { Panel, badges, text } from "./panel.js";
@@ -50,7 +50,7 @@ function showLimit(cell, { backend }) {
   }
   say(find("span", cell), `${number(backend.rpm_limit)} · ${(used * 100).toFixed(0)}% used`);
   attribute(find("rect", cell), "width", used);
-  find(".usage-bar", cell).classList.toggle("is-high", used > 0.8);
+  mark(find(".usage-bar", cell), "is-high", used > 0.8);
 }
 
 function showActions(cell, { backend }) {
@@ -72,13 +72,13 @@ function showCondition(cell, backend) {
   cell.backend = backend;
   if (!cell.firstChild) {
     const reset = button("Reset", () => resetBackend(cell.backend), { class: "small" });
-    cell.append(el("div", {}, el("p", { class: "why" }), el("dl"), el("div", {}, reset)));
+    cell.append(el("div", {}, el("p", { class: "why" }), el("dl"), el("div", { class: "reset" }, reset)));
   }
   attribute(cell.firstChild, "class", `condition is-${standing(backend)[0][1]}`);
   say(find(".why", cell), reason(backend));
   keyed(find("dl", cell), condition(backend), ([name]) => name, makeFact, changeFact);
   const reset = find("button", cell);
-  reset.parentElement.hidden = !canBeReset(backend);
+  hide(reset.parentElement, !canBeReset(backend));
   attribute(reset, "aria-label", `Reset ${backend.name}`);
 }
 

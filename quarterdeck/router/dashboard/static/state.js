@@ -1,6 +1,6 @@
 // What the live stream said last, and what follows from it in several places.
 
-import { clock, duration } from "./format.js";
+import { clock, duration, number } from "./format.js";
 
 const state = { snapshot: null, ahead: 0 };
 
@@ -48,10 +48,11 @@ const KINDS = {
 export function condition(backend) {
   return [
     ["Kind", KINDS[backend.kind] ?? backend.kind],
-    ["Until", backend.cooldown_until && countdown(Date.parse(backend.cooldown_until) / 1000)],
+    ["Until", backend.cooldown_until && countdown(backend.cooldown_until)],
     ["Next probe", backend.next_probe_at && countdown(backend.next_probe_at)],
     ["429s in a row", backend.consecutive_429_count || null],
-    ["Half-open", backend.half_open && `recovering, at most ${backend.half_open} at a time`],
+    ["Failures in a row", backend.failures || null],
+    ["Half-open", backend.half_open && `${backend.status === WELL ? "now" : "afterwards"} at most ${number(backend.half_open)} at a time`],
     ["In flight", backend.in_flight || null],
     ["Success, last 5 min", `${((backend.success_rate_5m ?? 1) * 100).toFixed(0)}%`],
   ].filter(([, value]) => value !== null && value !== undefined && value !== 0 && value !== "");
@@ -62,7 +63,8 @@ export function reason(backend) {
   return backend.half_open ? "It is being tried again, carefully." : "No reason was given.";
 }
 
-function countdown(at) {
+function countdown(moment) {
+  const at = Date.parse(moment) / 1000;
   const left = at - now();
   return left > 0 ? `${clock(at)} (in ${duration(left)})` : `${clock(at)} (due)`;
 }

@@ -2,7 +2,7 @@
 
 import { get } from "./api.js";
 import { attribute, el, find, keyed, say } from "./dom.js";
-import { fullHour, money, moment, number } from "./format.js";
+import { clock, day, fullHour, money, moment, number } from "./format.js";
 import { Panel, badges, text, twoLines } from "./panel.js";
 import { backends, nameOf, sign } from "./state.js";
 
@@ -29,8 +29,8 @@ const hourly = new Panel("hourly", {
   keyOf: (row) => [row.hour_bucket, row.backend_id, row.model, row.pool].join(" "),
   columns: [
     text((row) => fullHour(row.hour_bucket), "time"),
-    text(nameOf),
-    text((row) => row.model),
+    text(nameOf, "long"),
+    text((row) => row.model, "long"),
     text((row) => number(row.request_count), "number"),
     errors,
     text((row) => number(row.total_tokens), "number"),
@@ -78,11 +78,11 @@ const log = new Panel("cooldown-log", {
   keyOf: (event) => event.id,
   columns: [
     text((event) => moment(event.started_at), "time"),
-    text(nameOf),
+    text(nameOf, "long"),
     text((event) => number(event.consecutive_count), "number"),
     text((event) => number(event.cooldown_seconds), "number"),
     text((event) => (event.ended_at ? moment(event.ended_at) : "not yet"), "time"),
-    text((event) => event.response_summary || "–"),
+    text((event) => event.response_summary || "–", "long"),
   ],
 });
 
@@ -100,9 +100,9 @@ const calls = new Panel("calls", {
   load: () => get("calls", { limit: CALLS }),
   keyOf: (call) => call.id,
   columns: [
-    text((call) => moment(call.at), "time"),
+    twoLines((call) => clock(call.at), (call) => day(call.at), "time"),
     twoLines((call) => call.agent || call.client_name || call.client_id || "–", (call) => call.item),
-    text((call) => call.model),
+    text((call) => call.model, "long"),
     twoLines(nameOf, (call) => (call.is_emergency ? "emergency" : "")),
     text((call) => number(call.attempt), "number"),
     badges((call) => [outcome(call)]),
