@@ -28,9 +28,11 @@ class OpenAIStream:
 
     __slots__ = (
         "_attempt",
+        "_failure",
         "_finishes",
         "_is_done",
         "_is_open",
+        "_is_sent",
         "_model",
         "_now",
         "_ready",
@@ -65,6 +67,8 @@ class OpenAIStream:
         self._finishes = 0
         self._wanted = _choices(attempt.body.get("n"))
         self._is_open = False
+        self._is_sent = False
+        self._failure: Failure | None = None
         self._is_done = False
 
     async def open(self, first: bytes) -> "OpenAIStream":
@@ -72,6 +76,8 @@ class OpenAIStream:
         data = first
         while data:
             self._ready = self._pass_on(data)
+            if self._failure:
+                raise self._failure
             if self._is_open:
                 return self
             data = await self._response.content.readany()
@@ -80,6 +86,7 @@ class OpenAIStream:
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """Raises `Failure` when the stream breaks off."""
+        self._is_sent = True
         if self._ready:
             yield self._ready
         while not self._is_done:
@@ -87,6 +94,8 @@ class OpenAIStream:
             piece = self._pass_on(data) if data else self._last()
             if piece:
                 yield piece
+            if self._failure:
+                raise self._failure
 
     async def _read(self) -> bytes:
         try:
@@ -112,16 +121,17 @@ class OpenAIStream:
             response.close()
 
     def _pass_on(self, data: bytes) -> bytes:
-        """What the client gets for these bytes. Raises `Failure`."""
-        try:
-            events = self._splitter.feed(data)
-        except ValueError as error:
-            raise self._broken(f"The stream cannot be read: {error}.") from None
+        """What the client gets for these bytes, up to the first that is wrong: then there is a failure."""
         passed = []
-        for event in events:
-            if self._is_done:
-                break
-            passed.append(self._checked(event))
+        try:
+            for event in self._splitter.feed(data):
+                if self._is_done:
+                    break
+                passed.append(self._checked(event))
+        except Failure as failure:
+            self._failure = failure
+        except ValueError as error:
+            self._failure = self._broken(f"The stream cannot be read: {error}.")
         return b"".join(passed)
 
     def _checked(self, event: bytes) -> bytes:
@@ -186,11 +196,11 @@ class OpenAIStream:
         return piece
 
     def _broken(self, reason: str) -> Failure:
-        return Failure(Outcome.CUT if self._is_open else Outcome.BROKEN, reason, self._response.status)
+        return Failure(Outcome.CUT if self._is_sent else Outcome.BROKEN, reason, self._response.status)
 
     def _refused(self, error: Any, data: bytes) -> Failure:
         status = error_status(error)
-        outcome = Outcome.CUT if self._is_open else outcome_of(status)
+        outcome = Outcome.CUT if self._is_sent else outcome_of(status)
         reason = f"The provider sent an error ({status}) in its stream."
         return Failure(outcome, reason, status, data[:64_000], headers=dict(self._response.headers))
 

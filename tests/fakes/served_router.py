@@ -8,13 +8,14 @@ async with FakeProvider() as provider, Served([backend(provider, "gpt")]) as rou
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 import httpx
 import uvicorn
+from aiohttp import web
 
 from quarterdeck.router import steady
 from quarterdeck.router.application import Application
@@ -237,6 +238,25 @@ class Served:
                 await asyncio.sleep(0)
 
 
+class Servant:
+    """A provider that answers every call with one function, for what the fake provider does not do."""
+
+    def __init__(self, answer: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> None:
+        app = web.Application(client_max_size=10**9)
+        app.router.add_post("/{path:.*}", answer)
+        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
+
+    async def __aenter__(self) -> Self:
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._runner.cleanup()
+
+
 def asked(model: str, **body: Any) -> dict[str, Any]:
     return {"model": model, "messages": [{"role": "user", "content": "all hands on deck"}]} | body
 
@@ -251,8 +271,8 @@ class Heard:
     @property
     def data(self) -> list[str]:
         """The data of each event."""
-        lines = self.raw.decode().split("\n\n")
-        return [line.partition("data: ")[2] for line in lines if "data: " in line]
+        lines = self.raw.decode().split("\n")
+        return [line[5:].removeprefix(" ") for line in lines if line.startswith("data:")]
 
     @property
     def chunks(self) -> list[dict[str, Any]]:
