@@ -211,7 +211,10 @@ class Standing:
         is_same_door = self.is_at(backend)
         self.backend = backend
         self.bucket.change(backend.rpm_limit, now)
-        return [] if is_same_door else self.reset(now)
+        if is_same_door:
+            return []
+        self.epoch, self.trials = next(_epochs), 0
+        return self.reset(now)
 
     def is_at(self, backend: Backend) -> bool:
         """Is this the door and the key that we now use?"""

@@ -219,6 +219,44 @@ def test_a_failed_trial_begins_the_ramp_anew() -> None:
     assert len(desk.volley()) == 1
 
 
+def test_a_trial_that_fails_when_the_ramp_is_over_does_not_begin_it_anew() -> None:
+    desk = Desk()
+    desk.limited()
+    desk.now += 30
+    in_flight: list[Admission] = []
+    for _ in range(5):
+        first, *in_flight = [*in_flight, *desk.volley()]
+        desk.succeed(first)
+    desk.balancer.failed(in_flight[0], desk.now, "broken")
+    assert desk.view.step == 0
+
+
+@pytest.mark.parametrize("end", ["succeeded", "released", "failed"])
+def test_a_long_answer_lets_the_next_trials_go_when_it_begins(end: str) -> None:
+    desk = Desk()
+    desk.limited()
+    desk.now += 30
+    answering = desk.balancer.answered(desk.admitted(), desk.now)
+    assert (desk.view.count, desk.view.step, desk.view.in_flight) == (0, 2, 1)
+    assert len(desk.volley()) == 2
+    getattr(desk.balancer, end)(answering, desk.now, *["cut"] * (end == "failed"))
+    assert (desk.view.step, desk.view.in_flight) == (2, 2)
+    assert desk.admit() is None
+
+
+def test_the_beginning_of_an_answer_means_nothing_where_nothing_is_tried() -> None:
+    desk = Desk()
+    plain = desk.admitted()
+    assert desk.balancer.answered(plain, desk.now) is plain
+    desk.limited()
+    desk.now += 30
+    trial = desk.admitted()
+    desk.balancer.limited(trial, desk.now, PLAIN, "")
+    assert desk.balancer.answered(trial, desk.now) is trial
+    desk.balancer.adopt([], desk.now)
+    assert desk.balancer.answered(trial, desk.now) is trial
+
+
 @pytest.mark.parametrize("end", ["released", "unused"])
 def test_a_trial_that_proves_nothing_gives_its_place_back(end: str) -> None:
     desk = Desk()
@@ -354,6 +392,20 @@ def test_what_was_known_of_another_key_or_address_no_longer_counts(values: dict[
     assert desk.view.in_flight == 0
 
 
+def test_trials_with_another_key_do_not_keep_their_places() -> None:
+    desk = Desk()
+    desk.limited()
+    desk.now += 30
+    desk.succeed(desk.admitted())
+    old = desk.volley()
+    desk.balancer.adopt([replace(desk.backend, api_key="new")], desk.now)
+    for admission in old:
+        desk.balancer.answered(admission, desk.now)
+        desk.succeed(admission)
+    assert desk.view.step == 2
+    assert len(desk.volley()) == 2
+
+
 def test_a_disabled_backend_goes_on_cooling() -> None:
     desk = Desk()
     desk.limited()
@@ -435,6 +487,16 @@ class Cooling(RuleBasedStateMachine):
             self.count = 0
             if sent.admission.is_trial and self.step:
                 self.step = 0 if self.step == 16 else self.step * 2
+
+    @precondition(lambda self: self.sent)
+    @rule(data=st.data())
+    def one_begins_to_be_answered(self, data: st.DataObject) -> None:
+        sent = data.draw(st.sampled_from(self.sent))
+        was_trial = sent.admission.is_trial
+        sent.admission = self.desk.balancer.answered(sent.admission, self.desk.now)
+        if was_trial and sent.generation == self.generation:
+            self.count, self.failures = 0, 0
+            self.step = 0 if self.step in (0, 16) else self.step * 2
 
     @precondition(lambda self: self.sent)
     @rule(data=st.data())
