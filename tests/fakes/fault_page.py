@@ -32,7 +32,7 @@ backends, and compare what they see with this page (`make test`). After a change
   to the token and the pico-dollar.
 - A good answer has 12 tokens, and is *whole* in a stream when `[DONE]` comes after them. Faults of a stream
   break it after {K} tokens.
-- Anthropic's dialect always tells the usage where it tells the finish: `usage-inline` is nothing special there.
+- Anthropic's dialect always tells the usage where it tells the finish: there `usage-inline` is the usual way.
 """
 
 
