@@ -259,6 +259,7 @@ class Relay:
 
     async def _stream(self, admission: Admission, stream: Stream) -> None:
         """Pass a stream on to its end. However it ends, it is booked and its connection let go."""
+        admission = self._hands.balancer.answered(admission, self._now())
         self._account.answered(200, self._now())
         failure: Failure | None = None
         outcome = Outcome.ABORTED
