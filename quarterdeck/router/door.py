@@ -1,7 +1,9 @@
 """Who knocks and what they bring: token, agent, item, request id, body. All of it is checked, or refused."""
 
+import asyncio
 import re
 from collections.abc import Mapping as Map
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from secrets import token_hex
@@ -17,6 +19,9 @@ ITEM = re.compile(r"[A-Z][A-Z0-9]{0,9}-[0-9]{1,9}")
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,100}")
 
 Headers = Map[bytes, bytes]
+
+PATIENCE = 5.0
+"""Seconds for which a client may go on sending what is too much."""
 
 SMALL = 4_000
 """Bytes of a request up to which it is not worth a look what is text in it, and what is not."""
@@ -149,12 +154,12 @@ def _named(headers: Headers, name: bytes, form: re.Pattern[str], wanted: str) ->
 
 
 async def read_body(receive: Receive, headers: Headers, limit: int) -> bytes | None:
-    """The whole body; None when the client has left. Raises `Refusal` (413, 415) without reading on."""
+    """The whole body; None when the client has left. Raises `Refusal` (413, 415) and keeps nothing then."""
     if headers.get(b"content-encoding", b"identity") != b"identity":
         raise Refusal(415, "Send the body without a content encoding.", "unsupported_encoding")
     told = headers.get(b"content-length", b"")
     if told.isdigit() and int(told) > limit:
-        raise _too_large(limit)
+        raise await _too_large(receive, limit)
     parts: list[bytes] = []
     size = 0
     while True:
@@ -164,13 +169,19 @@ async def read_body(receive: Receive, headers: Headers, limit: int) -> bytes | N
         part = message.get("body", b"")
         size += len(part)
         if size > limit:
-            raise _too_large(limit)
+            parts.clear()
+            raise await _too_large(receive, limit)
         if not message.get("more_body"):
             return b"".join((*parts, part)) if parts else part
         parts.append(part)
 
 
-def _too_large(limit: int) -> Refusal:
+async def _too_large(receive: Receive, limit: int) -> Refusal:
+    """Hears the client out for a while: whoever is cut short while sending does not get to read why."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(PATIENCE):
+            while (await receive()).get("more_body"):
+                pass
     message = f"The body is larger than {limit} bytes."
     return Refusal(413, message, "request_too_large", headers=((b"connection", b"close"), NO_RETRY))
 
