@@ -23,8 +23,8 @@ from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.postgres import EmbeddedPostgres
 
 TEMPLATE = "template_quarterdeck"
-SLOW = ("tests/services/", "tests/chaos/")
-"""Folders whose tests wait for servers: `make test-services` runs them, `make test` does not."""
+SLOW = ("tests/services/", "tests/chaos/", "tests/browser/")
+"""Folders whose tests wait for servers and browsers: `make test-services` runs them, `make test` does not."""
 
 _numbers = count(1)
 

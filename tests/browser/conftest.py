@@ -18,7 +18,7 @@ from tests.fakes.router_admin import SmallRouter
 
 ROOT = Path(__file__).parents[2]
 ARTEFACTS = ROOT / "artefacts" / "dashboard"
-CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
+CHROMIUM = shutil.which("chromium")
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -89,6 +89,8 @@ def serving(make: Callable[[], Any]) -> Iterator[Serving]:
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
     """One browser for a file of tests; each test has a context of its own in it."""
+    if CHROMIUM is None:
+        pytest.fail("There is no Chromium here. Install it (Debian: apt install chromium).")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
         yield browser

@@ -1,10 +1,12 @@
 """Providers on the dashboard in a real browser: added, edited, deleted, explained, reset."""
 
 import json
+import time
 
 import pytest
 from playwright.sync_api import Page, expect
 
+from quarterdeck.router import rehearsal
 from tests.browser.steps import (
     MAPPED,
     cells,
@@ -182,3 +184,26 @@ def test_a_large_list_of_mappings_can_be_edited(page: Page, router: SmallRouter)
     save(page)
     expect(page.locator("#provider-dialog")).to_be_hidden()
     assert router.stored[identity]["model_mappings"]["model-999"]["native_id"] == "vendor/other"
+
+
+def test_the_built_in_backend_is_shown_as_what_it_is(page: Page, router: SmallRouter):
+    router.balancer.adopt([rehearsal.BACKEND], time.time())
+    expect(page.get_by_text("There is no provider yet: no real model can be called.")).to_be_visible()
+    go(page, "Providers")
+    expect(row(page, "Rehearsal")).to_contain_text("answers until there is a provider")
+    assert row(page, "Rehearsal").get_by_role("button").count() == 0
+
+
+def test_a_key_takes_the_place_of_a_connection_and_one_of_both_is_needed(page: Page, router: SmallRouter):
+    identity = router.add(name="A", key_connection="vault", api_key="")
+    go(page, "Providers")
+    page.get_by_role("button", name="Edit A").click()
+    page.locator("#key_connection").fill("")
+    save(page)
+    expect(fault(page, "api_key")).to_contain_text("needs its key, or the name of a connection")
+    page.locator("#key_connection").fill("vault")
+    page.locator("#api_key").fill("sk-new")
+    with page.expect_request(f"**/backends/{identity}") as sent:
+        save(page)
+    assert "key_connection" not in sent.value.post_data_json
+    assert sent.value.post_data_json["api_key"] == "sk-new"

@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from quarterdeck.router.backend import Backend
+from quarterdeck.router.backend import REHEARSAL, Backend
 from quarterdeck.router.balancer import Balancer
 from quarterdeck.router.standing import View
 
@@ -121,6 +121,7 @@ def entry(backend: Backend, view: View) -> dict[str, Any]:
         "next_probe_at": _utc(view.next_probe),
         "half_open": view.step or None,
         "failures": view.failures,
+        "is_built_in": backend.api == REHEARSAL,
         "in_flight": view.in_flight,
         "success_rate_5m": view.success_rate_5m,
     }

@@ -4,7 +4,7 @@ import { get } from "./api.js";
 import { wording } from "./dialog.js";
 import { attribute, el, find, findAll, hide, keyed, mark, say } from "./dom.js";
 import { duration, money, moment, number, percent, short } from "./format.js";
-import { backends, needsAttention, now, reason, sign, snapshot, standing } from "./state.js";
+import { backends, hasProviders, needsAttention, now, reason, sign, snapshot, standing } from "./state.js";
 
 const HOURS = 168;
 const HOUR = 3600;
@@ -20,7 +20,7 @@ export const page = {
     showTotals(snapshot());
     findAll("[data-pool]").forEach((panel) => showPool(panel, snapshot().pool[panel.dataset.pool]));
     showAttention();
-    hide(find("#first-step"), backends().length > 0);
+    hide(find("#first-step"), hasProviders());
     charts.follow(sign());
   },
   forget: () => charts.forget(),

@@ -20,7 +20,7 @@ const panel = new Panel("providers-panel", {
   rowClass: (row) => (row.backend.enabled ? "" : "is-off"),
   columns: [
     text((row) => row.backend.name, "strong"),
-    text((row) => row.backend.label || "–"),
+    text((row) => (row.backend.is_built_in ? "answers until there is a provider" : row.backend.label || "–")),
     badges((row) => [[row.backend.pool, row.backend.pool]]),
     badges((row) => standing(row.backend)),
     { is: "plain", show: showLimit },
@@ -54,6 +54,7 @@ function showLimit(cell, { backend }) {
 }
 
 function showActions(cell, { backend }) {
+  if (backend.is_built_in) return;
   cell.backend = backend;
   if (cell.firstChild) return nameActions(cell);
   const edit = button("Edit", () => openEdit(cell.backend), { class: "small" });
@@ -103,7 +104,7 @@ function askDelete(backend) {
 
 // The form.
 
-let edited = null;
+let edited = null; // as it was read, when it is no new one
 const form = new FormDialog("provider-dialog", save);
 const { fields } = form;
 
@@ -120,9 +121,8 @@ function openAdd(pool) {
 
 async function openEdit(backend) {
   try {
-    const stored = await get(`backends/${backend.id}`);
-    edited = stored.id;
-    show(stored, `Edit ${stored.name}`);
+    edited = await get(`backends/${backend.id}`);
+    show(edited, `Edit ${edited.name}`);
   } catch (error) {
     notice(`${backend.name} cannot be edited now: ${error.message}`, "error");
   }
@@ -146,7 +146,7 @@ const written = (mappings) => (Object.keys(mappings ?? {}).length ? JSON.stringi
 async function save() {
   const body = read();
   if (!body) return false;
-  const saved = edited ? await put(`backends/${edited}`, body) : await post("backends", body);
+  const saved = edited ? await put(`backends/${edited.id}`, body) : await post("backends", body);
   notice(`${saved.name} was ${edited ? "saved" : "added"}.`);
   return true;
 }
@@ -160,7 +160,9 @@ function read() {
   if (!isAddress(body.api_base_url)) refuse("api_base_url", "Give an address that begins with http:// or https://.");
   if (!body.api) body.api = DEFAULTS.api;
   body.api_key = fields.value("api_key");
-  if (!edited && !body.api_key && !body.key_connection) refuse("api_key", "A new provider needs its key, or the name of a connection that holds it.");
+  const hasKey = edited && !edited.key_connection;
+  if (!hasKey && !body.api_key && !body.key_connection) refuse("api_key", "A provider needs its key, or the name of a connection that holds it.");
+  if (body.api_key && body.key_connection === edited?.key_connection) delete body.key_connection; // the key takes its place
   for (const [name, [least, most]] of Object.entries(RANGES)) {
     body[name] = Number(fields.value(name) || NaN);
     if (!Number.isInteger(body[name]) || body[name] < least || body[name] > most) refuse(name, `A whole number from ${least} to ${most}.`);

@@ -13,12 +13,15 @@ export const forget = () => { state.snapshot = null; };
 export const snapshot = () => state.snapshot;
 export const backends = () => state.snapshot?.backends ?? [];
 
+/** Whether a person entered any; the built-in one does not count. */
+export const hasProviders = () => backends().some((backend) => !backend.is_built_in);
+
 /** Seconds of the router's clock, which need not be this machine's. */
 export const now = () => Date.now() / 1000 + state.ahead;
 
 /** A backend is known by its name; one that is gone keeps its rows. */
 export const nameOf = (row) =>
-  backends().find((backend) => backend.id === row.backend_id)?.name ?? row.backend_name ?? `${row.backend_id} (deleted)`;
+  backends().find((backend) => backend.id === row.backend_id)?.name || row.backend_name || `${row.backend_id} (deleted)`;
 
 /** Changes whenever calls were made. */
 export const sign = () => JSON.stringify(state.snapshot?.total ?? null);
