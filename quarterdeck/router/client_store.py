@@ -17,10 +17,11 @@ from quarterdeck.router.model import ClientRow, ClientUsageRow
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What a client used today: tokens and pico-dollars."""
+    """What a client used in a day: tokens, pico-dollars, requests."""
 
     tokens: int = 0
     cost: int = 0
+    requests: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,7 @@ class ClientStore:
         day = datetime.fromtimestamp(now, UTC).date()
         async with self._database.read() as session:
             rows = await session.exec(select(ClientUsageRow).where(ClientUsageRow.day == day))
-            return {row.client_id: Spent(row.tokens, row.cost_pico) for row in rows}
+            return {row.client_id: Spent(row.tokens, row.cost_pico, row.requests) for row in rows}
 
     def _kept(self, client_id: str, key: str) -> dict[str, str]:
         logs.hide(key)

@@ -71,14 +71,14 @@ Url = Annotated[
 Secret = Annotated[
     str, StringConstraints(strip_whitespace=True, max_length=10_000), AfterValidator(_no_control)
 ]
-Price = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Price = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False, strict=True)]
 """USD per single token."""
 
 Rpm = Annotated[StrictInt, Field(ge=1, le=1000)]
 Timeout = Annotated[StrictInt, Field(ge=10, le=600)]
 Count = Annotated[StrictInt, Field(ge=1, le=100_000_000)]
 Budget = Annotated[StrictInt, Field(ge=0, le=10**15)]
-Dollars = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
+Dollars = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False, strict=True)]
 
 
 class Form(BaseModel):
