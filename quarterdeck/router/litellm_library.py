@@ -7,9 +7,11 @@ import asyncio
 import importlib
 import logging
 import os
+import sys
 import warnings
 from contextlib import suppress
 from datetime import datetime
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import httpx
@@ -33,8 +35,8 @@ def _imported() -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         library = importlib.import_module("litellm")
-    for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
-        logging.getLogger(name).disabled = True  # they log prompts
+    for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy", "openai", "httpx"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)  # they log prompts
     return library
 
 
@@ -45,8 +47,8 @@ litellm: Any = _imported()
 _logging: Any = importlib.import_module("litellm.litellm_core_utils.litellm_logging")
 _handlers: Any = importlib.import_module("litellm.llms.custom_httpx.http_handler")
 _openai_responses: Any = importlib.import_module("litellm.llms.openai.responses.transformation")
-_responses: Any = importlib.import_module("litellm.responses.main")
 _streams: Any = importlib.import_module("litellm.litellm_core_utils.streaming_handler")
+_threads: Any = importlib.import_module("litellm.litellm_core_utils.thread_pool_executor")
 _types: Any = importlib.import_module("litellm.types.utils")
 
 
@@ -120,6 +122,21 @@ async def _finish(stream: Any, **_: Any) -> Any:
     return report
 
 
+def _without_gateway() -> None:
+    """No tool is looked up in a gateway of LiteLLM's own: that needs packages that are not here.
+
+    Without this every request with tools fails at an import.
+    """
+    handler, helper = (ModuleType(f"litellm.responses.mcp.{name}") for name in _GATEWAY)
+    never = SimpleNamespace(should_use_litellm_mcp_gateway=lambda **_: False)
+    handler.__dict__["LiteLLM_Proxy_MCP_Handler"] = never
+    helper.__dict__["acompletion_with_mcp"] = None
+    sys.modules |= {module.__name__: module for module in (handler, helper)}
+
+
+_GATEWAY = ("litellm_proxy_mcp_handler", "chat_completions_handler")
+
+
 def _configure() -> None:
     litellm.suppress_debug_info = True
     litellm.set_verbose = False
@@ -133,8 +150,9 @@ def _configure() -> None:
     litellm.aclient_session = httpx.AsyncClient(transport=Transport(), timeout=UNUSED_TIMEOUT)
     _streams.CustomStreamWrapper._finalize_completed_stream = _finish
     _openai_responses.OpenAIResponsesAPIConfig.should_fake_stream = lambda *_, **__: False
-    _responses._responses_try_dispatch_mcp_gateway = lambda **_: None  # needs packages we do not have
+    _threads.executor.submit = lambda *_, **__: None  # for logging alone
     _handlers.AsyncHTTPHandler.create_async_transport = staticmethod(lambda **_: Transport())
+    _without_gateway()
 
 
 class _Rehearsal:

@@ -1,0 +1,435 @@
+"""Backends of other dialects: the same answers, failures and tokens as on the short way, through LiteLLM."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import orjson
+import pytest
+
+from quarterdeck.router import steady
+from quarterdeck.router.backend import Backend, Mapping, Usage
+from quarterdeck.router.exchange import Answer, Attempt, Failure, Outcome, Stream
+from quarterdeck.router.litellm_way import LiteLLMWay
+from quarterdeck.router.openai_way import OpenAIWay
+from tests.fakes.provider import FAULTS, FakeProvider, Tokens
+
+CHAT, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/responses", "/v1/messages"
+ASKED = [{"role": "user", "content": "one two three four five six seven eight nine"}]
+KEY = "the-backends-key"
+DIALECTS = ("anthropic-messages", "openai")
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "where",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+    },
+}
+
+
+@pytest.fixture
+async def provider() -> AsyncIterator[FakeProvider]:
+    async with FakeProvider() as made:
+        made.offer("native", completion=3, cached_read=5, cached_write=2)
+        yield made
+
+
+@pytest.fixture
+async def way() -> AsyncIterator[LiteLLMWay]:
+    made = LiteLLMWay(steady.now)
+    await made.prepare()
+    yield made
+    await made.close()
+
+
+def attempt(
+    provider: FakeProvider,
+    api: str = "anthropic-messages",
+    native: str = "native",
+    *,
+    path: str = CHAT,
+    is_stream: bool = False,
+    wants_usage: bool = False,
+    base: str = "",
+    compat: dict[str, Any] | None = None,
+    patience: float = 20,
+    **body: Any,
+) -> Attempt:
+    mapping = Mapping("canonical", native, compat=compat or {})
+    address = base or provider.url + "/v1"
+    backend = Backend("b", "b", address, KEY, api=api, mappings={"canonical": mapping}, timeout_seconds=1)
+    body = {"model": "canonical", **({"stream": True} if is_stream else {}), **body}
+    if path == CHAT:
+        body = {"messages": ASKED, **body}
+    return Attempt(backend, mapping, path, "", {}, body, is_stream, wants_usage, patience)
+
+
+async def whole(way: LiteLLMWay | OpenAIWay, made: Attempt) -> Answer:
+    answer = await way.send(made)
+    assert isinstance(answer, Answer)
+    return answer
+
+
+async def opened(way: LiteLLMWay | OpenAIWay, made: Attempt) -> Stream:
+    stream = await way.send(made)
+    assert not isinstance(stream, Answer)
+    return stream
+
+
+async def read(stream: Stream) -> list[bytes]:
+    """All events of a stream."""
+    try:
+        return b"".join([piece async for piece in stream.pieces()]).strip().split(b"\n\n")
+    finally:
+        await stream.close()
+
+
+def data(event: bytes) -> dict[str, Any]:
+    content: dict[str, Any] = orjson.loads(event.partition(b"data: ")[2])
+    return content
+
+
+def counted(tokens: Tokens) -> Usage:
+    """What the invoice says, as the ledger would."""
+    return Usage(tokens.prompt, tokens.completion, tokens.total, tokens.cached_read, tokens.cached_write)
+
+
+@pytest.mark.parametrize("api", DIALECTS)
+async def test_a_whole_answer_has_our_name_and_the_tokens_of_the_invoice(
+    provider: FakeProvider, way: LiteLLMWay, api: str
+) -> None:
+    answer = await whole(way, attempt(provider, api))
+    content = orjson.loads(answer.body)
+    assert (answer.status, content["model"]) == (200, "canonical")
+    assert content["choices"][0]["message"]["content"] == "the ship is"
+    assert answer.usage == counted(provider.invoice.tokens("native"))
+    assert answer.usage is not None and (answer.usage.cache_read, answer.usage.cache_write) == (5, 2)
+
+
+@pytest.mark.parametrize("api", DIALECTS)
+async def test_a_stream_has_our_name_the_tokens_of_the_invoice_and_an_end(
+    provider: FakeProvider, way: LiteLLMWay, api: str
+) -> None:
+    stream = await opened(way, attempt(provider, api, is_stream=True))
+    *events, end = await read(stream)
+    assert end == b"data: [DONE]"
+    chunks = [data(event) for event in events]
+    assert {chunk["model"] for chunk in chunks} == {"canonical"}
+    said = [chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks]
+    assert "".join(said) == stream.text() == "the ship is"
+    assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
+    assert stream.usage == counted(provider.invoice.tokens("native"))
+    assert stream.first_content_at is not None
+
+
+@pytest.mark.parametrize("api", DIALECTS)
+async def test_a_stream_reports_tokens_to_those_who_asked(
+    provider: FakeProvider, way: LiteLLMWay, api: str
+) -> None:
+    stream = await opened(way, attempt(provider, api, is_stream=True, wants_usage=True))
+    *_, report, _end = await read(stream)
+    told = data(report)
+    assert told["choices"] == []
+    assert (told["usage"]["prompt_tokens"], told["usage"]["completion_tokens"]) == (16, 3)
+
+
+@pytest.mark.parametrize("api", DIALECTS)
+@pytest.mark.parametrize("ending", ["", "/", "/v1", "/v1/"])
+async def test_the_provider_gets_its_own_name_of_the_model_at_its_own_address(
+    provider: FakeProvider, way: LiteLLMWay, api: str, ending: str
+) -> None:
+    await whole(way, attempt(provider, api, base=provider.url + ending))
+    (request,) = provider.to("native")
+    assert request.path == ("/v1/messages" if api == "anthropic-messages" else "/v1/chat/completions")
+    assert request.key == KEY
+
+
+@pytest.mark.parametrize("api", DIALECTS)
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_tools_are_called(provider: FakeProvider, way: LiteLLMWay, api: str, is_stream: bool) -> None:
+    made = attempt(provider, api, is_stream=is_stream, tools=[TOOL])
+    if is_stream:
+        stream = await opened(way, made)
+        chunks = [data(event)["choices"][0] for event in (await read(stream))[:-1]]
+        calls = [call for chunk in chunks for call in chunk["delta"].get("tool_calls") or ()]
+        arguments = "".join(call["function"].get("arguments") or "" for call in calls)
+        assert chunks[-1]["finish_reason"] == "tool_calls"
+        assert "Hamburg" in stream.text()
+    else:
+        message = orjson.loads((await whole(way, made)).body)["choices"][0]["message"]
+        arguments = message["tool_calls"][0]["function"]["arguments"]
+    assert orjson.loads(arguments) == {"city": "Hamburg"}
+
+
+SAME = [
+    name
+    for name in FAULTS
+    if name not in ("ok", "duplicate-chunk", "huge-line", "gzip", "no-done", "slow-headers")
+    and not name.startswith("usage-")
+]
+GOOD = ("duplicate-chunk", "huge-line", "gzip", "no-done", "slow-headers", "usage-inline")
+
+
+async def outcome(way: LiteLLMWay | OpenAIWay, made: Attempt) -> Failure | None:
+    try:
+        answer = await way.send(made)
+        if not isinstance(answer, Answer):
+            await read(answer)
+    except Failure as failure:
+        return failure
+    return None
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+@pytest.mark.parametrize("api", DIALECTS)
+@pytest.mark.parametrize("fault", SAME)
+async def test_a_fault_means_the_same_on_both_ways_and_is_met_once(
+    provider: FakeProvider, way: LiteLLMWay, fault: str, api: str, is_stream: bool
+) -> None:
+    base = provider.base(fault) + "/v1"
+    made = attempt(provider, api, fault, base=base, is_stream=is_stream)
+    short = OpenAIWay(steady.now)
+    theirs = await outcome(short, replace(made, backend=replace(made.backend, api="openai-completions")))
+    await short.close()
+    calls = len(provider.requests)
+    ours = await outcome(way, made)
+    assert len(provider.requests) - calls == calls
+    if theirs is None or ours is None:
+        assert theirs is ours
+        return
+    before_any_token = is_stream and fault in ("cut-before-tokens", "stall-before-tokens")
+    if not before_any_token:  # Anthropic's first events have nothing for the client, so it can go elsewhere
+        assert ours.outcome is theirs.outcome
+    if not (is_stream and fault.startswith("error-event")):  # LiteLLM keeps what the event said to itself
+        assert ours.status == theirs.status
+    assert ours.body[:1] == theirs.body[:1] or is_stream
+    assert _headers(ours).get("retry-after") == _headers(theirs).get("retry-after") or "date" in fault
+
+
+def _headers(failure: Failure) -> dict[str, str]:
+    return {name.lower(): value for name, value in failure.headers.items()}
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+@pytest.mark.parametrize("api", DIALECTS)
+@pytest.mark.parametrize("quirk", GOOD)
+async def test_a_quirk_is_no_failure(
+    provider: FakeProvider, way: LiteLLMWay, quirk: str, api: str, is_stream: bool
+) -> None:
+    answer = await way.send(attempt(provider, api, quirk, is_stream=is_stream))
+    if not isinstance(answer, Answer):
+        assert (await read(answer))[-1] == b"data: [DONE]"
+    assert answer.usage == counted(provider.invoice.tokens(quirk))
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+@pytest.mark.parametrize("api", DIALECTS)
+@pytest.mark.parametrize("quirk", ["usage-absent", "usage-null"])
+async def test_tokens_that_nobody_told_are_not_invented_but_the_text_is_kept(
+    provider: FakeProvider, way: LiteLLMWay, quirk: str, api: str, is_stream: bool
+) -> None:
+    answer = await way.send(attempt(provider, api, quirk, is_stream=is_stream, wants_usage=True))
+    if isinstance(answer, Answer):
+        assert b"usage" not in answer.body
+        said = answer.said
+    else:
+        assert not any(b'"usage"' in event for event in await read(answer))
+        said = answer.text()
+    assert answer.usage is None
+    assert said.startswith("the ship is at sea")
+
+
+async def test_a_stream_that_broke_off_says_which_tokens_are_known(
+    provider: FakeProvider, way: LiteLLMWay
+) -> None:
+    stream = await opened(way, attempt(provider, native="cut-after-tokens", is_stream=True))
+    with pytest.raises(Failure) as broken:
+        await read(stream)
+    assert broken.value.outcome is Outcome.CUT
+    tokens = provider.invoice.tokens("cut-after-tokens")
+    assert stream.usage == replace(counted(tokens), is_estimate=True)
+
+
+@pytest.mark.parametrize("api", DIALECTS)
+async def test_a_client_that_leaves_before_the_answer_ends_the_call(
+    provider: FakeProvider, way: LiteLLMWay, api: str
+) -> None:
+    provider.hold("native")
+    call = asyncio.create_task(way.send(attempt(provider, api)))
+    await provider.until(lambda: bool(provider.to("native")))
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    async with asyncio.timeout(5):
+        await provider.to("native")[0].over.wait()
+
+
+@pytest.mark.parametrize("api", DIALECTS)
+async def test_a_client_that_leaves_a_stream_ends_the_call(
+    provider: FakeProvider, way: LiteLLMWay, api: str
+) -> None:
+    provider.hold("native", after=1)
+    stream = await opened(way, attempt(provider, api, is_stream=True))
+    await stream.close()
+    await stream.close()
+    async with asyncio.timeout(5):
+        await provider.to("native")[0].over.wait()
+
+
+async def test_patience_ends_before_the_time_limit(provider: FakeProvider, way: LiteLLMWay) -> None:
+    failure = await outcome(way, attempt(provider, native="hang", patience=0.2))
+    assert failure is not None and failure.outcome is Outcome.TIMED_OUT
+
+
+async def test_calls_share_their_connections(provider: FakeProvider, way: LiteLLMWay) -> None:
+    for _ in range(3):
+        await whole(way, attempt(provider))
+        await read(await opened(way, attempt(provider, is_stream=True)))
+    assert way._session is not None and way._session.connector is not None
+    held = sum(len(connections) for connections in way._session.connector._conns.values())
+    assert held == 1
+
+
+async def test_a_backend_without_a_key_is_not_called(provider: FakeProvider, way: LiteLLMWay) -> None:
+    made = attempt(provider)
+    failure = await outcome(way, replace(made, backend=replace(made.backend, api_key="")))
+    assert failure is not None and failure.outcome is Outcome.BAD_KEY
+    assert provider.requests == []
+
+
+async def test_the_clients_body_is_not_changed_and_its_fields_arrive(
+    provider: FakeProvider, way: LiteLLMWay
+) -> None:
+    made = attempt(provider, "openai", temperature=0.5, seed=7, tools=[TOOL], chat_template_kwargs={"x": 1})
+    before = orjson.dumps(made.body)
+    await whole(way, made)
+    assert orjson.dumps(made.body) == before
+    sent = provider.to("native")[0].body
+    assert sent["temperature"] == 0.5 and sent["seed"] == 7 and sent["tools"] == [TOOL]
+    assert sent["chat_template_kwargs"] == {"x": 1}
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        *("api_base", "base_url", "api_key", "extra_headers", "custom_llm_provider", "mock_response"),
+        *("vertex_credentials", "aws_bedrock_runtime_endpoint", "oci_key_file", "model_list", "num_retries"),
+        *("proxy", "litellm_logging_obj", "success_callback_url", "prompt_id", "azure_ad_token", "fallbacks"),
+    ],
+)
+async def test_a_client_cannot_steer_the_router(provider: FakeProvider, way: LiteLLMWay, field: str) -> None:
+    made = attempt(provider, "openai")
+    made = replace(made, body={**made.body, field: "http://elsewhere.invalid"})
+    failure = await outcome(way, made)
+    assert failure is not None
+    assert (failure.outcome, failure.status) == (Outcome.REFUSED, 400)
+    assert field in orjson.loads(failure.body)["error"]["message"]
+    assert provider.requests == []
+
+
+async def test_nothing_that_was_asked_for_is_dropped_unless_the_mapping_says_so(
+    provider: FakeProvider, way: LiteLLMWay
+) -> None:
+    failure = await outcome(way, attempt(provider, frequency_penalty=1.5))
+    assert failure is not None and (failure.outcome, failure.status) == (Outcome.REFUSED, 400)
+    assert b"frequency_penalty" in failure.body
+    await whole(way, attempt(provider, frequency_penalty=1.5, compat={"drop_params": True}))
+    assert "frequency_penalty" not in provider.to("native")[0].body
+
+
+async def test_fields_that_only_a_provider_knows_pass_when_the_mapping_names_them(
+    provider: FakeProvider, way: LiteLLMWay
+) -> None:
+    failure = await outcome(way, attempt(provider, novel={"a": 1}))
+    assert failure is not None and failure.outcome is Outcome.REFUSED
+    assert provider.requests == []
+    await whole(way, attempt(provider, novel={"a": 1}, compat={"fields": ["novel"]}))
+    assert provider.to("native")[0].body["novel"] == {"a": 1}
+
+
+BRIDGES = [
+    (RESPONSES, api, {"input": "one two three four five six seven eight nine"}, b"response.completed")
+    for api in ("anthropic-messages", "openai-responses", "openai-completions")
+] + [
+    (MESSAGES, api, {"messages": ASKED, "max_tokens": 50}, b"message_stop")
+    for api in ("anthropic-messages", "openai-responses", "openai-completions")
+]
+
+
+@pytest.mark.parametrize(("path", "api", "body", "last"), BRIDGES)
+async def test_responses_and_messages_are_served_by_every_dialect(
+    provider: FakeProvider, way: LiteLLMWay, path: str, api: str, body: dict[str, Any], last: bytes
+) -> None:
+    answer = await whole(way, attempt(provider, api, path=path, **body))
+    content = orjson.loads(answer.body)
+    assert content["model"] == "canonical"
+    assert content.get("object", content.get("type")) == ("response" if path == RESPONSES else "message")
+    assert b"the ship is" in answer.body
+    assert answer.usage == counted(provider.invoice.tokens("native"))
+
+
+@pytest.mark.parametrize(("path", "api", "body", "last"), BRIDGES)
+async def test_streams_of_responses_and_messages_end_in_their_own_way(
+    provider: FakeProvider, way: LiteLLMWay, path: str, api: str, body: dict[str, Any], last: bytes
+) -> None:
+    stream = await opened(way, attempt(provider, api, path=path, is_stream=True, **body))
+    events = await read(stream)
+    assert events[-1].startswith(b"event: " + last)
+    assert b"[DONE]" not in events[-1]
+    assert stream.text() == "the ship is"
+    assert stream.usage == counted(provider.invoice.tokens("native"))
+    assert b'"native"' not in b"".join(events)
+
+
+@pytest.mark.parametrize(("path", "api", "body", "last"), BRIDGES)
+async def test_streams_of_responses_and_messages_that_end_early_are_cut(
+    provider: FakeProvider, way: LiteLLMWay, path: str, api: str, body: dict[str, Any], last: bytes
+) -> None:
+    failure = await outcome(way, attempt(provider, api, "ends-early", path=path, is_stream=True, **body))
+    assert failure is not None and failure.outcome is Outcome.CUT
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_the_older_completions_become_chats(
+    provider: FakeProvider, way: LiteLLMWay, is_stream: bool
+) -> None:
+    path = "/v1/completions"
+    answer = await way.send(attempt(provider, path=path, is_stream=is_stream, prompt="one two"))
+    if isinstance(answer, Answer):
+        content = orjson.loads(answer.body)
+        assert (content["object"], content["choices"][0]["text"]) == ("text_completion", "the ship is")
+    else:
+        chunks = [data(event) for event in (await read(answer))[:-1]]
+        assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == "the ship is"
+    several = attempt(provider, path=path, prompt=["one", "two"])
+    failure = await outcome(way, several)
+    assert failure is not None and failure.outcome is Outcome.REFUSED
+
+
+async def test_prompts_and_keys_are_not_logged(
+    provider: FakeProvider,
+    way: LiteLLMWay,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    caplog.set_level(0)
+    for native in ("native", "500", "malformed"):
+        for api in DIALECTS:
+            await outcome(way, attempt(provider, api, native))
+            await outcome(way, attempt(provider, api, native, is_stream=True))
+    printed = "".join(capfd.readouterr())
+    for secret in (KEY, "one two three"):
+        assert secret not in caplog.text
+        assert secret not in printed
+
+
+def test_neither_litellm_nor_httpx_is_imported_before_a_call_needs_it() -> None:
+    program = (
+        "import sys, quarterdeck.router.litellm_way, quarterdeck.router.counting, quarterdeck.router.prices;"
+        "print(sorted({'litellm', 'httpx', 'openai', 'tiktoken'} & sys.modules.keys()))"
+    )
+    told = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert told.stdout.strip() == "[]"
