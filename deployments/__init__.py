@@ -1,1 +1,1 @@
-"""The composition root: catalogue, command line, web, desk, runner, supervisor, and what is shipped."""
+"""The composition root: catalogue, command line, processes, supervisor, and what is shipped."""

@@ -17,7 +17,8 @@ from deployments.prefect_api import is_healthy, prefect_api, schema_of
 from quarterdeck.crew.model import Role
 from quarterdeck.crew.roster import read_roster
 from quarterdeck.kernel import disk, http, keyring
-from quarterdeck.kernel.errors import QuarterdeckError
+from quarterdeck.kernel.errors import QuarterdeckError, Unavailable
+from quarterdeck.router import access
 
 SCARCE, TOO_LITTLE = 2_000_000_000, 300_000_000
 """Free bytes below which to warn, and below which nothing can be relied on."""
@@ -212,6 +213,43 @@ async def somebody_may_approve(patient: Patient) -> Finding:
     return Finding("ok", f"{', '.join(known)} may approve.")
 
 
+async def router_answers(patient: Patient) -> Finding:
+    where = access.address(patient.settings)
+    async with http.client("the router", seconds=5, attempts=1) as stranger:
+        try:
+            answer = await stranger.get(f"{where}/health")
+        except Unavailable:
+            return Finding("warn", f"Nothing answers at {where}.", "No model can be called.", UP)
+    if not answer.is_success:
+        why = "Calls go on from memory; nothing that is changed now is kept."
+        return Finding(
+            "fail", f"It says it is {_word(answer, 'status')}.", why, "Look at the database first."
+        )
+    return Finding("ok", f"Router {_word(answer, 'version')} at {where}.")
+
+
+def _word(answer: httpx.Response, name: str) -> str:
+    try:
+        return str(answer.json()[name])
+    except (ValueError, KeyError, TypeError):
+        return "something else"
+
+
+async def backends_can_be_called(patient: Patient) -> Finding:
+    if (await router_answers(patient)).verdict != "ok":
+        return Finding("warn", "Not looked at: it needs the router.", fix=UP)
+    async with access.admin(patient.settings, seconds=5) as router:
+        cards = http.json_of(await router.get("/backends"))
+    if not cards:
+        fix = "`quarterdeck backend add` or the router's dashboard adds one."
+        return Finding("ok", "No backend yet; only the built-in rehearsal answers.", fix=fix)
+    broken = [f"{card['name']} ({card['reason']})" for card in cards if card["status"] == "error"]
+    if broken:
+        fix = "Correct its key or address; `quarterdeck backend test` looks again."
+        return Finding("fail", f"Cannot be used: {', '.join(broken)}.", "Calls go to the others.", fix)
+    return Finding("ok", f"{len(cards)} backends.")
+
+
 async def telegram_knows_the_bot(patient: Patient) -> Finding:
     value = await patient.open_house().connections.get("telegram")
     if not value:
@@ -251,6 +289,8 @@ CHECKS: tuple[Check, ...] = (
     Check("pipelines", pipelines_are_the_files, needs_house=True),
     Check("agents", agents_can_be_launched, needs_house=True),
     Check("people", somebody_may_approve, needs_house=True),
+    Check("router", router_answers),
+    Check("backends", backends_can_be_called),
     Check("telegram", telegram_knows_the_bot, needs_house=True),
     Check("messages", messages_arrive, needs_house=True),
 )

@@ -5,7 +5,18 @@ from typing import Annotated
 
 import typer
 
-from deployments.commands import agent, doctor, item, keys, letters, processes, project, status, terminal
+from deployments.commands import (
+    agent,
+    doctor,
+    item,
+    keys,
+    letters,
+    processes,
+    project,
+    router,
+    status,
+    terminal,
+)
 from quarterdeck.kernel.errors import QuarterdeckError
 
 app = typer.Typer(
@@ -31,6 +42,9 @@ app.command(rich_help_panel="Look")(doctor.doctor)
 app.add_typer(project.app, name="project", rich_help_panel="Work")
 app.add_typer(item.app, name="item", rich_help_panel="Work")
 app.add_typer(agent.app, name="agent", rich_help_panel="Work")
+app.add_typer(router.backend, name="backend", rich_help_panel="Models")
+app.add_typer(router.client, name="client", rich_help_panel="Models")
+app.add_typer(router.router, name="router", rich_help_panel="Models")
 app.add_typer(letters.notify, name="notify", rich_help_panel="Messages")
 app.add_typer(letters.outbox, name="outbox", rich_help_panel="Messages")
 app.add_typer(letters.dead_letters, name="dead-letters", rich_help_panel="Messages")

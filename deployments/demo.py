@@ -79,7 +79,7 @@ def _crew() -> str:
 
 
 async def _run(console: Console, settings: Settings, keep_open: bool) -> int:
-    console.print("[bold]Opening the desk[/]: PostgreSQL, Prefect, web, desk, runner")
+    console.print("[bold]Opening the desk[/]: PostgreSQL, Prefect, router, web, desk, runner")
     desk = OpenDesk(settings, lambda line: console.print(f"  [dim]{escape(line)}[/]", highlight=False))
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, desk.ask_to_stop)

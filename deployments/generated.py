@@ -6,6 +6,7 @@
 A page of the reference holds prose and one generated part, between two marks.
 """
 
+import dataclasses
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from deployments.web import ROOMS
 from quarterdeck.kernel.settings import Settings, variable
 from quarterdeck.notify.markup import plain
 from quarterdeck.notify.texts import MESSAGES, render
+from quarterdeck.router import config
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "docs" / "reference"
@@ -148,9 +150,33 @@ def routes() -> str:
     return table(("Operation", "What it does"), [("`GET /health`", "Whether the desk can work"), *rows])
 
 
+def router_settings() -> str:
+    """One row per setting of the router, with the key under which it can also be stored."""
+    defaults = config.FIXED_DEFAULTS | {
+        field.name: field.default for field in dataclasses.fields(config.Tuning)
+    }
+    rows = [
+        (
+            f"`{config.variable(name)}`",
+            field.description or "",
+            f"`{name}`" if name in config.KEYS else "",
+            "secret" if name in config.SECRETS else _shown(defaults.get(name, field.default)),
+        )
+        for name, field in config.RouterSettings.model_fields.items()
+    ]
+    return table(("Variable", "Meaning", "Key in `system_config`", "Default"), rows)
+
+
+def _shown(value: Any) -> str:
+    if value is None or value == "":
+        return "unset"
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "settings.md": settings,
     "cli.md": commands,
+    "router.md": router_settings,
     "events.md": events,
     "http-api.md": routes,
 }

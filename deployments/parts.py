@@ -27,8 +27,24 @@ def worker(name: str, settings: Settings) -> Program:
     return Program(name, (f"deployments.{name}",), told)
 
 
+def router(settings: Settings, *, drain: float | None = None) -> Program:
+    """The router: it needs neither Prefect nor its login. `drain`: seconds that calls may go on at a stop."""
+    told = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    told |= _ours(settings)
+    if drain is not None:
+        told["SIDECAR_DRAIN_SECONDS"] = str(drain)
+    told.pop("QUARTERDECK_TOKEN", None)
+    if os.environ.get("QUARTERDECK_HTTP_PORT") == "0":  # somebody who wants to meet nobody
+        told = {"SIDECAR_PORT": "0", "SIDECAR_METRICS_PORT": "0"} | told
+    return Program("router", ("deployments.router",), told)
+
+
 def environment(settings: Settings, base: Mapping[str, str]) -> dict[str, str]:
     """What our own processes are told: absolute paths, the ports as chosen, the way to Prefect."""
+    return prefect_server.client_environment(settings, settings.prefect_port, base) | _ours(settings)
+
+
+def _ours(settings: Settings) -> dict[str, str]:
     told = {
         "QUARTERDECK_HOME": str(settings.folder),
         "QUARTERDECK_HTTP_PORT": str(settings.http_port),
@@ -37,7 +53,7 @@ def environment(settings: Settings, base: Mapping[str, str]) -> dict[str, str]:
     }
     if settings.crew:
         told["QUARTERDECK_CREW"] = str(settings.crew.expanduser().absolute())
-    return prefect_server.client_environment(settings, settings.prefect_port, base) | told
+    return told
 
 
 def with_ports(settings: Settings) -> Settings:

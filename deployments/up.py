@@ -1,8 +1,8 @@
 """`quarterdeck up`: starts everything, keeps it running, stops all of it within ten seconds.
 
-PostgreSQL is shared and looked after here; Prefect's server, web, desk and runner are programs on a leash
-(see `supervisor`). Agents' keepers are nobody's children: they outlive a crash of all of us, and the next
-desk adopts them; only an orderly end stops them too (see `closing`).
+PostgreSQL is shared and looked after here; Prefect's server, router, web, desk and runner are programs on
+a leash (see `supervisor`). Agents' keepers are nobody's children: they outlive a crash of all of us, and
+the next desk adopts them; only an orderly end stops them too (see `closing`).
 """
 
 import asyncio
@@ -22,11 +22,15 @@ from quarterdeck.kernel import log as logs
 from quarterdeck.kernel.errors import QuarterdeckError, Unavailable
 from quarterdeck.kernel.postgres import Server, server_for
 from quarterdeck.kernel.settings import Settings
+from quarterdeck.router import access
 
 Tell = Callable[[str], None]
 
 PATIENCE = 240.0
 """Seconds until everything must have become healthy once."""
+
+DRAIN = 2.0
+"""Seconds that model calls under way may go on."""
 
 GRACE = 3.0
 """Seconds to stop politely for those who work; agents, Prefect's server and PostgreSQL come after them."""
@@ -106,12 +110,13 @@ class OpenDesk:
         self._watching = asyncio.create_task(self._watch())
         self._start(parts.prefect(self.settings, self._server))
         await self._set_up("core")
+        self._start(parts.router(self.settings, drain=DRAIN))
         self._start(parts.worker("web", self.settings))
         self._start(parts.worker("desk", self.settings))
         await self._healthy("prefect")
         await self._set_up("prefect")
         self._start(parts.worker("runner", self.settings))
-        for name in ("web", "desk", "runner"):
+        for name in ("router", "web", "desk", "runner"):
             await self._healthy(name)
 
     async def _watch(self) -> None:
@@ -235,6 +240,8 @@ def _addresses(settings: Settings) -> dict[str, str]:
     return {
         "web": f"http://{settings.http_host}:{settings.http_port}",
         "prefect": prefect_server.address(settings.prefect_port),
+        "router": access.address(settings),
+        "router_login": access.admin_token(settings),
         "prefect_login": prefect_server.auth_string(settings),
         "home": str(settings.folder),
     }
@@ -252,10 +259,14 @@ def main(settings: Settings, *, as_json: bool = False) -> int:
             print(json.dumps({"ready": True} | addresses), flush=True)
             return
         key = prefect_server.login_file(settings)
-        login = addresses["prefect_login"] if sys.stdout.isatty() else f"the content of {key}"
+        token = settings.keys_folder / "router-admin"
+        is_person = sys.stdout.isatty()
+        login = addresses["prefect_login"] if is_person else f"the content of {key}"
+        admin = addresses["router_login"] if is_person else f"the content of {token}"
         tell(
             f"\nQuarterdeck is open: {addresses['web']}"
-            f"\nPrefect: {addresses['prefect']} (log in with {login})\nCtrl-C stops it."
+            f"\nPrefect: {addresses['prefect']} (log in with {login})"
+            f"\nModel router: {addresses['router']}/dashboard (log in with {admin})\nCtrl-C stops it."
         )
 
     logs.set_up(settings.model_copy(update={"log_level": "warning"}))

@@ -1,6 +1,7 @@
 """`quarterdeck setup | up | demo | desk | web | runner`: what starts something."""
 
 import os
+import subprocess
 import sys
 from typing import Annotated, Literal
 
@@ -11,7 +12,7 @@ from deployments.commands.terminal import AsJson
 
 
 def up(as_json: AsJson = False) -> None:
-    """Open the desk: database, Prefect, web, desk, runner; Ctrl-C closes it."""
+    """Open the desk: database, Prefect, router, web, desk, runner; Ctrl-C closes it."""
     import deployments.up
 
     raise typer.Exit(deployments.up.main(terminal.here(), as_json=as_json))
@@ -51,6 +52,18 @@ def web() -> None:
 def runner() -> None:
     """Run the runner in this terminal: it serves the catalogue to Prefect."""
     _become("runner")
+
+
+def become_router() -> None:
+    """Be the router from now on; its tables are made first if they are not there."""
+    from deployments import parts, supervisor
+
+    settings = terminal.here()
+    program = parts.router(settings)
+    core = [sys.executable, "-m", "deployments.setup", "core", "--only-changes"]
+    if code := subprocess.run(core, env=dict(program.environment), cwd=supervisor.ROOT).returncode:
+        raise typer.Exit(code)
+    os.execve(sys.executable, [sys.executable, "-m", *program.arguments], dict(program.environment))
 
 
 def _become(part: Literal["desk", "web", "runner"]) -> None:

@@ -40,7 +40,7 @@ class Settings(BaseSettings):
         default="", description="Base address in links to items and runs; empty = no links."
     )
     router_url: str = Field(
-        default="http://127.0.0.1:9190", description="Where the model router is reached by everything else."
+        default="", description="Where the model router is; unset = where the one of this home says it is."
     )
     token: SecretStr | None = Field(
         default=None, description="The owner's API token; unset = made by `setup` and shown once."
@@ -92,6 +92,11 @@ class Settings(BaseSettings):
     @property
     def keys_folder(self) -> Path:
         return self.folder / "keys"
+
+    @property
+    def router_file(self) -> Path:
+        """Where the router writes its addresses while it runs."""
+        return self.folder / "run" / "router.json"
 
     @property
     def runs_folder(self) -> Path:

@@ -14,16 +14,15 @@ from quarterdeck.router.exchange import Answer, Attempt, Failure, Outcome, Strea
 CHAT = "/v1/chat/completions"
 
 
-def backend() -> Backend:
-    """The backend itself: one model, called `rehearsal`."""
-    return Backend(
-        id="bkd_rehearsal",
-        name="Rehearsal (built in)",
-        api_base_url="",
-        api=REHEARSAL,
-        rpm_limit=1000,
-        mappings={REHEARSAL: Mapping(REHEARSAL, REHEARSAL)},
-    )
+BACKEND = Backend(
+    id="bkd_rehearsal",
+    name="Rehearsal (built in)",
+    api_base_url="",
+    api=REHEARSAL,
+    rpm_limit=1000,
+    mappings={REHEARSAL: Mapping(REHEARSAL, REHEARSAL)},
+)
+"""The backend itself: one model, called `rehearsal`."""
 
 
 class RehearsalWay:

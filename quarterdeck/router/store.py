@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import structlog
+from sqlalchemy import text
 from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col, delete, select, update
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -15,6 +16,7 @@ from quarterdeck.kernel.errors import Misconfigured, NotFound
 from quarterdeck.kernel.keyring import Keyring
 from quarterdeck.router import config
 from quarterdeck.router.backend import Health, Status
+from quarterdeck.router.backup import TABLES
 from quarterdeck.router.client_store import ClientStore
 from quarterdeck.router.forms import BackendChange, BackendForm, MappingForm, new_id
 from quarterdeck.router.keys import BACKENDS, CLIENTS, Seals
@@ -35,6 +37,14 @@ log = structlog.get_logger(__name__)
 
 OWNER = "router"
 """Under this name the keyring knows whose rows these are."""
+
+
+_TABLES_SIZE = """
+select coalesce(sum(pg_total_relation_size(oid)), 0) from pg_class
+where relkind = 'r' and relname = any(:names)
+"""
+_MAY_SEE_LOG = "select has_function_privilege('pg_ls_waldir()', 'execute')"
+_LOG_SIZE = "select coalesce(sum(size), 0) from pg_ls_waldir()"
 
 
 class Store:
@@ -198,6 +208,16 @@ class Store:
             await unit.session.delete(row)
 
     # Keys and upkeep.
+
+    async def sizes(self) -> tuple[int, int]:
+        """Bytes of the router's tables, and of the server's write-ahead log (0 where it may not be seen)."""
+        async with self._database.read() as session:
+            connection = await session.connection()
+            names = [table.name for table in TABLES]
+            tables = int((await connection.scalars(text(_TABLES_SIZE), {"names": names})).one())
+            if not (await connection.scalars(text(_MAY_SEE_LOG))).one():
+                return tables, 0
+            return tables, int((await connection.scalars(text(_LOG_SIZE))).one())
 
     async def reseal(self) -> int:
         """Seal every key with the present one, in one transaction; how many were sealed anew.

@@ -19,7 +19,10 @@ NOBODY = 9
 
 def settings_of(home: Path, database_url: str) -> Settings:
     """A home of its own, and no Prefect."""
-    return Settings(home=home, database_url=database_url, prefect_port=NOBODY, blocks=False)
+    nobody = f"http://127.0.0.1:{NOBODY}"
+    return Settings(
+        home=home, database_url=database_url, prefect_port=NOBODY, router_url=nobody, blocks=False
+    )
 
 
 async def move_in(house: House) -> None:
@@ -50,5 +53,6 @@ def environment(home: Path, database_url: str) -> dict[str, str]:
         "QUARTERDECK_HOME": str(home),
         "QUARTERDECK_DATABASE_URL": database_url,
         "QUARTERDECK_PREFECT_PORT": str(NOBODY),
+        "QUARTERDECK_ROUTER_URL": f"http://127.0.0.1:{NOBODY}",
         "QUARTERDECK_BLOCKS": "off",
     }

@@ -150,11 +150,11 @@ def desk(a_home: Path, open_desks: list[OpenDesk]) -> OpenDesk:
 def test_one_command_opens_everything(desk: OpenDesk) -> None:
     until(desk.is_healthy)
     assert httpx.get(f"{desk.addresses['prefect']}/api/health").json() is True
-    assert set(desk.running.processes) == {"prefect", "web", "desk", "runner"}
+    assert set(desk.running.processes) == {"prefect", "router", "web", "desk", "runner"}
     assert all(homes.born(pid) == born for pid, born in desk.running.processes.values())
 
 
-@pytest.mark.parametrize("part", ["web", "desk", "runner", "prefect"])
+@pytest.mark.parametrize("part", ["web", "router", "desk", "runner", "prefect"])
 def test_a_part_that_is_killed_comes_back(desk: OpenDesk, part: str) -> None:
     until(desk.is_healthy)
     before = desk.pid_of(part)
