@@ -1,9 +1,11 @@
 """What routing works from: every backend with its key open and its prices known, read at one moment."""
 
+import asyncio
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import sqlalchemy as sql
 import structlog
 from pydantic import ValidationError
 from sqlalchemy import Row
@@ -32,6 +34,9 @@ _CONFIGURED = (
     *("timeout_seconds", "rpm_limit", "pool", "enabled", "model_mappings"),
 )
 """The columns that a `Backend` is made of."""
+
+_LEARNT = ("id", "status", "status_reason", "cooldown_until", "consecutive_429_count")
+"""The columns that a `State` is made of, beside its open cooldown and its last probe."""
 
 
 class PriceBook(Protocol):
@@ -71,16 +76,19 @@ class Snapshots:
         self._prices = prices
         self._connections = connections
         self._built: dict[str, tuple[Row[Any], str, Backend]] = {}
+        self._taking = asyncio.Lock()
 
     async def take(self) -> Snapshot:
         """Read everything once. Raises `Unavailable`."""
-        async with self._database.read() as session:
-            rows = await _configured(session)
-            states = await _states(session)
-            clients = (await session.exec(select(ClientRow).order_by(col(ClientRow.created_at)))).all()
-            settings = await settings_of(session)
-        built = [await self._backend(row) for row in rows]
-        self._built = {row.id: self._built[row.id] for row in rows}
+        async with self._taking:
+            async with self._database.read() as session:
+                await session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+                rows = await _configured(session)
+                states = await _states(session)
+                clients = (await session.exec(select(ClientRow).order_by(col(ClientRow.created_at)))).all()
+                settings = await settings_of(session)
+            built = [await self._backend(row) for row in rows]
+            self._built = {row.id: self._built[row.id] for row in rows}
         return Snapshot(tuple(built), states, tuple(map(client_of, clients)), settings)
 
     async def _backend(self, row: Row[Any]) -> Backend:
@@ -94,6 +102,8 @@ class Snapshots:
         """The key in plain, and why there is none."""
         if row.key_connection:
             return await self._connected_key(row.key_connection)
+        if not row.api_key_encrypted:
+            return "", "It has no key."
         seen = self._built.get(row.id)
         if seen and not seen[2].fault and seen[0].api_key_encrypted == row.api_key_encrypted:
             return seen[1], ""
@@ -104,7 +114,7 @@ class Snapshots:
                 log.error("backend_key_does_not_open", backend=row.id, reason=error.detail)
             return "", str(error)
         logs.hide(plain)
-        return plain, "" if plain else "It has no key."
+        return plain, ""
 
     async def _connected_key(self, name: str) -> tuple[str, str]:
         if self._connections is None:
@@ -150,38 +160,37 @@ def _mappings(row: Row[Any], prices: PriceBook) -> "Iterator[routed.Mapping]":
 
 async def _configured(session: AsyncSession) -> list[Row[Any]]:
     table = BackendRow.__table__  # type: ignore[attr-defined]
-    query = table.select().with_only_columns(*(table.c[name] for name in _CONFIGURED))
+    query = sql.select(*(table.c[name] for name in _CONFIGURED))
     query = query.where(table.c.deleted_at.is_(None)).order_by(table.c.created_at, table.c.id)
     return list((await (await session.connection()).execute(query)).all())
 
 
 async def _states(session: AsyncSession) -> dict[str, State]:
-    """Those that are worth telling: a backend that is not among them stands well."""
-    rows = await session.exec(
-        select(BackendRow, CooldownEvent.kind, HealthRow)
-        .outerjoin(
-            CooldownEvent,
-            (col(CooldownEvent.backend_id) == col(BackendRow.id)) & col(CooldownEvent.ended_at).is_(None),
-        )
-        .outerjoin(HealthRow, col(HealthRow.backend_id) == col(BackendRow.id))
-        .where(col(BackendRow.deleted_at).is_(None))
+    """What was known of each backend when it was last written."""
+    table, health = BackendRow.__table__, HealthRow.__table__  # type: ignore[attr-defined]
+    events = CooldownEvent.__table__  # type: ignore[attr-defined]
+    is_open = (events.c.backend_id == table.c.id) & events.c.ended_at.is_(None)
+    columns = (
+        *(table.c[name] for name in _LEARNT),
+        events.c.kind,
+        health.c.state,
+        health.c.consecutive_failures,
     )
-    return {row.id: _state(row, _kind(kind), health) for row, kind, health in rows}
+    joined = table.outerjoin(events, is_open).outerjoin(health, health.c.backend_id == table.c.id)
+    query = sql.select(*columns).select_from(joined).where(table.c.deleted_at.is_(None))
+    rows = (await (await session.connection()).execute(query)).all()
+    return {row.id: _state(row) for row in rows}
 
 
-def _kind(stored: str | None) -> Limit | None:
-    return Limit(stored) if stored else None
-
-
-def _state(row: BackendRow, kind: Limit | None, health: HealthRow | None) -> State:
+def _state(row: Row[Any]) -> State:
     return State(
         status=row.status,
         reason=row.status_reason,
         cooldown_until=row.cooldown_until.timestamp() if row.cooldown_until else None,
-        kind=kind or Limit.RATE,
+        kind=row.kind or Limit.RATE,
         count=row.consecutive_429_count,
-        health=health.state if health else Health.HEALTHY,
-        failures=health.consecutive_failures if health else 0,
+        health=row.state or Health.HEALTHY,
+        failures=row.consecutive_failures or 0,
     )
 
 

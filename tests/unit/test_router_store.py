@@ -1,5 +1,6 @@
 """The store: what is entered is what routing gets, history stays, only what is asked for changes."""
 
+import asyncio
 from dataclasses import dataclass
 from typing import Any
 
@@ -233,6 +234,35 @@ async def test_a_key_may_lie_in_a_connection_and_follows_its_changes(database: D
     assert "provider_key/openai" in without.fault and without.api_key == ""
     await rooms.change_backend(row.id, change(api_key="typed in"))
     assert (await rooms.snapshot()).backends[0].api_key == "typed in"
+
+
+async def test_a_backend_whose_connection_was_taken_away_does_not_go_on_with_its_key(
+    database: Database,
+) -> None:
+    rooms = store(database, connections=FewConnections({"openai": {"api_key": "key-of-a-block"}}))
+    await rooms.add_backend(form(api_key="", key_connection="openai"), TUNING)
+    await rooms.snapshot()
+    await execute(database, "update backends set key_connection = ''")
+    (without,) = (await rooms.snapshot()).backends
+    assert (without.api_key, without.fault) == ("", "It has no key.")
+
+
+async def test_snapshots_that_are_taken_at_the_same_time_are_all_whole(database: Database) -> None:
+    class SlowConnections(FewConnections):
+        async def get(self, kind: str, name: str = "default") -> dict[str, Any] | None:
+            await asyncio.sleep(0)
+            return await super().get(kind, name)
+
+    rooms = store(database, connections=SlowConnections({"openai": {"api_key": "key-of-a-block"}}))
+    rows = [await rooms.add_backend(form(api_key="", key_connection="openai"), TUNING) for _ in range(5)]
+
+    async def delete() -> None:
+        for row in rows[1:]:
+            await rooms.delete_backend(row.id)
+
+    taken = await asyncio.gather(*(rooms.snapshot() for _ in range(10)), delete())
+    assert all(backend.api_key for snapshot in taken[:-1] for backend in snapshot.backends)
+    assert len((await rooms.snapshot()).backends) == 1
 
 
 async def test_only_known_keys_with_fitting_values_become_settings(database: Database) -> None:
