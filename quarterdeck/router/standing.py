@@ -268,8 +268,7 @@ class Standing:
         """The cooldown is over: half-open, one trial first; the count stays until a success."""
         ended_at, self.until = min(self.until, now), 0.0
         self.cooldown_reason = ""
-        changes: list[Change] = [CooldownEnded(self.backend.id, ended_at)]
-        return changes if self.error else [*changes, self._status(now)]
+        return [CooldownEnded(self.backend.id, ended_at), self._status(now)]
 
     def succeeded(self, epoch: int, *, is_trial: bool, now: float) -> list[Change]:
         changes: list[Change] = []

@@ -63,9 +63,10 @@ def test_the_least_used_share_goes_first() -> None:
 
 def test_use_for_one_model_counts_for_all() -> None:
     desk = balancer(backend("a", "one", "two"), backend("b", "one", "two"))
+    assert [admitted(desk, "two") for _ in range(2)] == ["a", "b"]
     for _ in range(3):
         assert admitted(desk, "one", ("b",)) == "a"
-    assert [admitted(desk, "two") for _ in range(3)] == ["b", "b", "b"]
+    assert [admitted(desk, "two") for _ in range(4)] == ["b", "b", "b", "a"]
 
 
 def test_the_fallback_pool_is_used_when_the_primary_one_has_nothing() -> None:

@@ -277,6 +277,21 @@ def test_a_trial_with_a_refused_key_gives_its_place_back() -> None:
     assert len(desk.volley()) == 1
 
 
+def test_an_error_outlasts_a_cooldown() -> None:
+    desk = Desk()
+    other = desk.admitted()
+    desk.limited()
+    desk.balancer.bad_key(other, desk.now, "The key was refused.")
+    desk.changes()
+    desk.now += 30
+    assert desk.view.status is Status.ERROR
+    assert desk.admit() is None
+    assert desk.changes() == [
+        CooldownEnded("a", desk.now),
+        StatusChanged("a", Status.ERROR, "The key was refused.", desk.now),
+    ]
+
+
 def test_a_quota_rests_until_midnight_and_an_account_for_an_hour() -> None:
     desk = Desk()
     desk.limited(LimitHint(Limit.QUOTA))
