@@ -125,7 +125,11 @@ class Application:
         request = self._books.ids.of_request(headers)
         watch: Watch | None = None
         try:
-            ask = await self._ask(request, path, scope, headers, receive, started, began)
+            try:
+                ask = await self._checked(request, path, scope, headers, receive, started, began)
+            except Refusal:
+                self._refused()
+                raise
             if ask is None:
                 return
             watch = self._watches.begin(receive)
@@ -142,23 +146,6 @@ class Application:
             if watch is not None:
                 self._watches.end(watch)
 
-    async def _ask(
-        self,
-        request: str,
-        path: str,
-        scope: Scope,
-        headers: Headers,
-        receive: Receive,
-        started: float,
-        began: float,
-    ) -> Ask | None:
-        """The request, checked; None when the client left while sending it. Raises `Refusal`."""
-        try:
-            return await self._checked(request, path, scope, headers, receive, started, began)
-        except Refusal:
-            self._refused()
-            raise
-
     async def _checked(
         self,
         request: str,
@@ -169,6 +156,7 @@ class Application:
         started: float,
         began: float,
     ) -> Ask | None:
+        """The request, fit to be sent on; None when the client left while sending it. Raises `Refusal`."""
         if self._is_draining:
             raise _stopping()
         client = client_of(self._clients, headers)

@@ -15,7 +15,7 @@ import structlog
 
 from quarterdeck.router import rules
 from quarterdeck.router.answers import EVENTS, Header, Refusal, Send, say, seconds
-from quarterdeck.router.backend import OPENAI, REHEARSAL, Backend
+from quarterdeck.router.backend import OPENAI, REHEARSAL, Backend, Usage
 from quarterdeck.router.balancer import Admission, Balancer
 from quarterdeck.router.books import Account, Books
 from quarterdeck.router.door import Ask, Hold, spent
@@ -285,7 +285,7 @@ class Relay:
         try:
             await self._send({"type": "http.response.start", "status": 200, "headers": headers})
             async with aclosing(stream.pieces()) as pieces:  # type: ignore[type-var]
-                await self._send_all(pieces, stream)
+                await self._send_all(pieces, admission, stream)
         except Failure as failure:
             message = f"The backend broke off in the middle of its answer: {failure.reason}"
             return Refusal(502, message, "stream_cut"), failure
@@ -302,7 +302,7 @@ class Relay:
             return Refusal(502, unreadable.reason, "stream_cut"), unreadable
         return None, None
 
-    async def _send_all(self, pieces: Any, stream: Stream) -> None:
+    async def _send_all(self, pieces: Any, admission: Admission, stream: Stream) -> None:
         hold, send, unchecked = self._ask.hold, self._send, 0
         async for piece in pieces:
             await send({"type": "http.response.body", "body": piece, "more_body": True})
@@ -311,12 +311,17 @@ class Relay:
             unchecked += len(piece)
             if unchecked >= _CHECKED_EVERY and not piece.endswith(b"data: [DONE]\n\n"):
                 unchecked = 0
-                self._check_budget(hold, stream)
+                self._check_budget(hold, admission, stream)
 
-    def _check_budget(self, hold: Hold, stream: Stream) -> None:
+    def _check_budget(self, hold: Hold, admission: Admission, stream: Stream) -> None:
         """Raises `OverBudget`. Until the provider tells, a token is taken to be four bytes."""
-        left = hold.left_tokens
-        if left is not None and self._ask.prompt_tokens + len(stream.text().encode()) // 4 > left:
+        tokens, cost = hold.left_tokens, hold.left_cost
+        if tokens is None and cost is None:
+            return
+        used = Usage(self._ask.prompt_tokens, len(stream.text().encode()) // 4)
+        if tokens is not None and used.prompt + used.completion > tokens:
+            raise OverBudget
+        if cost is not None and used.cost(admission.mapping.prices) > cost:
             raise OverBudget
 
     async def _close_stream(self, refusal: Refusal | None) -> None:

@@ -18,7 +18,7 @@ class Caller:
     item: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # frozen ones take five times as long to make
 class Call:
     """One attempt. `at` is when it began (epoch seconds), `id` names it for ever: booking it twice is once.
 

@@ -87,6 +87,15 @@ class Hold:
             left.append(rest * self._tokens // self._cost)
         return max(min(left), 0) if left else None
 
+    @property
+    def left_cost(self) -> int | None:
+        """The same in pico-dollars; None = money is no limit."""
+        account = self._account
+        if self._day != account.day or account.most_cost is None:
+            return None
+        own = self._cost if self._is_open else 0
+        return max(account.most_cost - account.cost - account.held_cost + own, 0)
+
     def settle(self, tokens: int, cost: int) -> None:
         """What was really used; only the first time counts."""
         if not self._is_open:

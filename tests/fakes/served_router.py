@@ -88,9 +88,10 @@ class Guest:
 
 @dataclass
 class Budget:
-    """Tokens that a client may use; what is reserved counts as used until it is settled."""
+    """What a client may use; tokens that are reserved count as used until they are settled."""
 
     tokens: int
+    cost: int | None = None
     settled: list[tuple[int, int]] = field(default_factory=list)
 
 
@@ -102,6 +103,10 @@ class Kept:
     @property
     def left_tokens(self) -> int | None:
         return self.budget.tokens + self.tokens if self.budget else None
+
+    @property
+    def left_cost(self) -> int | None:
+        return self.budget.cost if self.budget else None
 
     def settle(self, tokens: int, cost: int) -> None:
         if self.budget:

@@ -8,7 +8,7 @@ import pytest
 from aiohttp import web
 
 from quarterdeck.router import steady
-from quarterdeck.router.backend import Pool
+from quarterdeck.router.backend import PICO, Pool
 from quarterdeck.router.exchange import Outcome
 from tests.fakes.provider import FakeProvider
 from tests.fakes.provider_faults import HUGE, PAUSE, K
@@ -267,13 +267,16 @@ async def test_the_client_that_leaves_a_stream_ends_it_at_the_provider_and_pays_
         assert router.balancer.view("bkd_one", steady.now()).in_flight == 0
 
 
-def limited(tokens: int) -> tuple[MemoryClients, Budget]:
-    budget = Budget(tokens)
+def limited(tokens: int, cost: int | None = None) -> tuple[MemoryClients, Budget]:
+    budget = Budget(tokens, cost)
     return MemoryClients({"sk-client": Guest("cli_1", "crew", "scout")}, cli_1=budget), budget
 
 
-async def test_a_budget_that_is_spent_in_the_middle_stops_the_stream() -> None:
-    clients, budget = limited(120)
+@pytest.mark.parametrize(("tokens", "dollars"), [(120, None), (10**9, 0.001)])
+async def test_a_budget_that_is_spent_in_the_middle_stops_the_stream(
+    tokens: int, dollars: float | None
+) -> None:
+    clients, budget = limited(tokens, None if dollars is None else int(dollars * PICO))
     async with FakeProvider() as provider, Served([backend(provider, "gpt")], clients=clients) as router:
         provider.offer("native-gpt", completion=5000)
         heard = await router.stream("gpt", headers={"Authorization": "Bearer sk-client"})
