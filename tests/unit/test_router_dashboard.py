@@ -6,6 +6,7 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from importlib.resources import files
 from typing import Any
 
@@ -197,7 +198,10 @@ async def test_a_cooling_backend_says_why_since_when_and_until_when(router: Smal
         *(identity, "cooling", "quota"),
         "Used up.",
     )
+    until = router.balancer.view(identity, at).until
+    assert until is not None
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", backend["cooldown_until"])
+    assert until <= datetime.fromisoformat(backend["cooldown_until"]).timestamp() < until + 1
     assert backend["next_probe_at"] == backend["cooldown_until"]
     assert (backend["consecutive_429_count"], backend["half_open"]) == (1, 1)
 

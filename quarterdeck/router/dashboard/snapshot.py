@@ -6,7 +6,6 @@ import time
 from collections.abc import AsyncIterator, Callable
 from collections.abc import Mapping as Map
 from contextlib import suppress
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -89,7 +88,7 @@ def snapshots(
     def snapshot() -> dict[str, Any]:
         at = now()
         return {
-            "pool": {pool.value: asdict(count) for pool, count in balancer.pools(at).items()},
+            "pool": {pool.value: count for pool, count in balancer.pools(at).items()},
             "total": totals(),
             "backends": [entry(backend, balancer.view(backend.id, at)) for backend in balancer.backends()],
             "uptime_seconds": round(at - started_at),
@@ -114,7 +113,7 @@ def entry(backend: Backend, view: View) -> dict[str, Any]:
         "cooldown_until": _utc(view.until),
         "consecutive_429_count": view.count,
         "model_count": len(backend.mappings),
-        "rate_limiter": asdict(view.level),
+        "rate_limiter": view.level,
         "health": view.health,
         "reason": view.reason,
         "kind": view.kind,

@@ -9,8 +9,8 @@ const ROWS = 200;
 
 export class Panel {
   /** `load()` gives the rows; `columns`: `{show(cell, row), is}`; `keyOf(row)` tells rows apart. */
-  constructor(id, { load, columns, keyOf, rowClass = () => "" }) {
-    Object.assign(this, { load, columns, keyOf, rowClass });
+  constructor(id, { load, columns, keyOf, rowClass = () => "", settles = SETTLED_MS, rests = LEAST_REST_MS }) {
+    Object.assign(this, { load, columns, keyOf, rowClass, settles, rests });
     this.host = document.getElementById(id);
     this.body = find("tbody", this.host);
     this.labels = findAll("thead th", this.host).map((head) => head.textContent);
@@ -35,7 +35,7 @@ export class Panel {
   follow(sign) {
     const now = performance.now();
     if (sign !== this.sign) Object.assign(this, { sign, changedAt: now });
-    if (this.begunAt < this.changedAt + SETTLED_MS && now >= this.restsUntil && !this.isLoading) this.refresh();
+    if (this.begunAt < this.changedAt + this.settles && now >= this.restsUntil && !this.isLoading) this.refresh();
   }
 
   async refresh() {
@@ -50,7 +50,7 @@ export class Panel {
     } finally {
       const now = performance.now();
       if (turn === this.turn) this.isLoading = false;
-      this.restsUntil = now + Math.max(LEAST_REST_MS, 20 * (now - this.begunAt));
+      this.restsUntil = now + Math.max(this.rests, 20 * (now - this.begunAt));
     }
   }
 

@@ -40,6 +40,8 @@ const hourly = new Panel("hourly", {
 });
 
 const daily = new Panel("daily", {
+  settles: 45_000, // days are summed up every half minute
+  rests: 10_000,
   load: () => get("stats/daily", { days: USAGE_DAYS }),
   keyOf: (row) => `${row.date} ${row.pool}`,
   columns: [
