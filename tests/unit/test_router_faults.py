@@ -325,3 +325,39 @@ def test_every_fault_has_its_place_on_the_page() -> None:
         written = read(text)
         assert sorted(written) == sorted(CASES)
         assert text == render(written)
+
+
+# The other dialects
+
+BODIES = {
+    "/v1/messages": {"messages": ASK, "max_tokens": 99},
+    "/v1/responses": {"input": "is the ship at sea"},
+}
+ENDS = {"/v1/messages": {"message_stop"}, "/v1/responses": {"response.completed"}}
+BROKEN = ["cut-after-tokens", "ends-early", "stall-after-tokens", "malformed", "error-event-later"]
+
+
+async def last_event(http: httpx.AsyncClient, path: str, model: str) -> str:
+    """The name of a stream's last event."""
+    body = BODIES[path] | {"model": model, "stream": True}
+    async with http.stream("POST", path, json=body) as answer:
+        assert answer.status_code == 200
+        events = [line[7:] async for line in answer.aiter_lines() if line.startswith("event: ")]
+    assert [event for event in events if "delta" in event]
+    return events[-1]
+
+
+@pytest.mark.parametrize("fault", [*BROKEN, "no-done", "ok"])
+@pytest.mark.parametrize("path", BODIES)
+async def test_no_stream_of_another_dialect_ends_in_silence(path: str, fault: str) -> None:
+    cases = [Case(fault, way, "stream") for way in APIS]
+    translated = LiteLLMWay(steady.now)
+    async with FakeProvider() as provider:
+        backends = [pair(case, provider)[0] for case in cases]
+        async with Served(backends, translated=translated) as router:
+            ends = await asyncio.gather(*(last_event(router.http, path, str(case)) for case in cases))
+            await router.until(lambda: len(router.calls) == len(cases))
+    await translated.close()
+    wanted = {"error"} if fault in BROKEN else ENDS[path] if fault == "ok" else {"error"} | ENDS[path]
+    assert set(ends) <= wanted
+    assert {call.outcome == "ok" for call in router.calls} == {end != "error" for end in ends}
