@@ -3,7 +3,6 @@
 One pooled session for all backends. What comes back is relayed as bytes, too; only the model is put back.
 """
 
-import asyncio
 import ssl
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +16,7 @@ from quarterdeck.router.backend import Backend
 from quarterdeck.router.exchange import Answer, Attempt, Failure, Outcome, Stream
 from quarterdeck.router.openai_dialect import error_status, text_of, usage_of
 from quarterdeck.router.openai_stream import OpenAIStream
+from quarterdeck.router.patience import Patience
 from quarterdeck.router.raw_json import quoted, with_member, with_model
 
 CONNECT_SECONDS = 10.0
@@ -45,6 +45,7 @@ class OpenAIWay:
         self._now = now
         self._longest_answer = longest_answer
         self._session: aiohttp.ClientSession | None = None
+        self._patience = Patience()
         self._timeouts: dict[int, aiohttp.ClientTimeout] = {}
         self._urls: dict[str, URL] = {}
 
@@ -52,7 +53,7 @@ class OpenAIWay:
         """Raises `Failure`. Whatever goes wrong, the connection is let go."""
         _check_key(attempt.backend)
         try:
-            async with asyncio.timeout(attempt.patience):
+            with self._patience.of(attempt.patience):
                 response = await self._post(attempt)
                 try:
                     return await self._received(attempt, response)
