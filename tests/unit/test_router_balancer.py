@@ -352,6 +352,15 @@ def test_a_429_in_an_emergency_cools_too() -> None:
     assert desk.view("a", START).status is Status.COOLING
 
 
+def test_an_emergency_does_not_crowd_a_trial() -> None:
+    desk = balancer(backend("a"))
+    desk.limited(take(desk), START, LimitHint(), "")
+    trial = take(desk, START + 30)
+    assert emergency(desk, now=START + 30) == ""
+    desk.succeeded(trial, START + 30)
+    assert emergency(desk, now=START + 30) == "a"
+
+
 def test_an_unused_emergency_admission_goes_back() -> None:
     desk = balancer(backend("a", rpm_limit=10))
     admission = desk.admit_emergency(MODEL, (), START)
