@@ -97,12 +97,22 @@ def test_connected_is_said_only_after_the_first_event(looking: Look, server: Ser
     page = looking(server.address)
     held: list[Route] = []
     page.route("**/dashboard/sse", lambda route: held.append(route))
+    page.evaluate(
+        """() => {
+          window.said = [];
+          const place = document.querySelector("#connection-state");
+          new MutationObserver(() => window.said.push(place.textContent))
+            .observe(place, {characterData: true, childList: true, subtree: true});
+        }"""
+    )
     with page.expect_request("**/dashboard/sse"):
         sign_in(page)
     expect(page.get_by_role("button", name="Checking…")).to_be_disabled()
-    expect(page.locator("#connection")).to_have_text("connecting…")
-    held[0].continue_()
+    held[0].fulfill(content_type="text/event-stream", body=": still here\n\n")  # an answer, but no event
+    expect(page.locator("[data-field=token] .field-error")).to_contain_text("cannot be reached")
+    page.unroute("**/dashboard/sse")
     expect(page.locator("#connection")).to_contain_text("connected · up")
+    assert page.evaluate("window.said") == ["connecting…", "disconnected", "connected"]
 
 
 def test_a_lost_connection_is_said_and_comes_back_by_itself(page: Page, server: Serving, router: SmallRouter):
@@ -120,12 +130,14 @@ def test_a_lost_connection_is_said_and_comes_back_by_itself(page: Page, server: 
 
 
 def test_a_person_need_not_wait_for_the_next_try(page: Page, server: Serving):
+    page.clock.install()
+    page.clock.pause_at(page.evaluate("Date.now()") / 1000 + 1)  # no try comes by itself
     server.stop()
-    retry = page.get_by_role("button", name="Retry now")
-    expect(page.locator("#connection")).to_contain_text("again in 4s")
+    expect(page.locator("#connection")).to_have_text("disconnected · again in 1s")
     server.start()
+    retry = page.get_by_role("button", name="Retry now")
     retry.click()
-    expect(page.locator("#connection")).to_contain_text("connected · up", timeout=2500)
+    expect(page.locator("#connection")).to_contain_text("connected · up")
     expect(retry).to_be_hidden()
 
 

@@ -24,7 +24,6 @@ const live = new Live({
   tell: showConnection,
   onSnapshot(told) {
     take(told);
-    showConnection("on");
     if (!signIn.hidden) enter();
     current().onSnapshot();
   },
@@ -94,12 +93,10 @@ function resetButton() {
 // The connection.
 
 function showConnection(state, seconds) {
-  const words = {
-    connecting: "connecting…",
-    on: `connected · up ${duration(snapshot()?.uptime_seconds ?? 0)}`,
-    off: `disconnected · again in ${seconds}s`,
-  };
-  say(connection, words[state]);
+  const words = { connecting: "connecting…", on: "connected", off: "disconnected" };
+  const since = { connecting: "", on: ` · up ${duration(snapshot()?.uptime_seconds ?? 0)}`, off: ` · again in ${seconds}s` };
+  say(find("#connection-state"), words[state]); // only this is read out
+  say(find("#connection-since"), since[state]);
   attribute(connection, "data-state", state);
   hide(reconnect, state !== "off");
   if (state === "off" && !signIn.hidden) {

@@ -69,8 +69,8 @@ export class Live {
   #take(event) {
     if (!event.startsWith("data: ")) return;
     this.failures = 0;
-    this.tell("on");
     this.onSnapshot(JSON.parse(event.slice("data: ".length)));
+    this.tell("on");
   }
 
   /** Longer after each failure; a second at a time, so that the page can count down. */
