@@ -63,14 +63,14 @@ with booked as (
         sum(prompt_tokens), sum(completion_tokens), sum(total_tokens), sum(cost_pico), count(*),
         count(*) filter (where outcome not in ('ok', 'aborted')), count(*) filter (where is_answer),
         sum(latency_ms), coalesce(sum(ttft_ms), 0), count(ttft_ms)
-    from booked group by 1, 2, 3, 4
+    from booked group by 1, 2, 3, 4 order by 1, 2, 3, 4
     on conflict (backend_id, model, pool, hour_bucket)
     do update set {_added("backend_usage_logs", _HOURLY)}
 ), by_day as (
     insert into client_usage (client_id, date, {", ".join(_DAILY)})
     select client_id, (at at time zone 'UTC')::date, count(*) filter (where is_answer),
         sum(total_tokens), sum(cost_pico)
-    from booked where client_id <> '' group by 1, 2
+    from booked where client_id <> '' group by 1, 2 order by 1, 2
     on conflict (client_id, date) do update set {_added("client_usage", _DAILY)}
 )
 select count(*) from booked

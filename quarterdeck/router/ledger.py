@@ -39,6 +39,9 @@ SHORTEST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
 CLOSE_SECONDS = 4.0
 """What a stop may wait for PostgreSQL; what is not written then waits in files."""
 
+SILENCE = 10.0
+"""Seconds of one write after which something is wrong."""
+
 _BAD_ROW = (psycopg.DataError, psycopg.IntegrityError)
 _NETWORK: dict[str, Any] = {
     "connect_timeout": 5,
@@ -90,9 +93,10 @@ class Ledger:
         self._filed = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self.totals = Totals()
-        self.fault = ""
-        """Why lines wait; '' = none does, as far as is known."""
+        self._fault = ""
+        self._since: float | None = None
         self.behind_since: float | None = None
+        """When the lines began to wait."""
 
     def record(self, call: Call) -> None:
         """Book one attempt. Never waits, never raises."""
@@ -109,6 +113,13 @@ class Ledger:
                 self._change_lines.append(booking.change_line(change))
             except Exception:
                 log.exception("change_not_booked", change=type(change).__name__)
+
+    @property
+    def fault(self) -> str:
+        """Why lines wait; '' = none does, as far as is known."""
+        if self._since is not None and (silent := self._now() - self._since) > SILENCE:
+            return f"PostgreSQL has not answered for {silent:.0f} seconds"
+        return self._fault
 
     @property
     def waiting_bytes(self) -> int:
@@ -207,13 +218,19 @@ class Ledger:
                 self._filed.set()
 
     async def _write(self) -> None:
-        connection = await self._connected()
-        while piece := self._changes.oldest():
-            await self._write_changes(connection, self._changes.read(piece))
-            self._changes.done(piece)
-        while piece := self._calls.oldest():
-            await self._write_calls(connection, self._calls.read(piece))
-            self._calls.done(piece)
+        try:
+            self._since = self._now()
+            connection = await self._connected()
+            while piece := self._changes.oldest():
+                self._since = self._now()
+                await self._write_changes(connection, self._changes.read(piece))
+                self._changes.done(piece)
+            while piece := self._calls.oldest():
+                self._since = self._now()
+                await self._write_calls(connection, self._calls.read(piece))
+                self._calls.done(piece)
+        finally:
+            self._since = None
 
     async def _write_calls(self, connection: AsyncConnection[Any], lines: bytes) -> None:
         """Book lines; those that no table takes are put aside, one by one."""
@@ -266,13 +283,13 @@ class Ledger:
 
     def _note(self, fault: str) -> None:
         """Say once that lines wait, and once that they do no more."""
-        if fault and not self.fault:
+        if fault and not self._fault:
             log.warning("ledger_behind", reason=fault)
             self.behind_since = self._now()
-        if self.fault and not fault:
+        if self._fault and not fault:
             log.info("ledger_caught_up", seconds=round(self._now() - (self.behind_since or 0), 1))
             self.behind_since = None
-        self.fault = fault
+        self._fault = fault
 
 
 async def _apply(connection: AsyncConnection[Any], line: bytes) -> None:

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from starlette.applications import Starlette
-from starlette.routing import Mount
 
 from quarterdeck.kernel.database import Database
 from quarterdeck.router.admin import Admin
@@ -38,6 +36,7 @@ class Desk:
     balancer: Balancer
     clients: Clients
     stats: Stats
+    admin: Admin
     now: float = NOON
     taken_over: int = 0
     jobs: list[str] = field(default_factory=list)
@@ -96,11 +95,14 @@ async def admin_desk(
             is_admin=is_admin,
             settings=RouterSettings(),
         )
-        app = Starlette(routes=[Mount("/api/admin", app=admin)])
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await admin(scope | {"root_path": "/api/admin"}, receive, send)
+
         async with httpx.AsyncClient(
             transport=httpx.ASGITransport(app, raise_app_exceptions=False),
             base_url="http://router/api/admin",
             headers={"Authorization": f"Bearer {TOKEN}"},
         ) as http:
-            desk = Desk(database, http, rooms, ledger, balancer, clients, stats)
+            desk = Desk(database, http, rooms, ledger, balancer, clients, stats, admin)
             yield desk

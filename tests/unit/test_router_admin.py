@@ -1,15 +1,20 @@
 """The admin API: every route asks for the token, every value is checked, every change counts at once."""
 
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from starlette.routing import Route
 
 from quarterdeck.kernel.database import Database
 from quarterdeck.router.backend import Limit
 from quarterdeck.router.config import KEYS, SECRETS
+from quarterdeck.router.forms import BackendChange, ClientForm
 from quarterdeck.router.rules import LimitHint
 from tests.fakes.admin_desk import Desk, admin_desk
 from tests.fakes.router_parts import PLAIN_KEY
@@ -39,10 +44,9 @@ async def desk(database: Database, tmp_path: Path) -> AsyncIterator[Desk]:
 
 
 async def test_all_routes_there_are_are_in_this_list(desk: Desk) -> None:
-    app = desk.http._transport.app.routes[0].app._app  # type: ignore[attr-defined]
     there = {
         (method, route.path.replace("{id}", "x").replace("{key}", "x").replace("{job}", "backup"))
-        for route in app.routes
+        for route in desk.admin._app.routes
         if isinstance(route, Route)
         for method in route.methods or ()
         if method != "HEAD"
@@ -376,3 +380,58 @@ async def test_a_job_is_run_and_its_result_kept(desk: Desk) -> None:
     await desk.post("/upkeep/nonsense", status=404)
     assert (await desk.http.post("/upkeep/aggregate", params={"by": "x" * 51})).status_code == 422
     assert (await desk.post("/upkeep/aggregate"))["by"] == "api"
+
+
+# Rubbish.
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=5,
+)
+fields = st.sampled_from([*BackendChange.model_fields, *ClientForm.model_fields, "value", "description", "x"])
+rubbish = st.dictionaries(fields, anything, max_size=4)
+words = st.text(max_size=20)
+
+
+async def test_no_rubbish_breaks_anything(desk: Desk) -> None:
+    identity = (await desk.post("/backends", BACKEND))["id"]
+    client = (await desk.post("/clients", {"name": "anna"}))["id"]
+    asked = 0
+
+    async def ask(method: str, path: str, **how: Any) -> None:
+        answer = await desk.http.request(method, path, **how)
+        assert answer.status_code < 500, (method, path, how, answer.text)
+        assert answer.status_code == 200 or "detail" in answer.text, (method, path, how, answer.text)
+
+    @settings(
+        max_examples=120,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(data=st.data())
+    def draw(data: st.DataObject) -> None:
+        nonlocal asked
+        asked += 1
+        requests.append((data.draw(st.sampled_from(doors)), data.draw(rubbish), data.draw(words)))
+
+    doors = [
+        ("POST", "/backends"),
+        ("PUT", f"/backends/{identity}"),
+        ("POST", "/clients"),
+        ("PUT", f"/clients/{client}"),
+        ("PUT", "/config/queue_max_depth"),
+        ("PUT", "/config/health_probe_endpoint"),
+    ]
+    requests: list[tuple[tuple[str, str], dict[str, Any], str]] = []
+    draw()
+    for (method, path), body, word in requests:
+        content = json.dumps(BACKEND | body if path == "/backends" else body).encode(errors="surrogatepass")
+        await ask(method, path, content=content)
+        name = quote(word, safe="", errors="surrogatepass")
+        await ask("GET", f"/backends/x{name}")
+        query = dict.fromkeys(("since", "agent", "item", "hours", "limit", "pool", "backend_id"), word)
+        for path_ in ("/calls", "/spend", "/stats/hourly", "/stats/cooldown", "/backends"):
+            some = {key: value.encode(errors="replace").decode() for key, value in query.items()}
+            await ask("GET", path_, params=some)
+    assert asked >= 100

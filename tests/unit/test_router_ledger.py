@@ -417,6 +417,41 @@ async def test_a_stop_while_postgresql_is_dead_loses_nothing(server: EmbeddedPos
     assert [path.name for path in folder.iterdir()] == []
 
 
+async def test_a_postgresql_that_says_nothing_is_a_fault_that_is_told(
+    server: EmbeddedPostgres, folder: Path
+) -> None:
+    moment = NOON
+    async with Ledger(server.url(), folder, lambda: moment) as ledger:
+        holder = await psycopg.AsyncConnection.connect(server.url().replace("+psycopg", "", 1))
+        async with holder:
+            await holder.execute("lock table model_calls")
+            ledger.record(call())
+            flushing = asyncio.create_task(ledger.flush())
+            while not ledger.waiting_bytes or ledger._since is None:
+                await asyncio.sleep(0.01)
+            assert ledger.fault == ""
+            moment += 60
+            assert "60 seconds" in ledger.fault
+        await flushing
+        assert ledger.fault == ""
+
+
+async def test_two_that_write_into_the_same_hour_at_once_lose_nothing(
+    database_url: str, tmp_path: Path
+) -> None:
+    async with (
+        Ledger(database_url, tmp_path / "one", steady.now) as one,
+        Ledger(database_url, tmp_path / "two", steady.now) as two,
+    ):
+        for _ in range(20):
+            for ledger in (one, two):
+                for model in ("a", "b", "c"):
+                    ledger.record(call(model=model, caller=Caller("cli_1")))
+            await asyncio.gather(one.flush(), two.flush())
+    assert [row[2] for row in await rows(database_url, HOURLY)] == [40, 40, 40]
+    assert await rows(database_url, "select requests from client_usage") == [(120,)]
+
+
 async def test_a_stop_waits_only_so_long_for_a_postgresql_that_hangs(
     server: EmbeddedPostgres, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
