@@ -5,24 +5,35 @@ Run by `quarterdeck up`, or alone by `quarterdeck router`.
 """
 
 import asyncio
+import gc
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import structlog
 import uvicorn
 
 from deployments import leash
 from quarterdeck.kernel import log as logs
-from quarterdeck.kernel.errors import Misconfigured
+from quarterdeck.kernel.errors import Misconfigured, QuarterdeckError
+from quarterdeck.kernel.postgres import Server as Postgres
 from quarterdeck.kernel.postgres import server_for
 from quarterdeck.kernel.settings import Settings, load
 from quarterdeck.router import access, config
 from quarterdeck.router.lease import Lease
 from quarterdeck.router.service import Router, opened
 
+log = structlog.get_logger(__name__)
+
 BACKLOG = 2048
+YOUNG = 10_000
+"""Objects made and not freed until the garbage collector looks for circles: some hundred calls' worth."""
+
+LOOK = 1.0
+"""Seconds between two looks at the database."""
 
 
 class Server(uvicorn.Server):
@@ -49,7 +60,22 @@ async def serve() -> None:
         server_for(settings).using() as server,
         opened(settings, environment, server.url()) as (router, lease),
     ):
-        await _listen(settings, router, lease)
+        looking = asyncio.create_task(_look_after(server))
+        try:
+            await _listen(settings, router, lease)
+        finally:
+            looking.cancel()
+
+
+async def _look_after(server: Postgres) -> None:
+    """Bring the embedded database back when it dies: alone, nobody else would."""
+    while True:
+        await asyncio.sleep(LOOK)
+        try:
+            if await asyncio.to_thread(server.ensure_running):
+                log.warning("postgres_started_again")
+        except QuarterdeckError as error:
+            log.warning("postgres_away", reason=str(error))
 
 
 async def _listen(settings: Settings, router: Router, lease: Lease) -> None:
@@ -70,6 +96,7 @@ async def _listen(settings: Settings, router: Router, lease: Lease) -> None:
     for listener in servers:
         await listener.listening.wait()
     access.announce(settings, access.Addresses(_url(place.host, calls), _url(place.host, metrics)))
+    _settle()
     leash.ready()
     lease.lost.add_done_callback(lambda _: stopping.set())
     await stopping.wait()
@@ -79,6 +106,16 @@ async def _listen(settings: Settings, router: Router, lease: Lease) -> None:
     await asyncio.gather(*serving)
     if lease.lost.done():
         lease.lost.result()
+
+
+def _settle() -> None:
+    """What is here now stays: the collector need not go through all of it again and again.
+
+    That is a seventh of a call's CPU. Counted references free these objects as before.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(YOUNG, 20, 20)
 
 
 def _config(app: Any, drain: float) -> uvicorn.Config:
@@ -124,7 +161,10 @@ def main() -> None:
     """The process."""
     import uvloop
 
-    uvloop.run(serve())
+    try:
+        uvloop.run(serve())
+    except QuarterdeckError as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":
