@@ -158,7 +158,7 @@ async def test_a_deadline_before_the_time_limit_counts() -> None:
     await hall.turn(3)
     assert hurried.result() is None
     assert await hall.line.admit(MODEL, (), hall.now) is None
-    assert hall.line.depth == 0
+    assert (hall.line.depth, hall.line.timeouts) == (0, 1)  # who comes too late does not wait at all
 
 
 @pytest.mark.parametrize("values", [{"enabled": False}, {"fault": "locked"}])
@@ -240,6 +240,14 @@ async def test_the_line_looks_by_itself_as_often_as_it_is_told_to(interval_ms: i
     balancer.unused(taken, steady.now())
     assert await waiting
     assert loop.time() - began >= interval_ms / 1000 - 0.001
+
+
+async def test_the_line_goes_on_looking_until_there_is_a_token() -> None:
+    hall = Hall(backend("a", rpm_limit=1), tuning=Tuning(queue_timeout_seconds=100))
+    looks = iter([START] * 5)
+    line = Line(hall.balancer, lambda: next(looks, START + 60))
+    assert await line.admit(MODEL, (), FOREVER)
+    assert await line.admit(MODEL, (), FOREVER)
 
 
 class Queue(RuleBasedStateMachine):
