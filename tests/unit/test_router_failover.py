@@ -158,10 +158,13 @@ class BrokenBook(MemoryBook):
 
 
 async def test_a_failure_to_book_never_reaches_the_client_nor_sends_anything_twice() -> None:
-    async with FakeProvider() as provider, Served([backend(provider, "gpt")], book=BrokenBook()) as router:
-        assert (await router.ask("gpt")).status_code == 200
-        assert (await router.stream("gpt")).is_complete
-        assert len(provider.requests) == 2
+    async with FakeProvider() as provider:
+        provider.script("native-gpt", ["500"])
+        backends = [backend(provider, "gpt"), backend(provider, "gpt", name="two")]
+        async with Served(backends, book=BrokenBook()) as router:
+            assert (await router.ask("gpt")).status_code == 200
+            assert (await router.stream("gpt")).is_complete
+            assert len(provider.requests) == len(router.calls) == 3
 
 
 class BrokenWay:
