@@ -24,7 +24,7 @@ from tests.fakes.fault_page import CASES, PAGE, Case, Seen, read, render
 from tests.fakes.provider import FAULTS, FakeProvider
 from tests.fakes.provider_faults import WAIT, K, tomorrow
 from tests.fakes.provider_invoice import WORDS, prose
-from tests.fakes.served_router import Served, backend
+from tests.fakes.served_router import KEY, Served, backend
 
 APIS = {"direct": "openai-completions", "LiteLLM": "anthropic-messages"}
 WRITES = os.environ.get("QUARTERDECK_WRITE_PAGES") == "1"
@@ -174,7 +174,7 @@ def pair(case: Case, provider: FakeProvider) -> list[Backend]:
             native=native(case, place),
             api=APIS[case.way],
             pool=pools[place],
-            timeout_seconds=1,
+            timeout_seconds=1 if case.fault.startswith(("hang", "stall")) else 10,
         )
         for place in ("first", "second")
     ]
@@ -293,9 +293,10 @@ async def seen(fault: str) -> dict[Case, Seen]:
     """All cases of one fault, side by side in one router."""
     cases = [case for case in CASES if case.fault == fault]
     translated = LiteLLMWay(steady.now)
-    async with FakeProvider() as provider:
+    await translated.prepare()
+    async with FakeProvider(keys=[KEY]) as provider:
         backends = [one for case in cases for one in pair(case, provider)]
-        async with Served(backends, translated=translated) as router:
+        async with Served(backends, translated=translated, emergency_rpm_fraction=0) as router:
             said = await asyncio.gather(*(told(router.http, case) for case in cases))
             now = steady.now()
             views = [router.balancer.view(f"bkd_{named(case, 'first')}", now) for case in cases]
@@ -344,6 +345,7 @@ async def last_event(http: httpx.AsyncClient, path: str, model: str) -> str:
         assert answer.status_code == 200
         events = [line[7:] async for line in answer.aiter_lines() if line.startswith("event: ")]
     assert [event for event in events if "delta" in event]
+    assert "error" not in events[:-1]
     return events[-1]
 
 
@@ -352,9 +354,10 @@ async def last_event(http: httpx.AsyncClient, path: str, model: str) -> str:
 async def test_no_stream_of_another_dialect_ends_in_silence(path: str, fault: str) -> None:
     cases = [Case(fault, way, "stream") for way in APIS]
     translated = LiteLLMWay(steady.now)
-    async with FakeProvider() as provider:
+    await translated.prepare()
+    async with FakeProvider(keys=[KEY]) as provider:
         backends = [pair(case, provider)[0] for case in cases]
-        async with Served(backends, translated=translated) as router:
+        async with Served(backends, translated=translated, emergency_rpm_fraction=0) as router:
             ends = await asyncio.gather(*(last_event(router.http, path, str(case)) for case in cases))
             await router.until(lambda: len(router.calls) == len(cases))
     await translated.close()

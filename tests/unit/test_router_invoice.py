@@ -26,7 +26,7 @@ from quarterdeck.router.litellm_way import LiteLLMWay
 from quarterdeck.router.model import CallRow, UsageRow
 from tests.fakes.provider import FakeProvider, Prices
 from tests.fakes.provider_invoice import prose
-from tests.fakes.served_router import CHAT, Served, backend
+from tests.fakes.served_router import CHAT, KEY, Served, backend
 
 pytestmark = pytest.mark.filterwarnings(r"ignore::DeprecationWarning:litellm\..*")
 
@@ -239,7 +239,7 @@ async def test_every_story_costs_what_the_provider_charges(
     way: str, database: Database, tmp_path: Path
 ) -> None:
     stories = STORIES | (ONLY_DIRECT if way == "direct" else {})
-    async with FakeProvider() as provider:
+    async with FakeProvider(keys=[KEY]) as provider:
         async with booked(database, tmp_path, backends(provider, way, stories)) as router:
             for model, story in stories.items():
                 await story(router, provider, way, model)
@@ -275,7 +275,7 @@ async def test_a_days_work_costs_what_the_provider_charges(
     seed: int, database: Database, tmp_path: Path
 ) -> None:
     models = [f"{fault}@mix" for fault in dict.fromkeys(MIXED + MIXED_STREAMS)]
-    async with FakeProvider() as provider:
+    async with FakeProvider(keys=[KEY]) as provider:
         made = [one for way in WAYS for one in backends(provider, way, models)]
         async with booked(database, tmp_path, made) as router:
             await asyncio.gather(

@@ -16,6 +16,7 @@ from quarterdeck.router.exchange import Outcome
 from quarterdeck.router.litellm_way import LiteLLMWay
 from tests.fakes.provider import FakeProvider
 from tests.fakes.provider_invoice import prose
+from tests.fakes.served_router import KEY as BACKENDS_KEY
 from tests.fakes.served_router import Guest, MemoryClients, Served, backend
 
 pytestmark = pytest.mark.filterwarnings(r"ignore::DeprecationWarning:litellm\..*")
@@ -32,7 +33,7 @@ DIRECT, LITELLM = "openai-completions", "anthropic-messages"
 
 @pytest.fixture
 async def provider() -> AsyncIterator[FakeProvider]:
-    async with FakeProvider() as running:
+    async with FakeProvider(keys=[BACKENDS_KEY]) as running:
         yield running
 
 
@@ -284,6 +285,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.parametrize("router", [DIRECT], indirect=True)
 async def test_litellm_asks_in_all_ways(
     router: Served, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
