@@ -46,6 +46,9 @@ Health = Callable[[], tuple[int, Mapping[str, Any]]]
 CALLS = frozenset(
     f"/v1/{name}" for name in ("chat/completions", "completions", "embeddings", "responses", "messages")
 )
+EMBEDDINGS = "/v1/embeddings"
+"""Never streamed, whatever the body says."""
+
 MODELS = "/v1/models"
 HEALTH = "/health"
 PRICES_AGE = 5.0
@@ -167,7 +170,7 @@ class Application:
         body, model = parsed(raw)
         if not self._balancer.knows(model):
             raise _unknown(model)
-        is_stream = bool(body.get("stream"))
+        is_stream = bool(body.get("stream")) and path != EMBEDDINGS
         options = body.get("stream_options")
         wants_usage = isinstance(options, dict) and options.get("include_usage") is True
         hold, prompt = self._hold(client, raw, body, model, began)

@@ -154,6 +154,14 @@ async def test_the_other_calls_of_the_dialect_are_relayed_and_booked_alike(path:
         assert router.calls[0].cost == provider.invoice.picodollars()
 
 
+async def test_embeddings_are_never_a_stream() -> None:
+    async with FakeProvider() as provider, Served([backend(provider, "gpt")]) as router:
+        answer = await router.http.post("/v1/embeddings", json={"model": "gpt", "input": "a", "stream": True})
+        assert answer.status_code == 200
+        assert "stream_options" not in provider.requests[0].body
+        assert not router.calls[0].is_stream
+
+
 async def test_paths_that_the_dialect_does_not_have_are_translated() -> None:
     async with FakeProvider() as provider, Served([backend(provider, "gpt")]) as router:
         assert (await router.ask("gpt", path="/v1/messages")).status_code == 503  # no translator in this test

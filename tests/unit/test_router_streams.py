@@ -250,9 +250,10 @@ async def test_a_stream_whose_first_bytes_hold_an_error_is_answered_by_the_next_
 
 
 async def test_the_client_that_leaves_a_stream_ends_it_at_the_provider_and_pays_what_came() -> None:
-    async with FakeProvider() as provider, Served([backend(provider, "gpt")]) as router:
+    clients, budget = limited(10_000)
+    async with FakeProvider() as provider, Served([backend(provider, "gpt")], clients=clients) as router:
         provider.hold("native-gpt", after=K)
-        async with router.streaming("gpt") as response:
+        async with router.streaming("gpt", headers={"Authorization": "Bearer sk-client"}) as response:
             heard = b""
             async for part in response.aiter_raw():
                 heard += part
@@ -263,6 +264,7 @@ async def test_the_client_that_leaves_a_stream_ends_it_at_the_provider_and_pays_
         (call,) = router.calls
         assert (call.outcome, call.usage.completion, call.usage.is_estimate) == (Outcome.ABORTED, K, True)
         assert call.cost == provider.invoice.picodollars()
+        assert budget.settled == [(call.usage.total, call.cost)]
         assert router.app.open_requests == 0
         assert router.balancer.view("bkd_one", steady.now()).in_flight == 0
 
