@@ -1,17 +1,20 @@
-"""The way to a running router for the rest of the house: its admin API, by address and token."""
+"""The way to a running router for the rest of the house: its admin API, by address and token.
+
+The router itself takes only its addresses and token from here; httpx would cost it 6 MB.
+"""
 
 import json
 import os
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import httpx
-
-from quarterdeck.kernel import http
 from quarterdeck.kernel.errors import Conflict
 from quarterdeck.kernel.ids import new_token
 from quarterdeck.kernel.kept import kept
 from quarterdeck.kernel.settings import Settings
+
+if TYPE_CHECKING:
+    import httpx
 
 VARIABLE = "SIDECAR_ADMIN_TOKEN"
 USUAL = "http://127.0.0.1:9190"
@@ -50,8 +53,10 @@ def address(settings: Settings) -> str:
         return USUAL
 
 
-def admin(settings: Settings, *, seconds: float = 10.0) -> httpx.AsyncClient:
+def admin(settings: Settings, *, seconds: float = 10.0) -> "httpx.AsyncClient":
     """A client of the admin API. Its errors are those of `kernel.http`."""
+    from quarterdeck.kernel import http
+
     return http.client(
         "the router",
         base_url=f"{address(settings)}/api/admin",
@@ -65,6 +70,8 @@ async def run_job(settings: Settings, job: str, by: str) -> str:
 
     Raises `Unavailable` when the router is not there, `Conflict` when the job failed.
     """
+    from quarterdeck.kernel import http
+
     async with admin(settings, seconds=UPKEEP_SECONDS) as router:
         done: dict[str, Any] = http.json_of(await router.post(f"/upkeep/{job}", params={"by": by}))
     if not done["ok"]:

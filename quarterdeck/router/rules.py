@@ -306,8 +306,13 @@ def request_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
 def response_headers(headers: Iterable[tuple[bytes, bytes]]) -> tuple[tuple[bytes, bytes], ...]:
     """Those of a provider's headers that a client may see (section 4.7), names in lower case."""
     pairs = [(name.lower(), value) for name, value in headers]
-    named = {
-        word.strip().lower() for name, value in pairs if name == b"connection" for word in value.split(b",")
-    }
-    dropped = _DROPPED | named
-    return tuple(pair for pair in pairs if pair[0] not in dropped)
+    kept = tuple([pair for pair in pairs if pair[0] not in _DROPPED])
+    if not kept or not (named := _hop_by_hop(pairs)):
+        return kept
+    return tuple(pair for pair in kept if pair[0] not in named)
+
+
+def _hop_by_hop(pairs: Iterable[tuple[bytes, bytes]]) -> set[bytes]:
+    """What the sender itself declares to be for one hop only (RFC 9110, section 7.6.1)."""
+    told = [value for name, value in pairs if name == b"connection"]
+    return {word.strip().lower() for value in told for word in value.split(b",")}
