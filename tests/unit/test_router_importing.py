@@ -197,7 +197,7 @@ async def test_a_file_that_is_not_there_is_no_reason_not_to_start(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("damage", ["text", "other", "pages"])
+@pytest.mark.parametrize("damage", ["text", "other", "pages", "byte"])
 async def test_a_damaged_file_or_another_one_stops_the_start_and_nothing_is_taken_over(
     database: Database, sidecar: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
@@ -208,6 +208,8 @@ async def test_a_damaged_file_or_another_one_stops_the_start_and_nothing_is_take
         sidecar.unlink()
         with closing(sqlite3.connect(sidecar)) as file:
             file.execute("create table other (x)")
+    elif damage == "byte":  # everything can be read, but one index says something else than its table
+        sidecar.write_bytes(raw.replace(b"bkd_ffffffffffff", b"bkd_fffffffffffX", 1))
     else:
         sidecar.write_bytes(raw[:4096] + secrets.token_bytes(len(raw) - 4096))
     given = settings(monkeypatch, SIDECAR_DB_PATH=str(sidecar))
