@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from starlette.routing import Route
 
 from quarterdeck.kernel.database import Database
+from quarterdeck.router.admin_wire import only
 from quarterdeck.router.backend import Limit
 from quarterdeck.router.config import KEYS, SECRETS
 from quarterdeck.router.forms import BackendChange, ClientForm
@@ -75,6 +76,19 @@ async def test_no_route_answers_without_the_right_token(desk: Desk, header: str 
     assert desk.taken_over == 0
 
 
+def test_a_token_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[tuple[bytes, bytes]] = []
+
+    def compare(one: bytes, other: bytes) -> bool:
+        compared.append((one, other))
+        return one == other
+
+    monkeypatch.setattr("quarterdeck.router.admin_wire.hmac.compare_digest", compare)
+    is_admin = only("tökén")
+    assert is_admin("tökén") and not is_admin("x") and not is_admin("") and not is_admin("\ud800")
+    assert len(compared) == 4
+
+
 async def test_without_a_configured_token_the_admin_api_is_off(database: Database, tmp_path: Path) -> None:
     async with admin_desk(database, tmp_path, is_admin=None) as desk:
         for method, path in ROUTES:
@@ -115,6 +129,7 @@ async def test_a_change_reaches_the_running_balancer_at_once(desk: Desk) -> None
     changed = await desk.put(f"/backends/{added['id']}", {"rpm_limit": 7, "enabled": False})
     assert (changed["status"], changed["rate_limiter"]["capacity"]) == ("disabled", 7)
     assert not desk.balancer.knows("gpt")
+    assert (await desk.get("/pools"))["primary"]["healthy"] == 0
     assert changed["name"] == "One" and changed["api_key"] == added["api_key"]
     assert await desk.delete(f"/backends/{added['id']}") == {"status": "deleted", "id": added["id"]}
     assert list(desk.balancer.backends()) == []
