@@ -1,7 +1,7 @@
 """Which names a backend's `api` may have, and which of LiteLLM's providers each one is.
 
 Names are those of OpenClaw's model configuration, and LiteLLM's own. They are read from LiteLLM's files:
-importing it would cost seconds and 150 MB.
+importing it would cost seconds and 200 MB.
 """
 
 import json

@@ -1,7 +1,8 @@
 """The long way: LiteLLM translates for providers that do not speak the OpenAI dialect.
 
-LiteLLM is imported when it is first needed, in a thread: about four seconds and 150 MB. While that lasts the
-loop stands still for up to 0.15 s at a time, so a router with such backends calls `prepare` before it serves.
+LiteLLM is imported when it is first needed, in a thread: three seconds of CPU and 200 MB. Meanwhile the loop
+stands still for up to 0.15 s at a time, so a router with such backends calls `prepare` before it serves.
+Routes that a provider has itself are passed on without it.
 """
 
 import asyncio
@@ -48,8 +49,7 @@ class LiteLLMWay:
         """Raises `Failure`. Whatever goes wrong, the connection is let go."""
         if not attempt.backend.api_key or attempt.backend.fault:
             raise Failure(Outcome.BAD_KEY, attempt.backend.fault or "The backend has no key.")
-        await self.prepare()
-        wire: Wire = _library().Wire(
+        wire: Wire = _wire().Wire(
             self._opened(), attempt.backend.timeout_seconds, whole=not attempt.is_stream
         )
         try:

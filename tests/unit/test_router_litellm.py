@@ -433,3 +433,24 @@ def test_neither_litellm_nor_httpx_is_imported_before_a_call_needs_it() -> None:
     )
     told = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert told.stdout.strip() == "[]"
+
+
+NATIVE = """
+import asyncio, sys
+from tests.fakes.provider import FakeProvider
+from tests.unit.test_router_litellm import ASKED, MESSAGES, LiteLLMWay, attempt, steady, whole
+
+async def main():
+    async with FakeProvider() as provider:
+        way = LiteLLMWay(steady.now)
+        await whole(way, attempt(provider, path=MESSAGES, messages=ASKED, max_tokens=5))
+        await way.close()
+    print("litellm" in sys.modules)
+
+asyncio.run(main())
+"""
+
+
+def test_a_route_that_the_provider_has_itself_needs_no_litellm() -> None:
+    told = subprocess.run([sys.executable, "-c", NATIVE], check=True, capture_output=True, text=True)
+    assert told.stdout.strip() == "False"
