@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 import pytest
 from hypothesis import given
@@ -465,6 +466,29 @@ async def test_a_stop_waits_only_so_long_for_a_postgresql_that_hangs(
         async with asyncio.timeout(20):
             await ledger.close()
         assert ledger.waiting_bytes
+    async with Ledger(server.url(), folder, steady.now) as again:
+        assert again.totals.requests == 1
+
+
+async def test_a_stop_does_not_wait_for_a_postgresql_that_is_frozen(
+    server: EmbeddedPostgres, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("quarterdeck.router.ledger.CLOSE_SECONDS", 0.3)
+    ledger = Ledger(server.url(), folder, steady.now)
+    await ledger.open()
+    found = find_postmaster(server.data)
+    assert found is not None
+    postmaster = psutil.Process(found.pid)
+    frozen = [postmaster, *postmaster.children(recursive=True)]
+    try:
+        for process in frozen:
+            process.suspend()
+        ledger.record(call())
+        async with asyncio.timeout(4):
+            await ledger.close()
+    finally:
+        for process in frozen:
+            process.resume()
     async with Ledger(server.url(), folder, steady.now) as again:
         assert again.totals.requests == 1
 
