@@ -179,8 +179,10 @@ class OpenAIStream:
         name = chunk.get("model")
         if not isinstance(name, str):
             return event
-        if self._renamed is not None and event.count(b'"model"') == 1 and self._renamed[0] in event:
-            return event.replace(*self._renamed, 1)
+        if self._renamed is not None and event.count(b'"model"') == 1:
+            renamed = event.replace(*self._renamed, 1)
+            if renamed is not event:
+                return renamed
         self._renamed = (b'"model":' + orjson.dumps(name), b'"model":' + self._model)
         return with_model_in_event(event, self._model)
 

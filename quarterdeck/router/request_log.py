@@ -83,8 +83,7 @@ def _to_the_log(text: str) -> None:
 
 
 def _fields(entry: Entry) -> dict[str, str | int | bool]:
-    who = {"client": entry.client, "agent": entry.agent, "item": entry.item}
-    return {
+    fields: dict[str, str | int | bool] = {
         "request": entry.request,
         "backend": entry.backend,
         "pool": entry.pool,
@@ -96,13 +95,21 @@ def _fields(entry: Entry) -> dict[str, str | int | bool]:
         "elapsed_ms": entry.elapsed_ms,
         "attempts": entry.attempts,
         "stream": entry.is_stream,
-        **{name: value for name, value in who.items() if value},
     }
+    if entry.client:
+        fields["client"] = entry.client
+    if entry.agent:
+        fields["agent"] = entry.agent
+    if entry.item:
+        fields["item"] = entry.item
+    return fields
 
 
 def _as_json(entry: Entry) -> str:
-    head = {"event": EVENT, "level": "info", "logger": LOGGER, "timestamp": _iso(entry.at)}
-    return orjson.dumps(_fields(entry) | head).decode() + "\n"
+    fields = _fields(entry)
+    fields["event"], fields["level"], fields["logger"] = EVENT, "info", LOGGER
+    fields["timestamp"] = _iso(entry.at)
+    return orjson.dumps(fields).decode() + "\n"
 
 
 def _as_text(entry: Entry) -> str:
