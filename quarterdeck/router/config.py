@@ -142,6 +142,11 @@ class RouterSettings(BaseSettings):
     largest_body_bytes: Annotated[int, Field(ge=1024, le=1_000_000_000)] | None = _env(
         "SIDECAR_MAX_BODY_BYTES", "Largest request."
     )
+    drain_seconds: _Seconds = Field(
+        default=30.0,
+        validation_alias="SIDECAR_DRAIN_SECONDS",
+        description="How long calls under way may go on when the router stops; `up` says 2.",
+    )
     admin_token: SecretStr | None = _env("SIDECAR_ADMIN_TOKEN", "Token of the admin API and the dashboard.")
     proxy_token: SecretStr | None = _env("SIDECAR_PROXY_TOKEN", "Token of model calls.")
     encryption_key: SecretStr | None = _env(

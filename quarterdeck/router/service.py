@@ -89,6 +89,7 @@ class Router:
         self._sizes = (0, 0)
         self._began = steady.now()
         self._changed = asyncio.Event()
+        self._refreshing = asyncio.Lock()
         self.metrics = Metrics(self._gauges, lambda identity: self._names.get(identity, identity))
         self.place = config.place(environment, {})
         self.upkeep: Upkeep
@@ -167,9 +168,10 @@ class Router:
 
     async def refresh(self) -> None:
         """Take over what is stored now. Raises `Unavailable`."""
-        snapshot = await self._store.snapshot()
-        self._names |= await self._store.names()
-        self._adopt(snapshot)
+        async with self._refreshing:  # an older snapshot must not be adopted after a newer one
+            snapshot = await self._store.snapshot()
+            self._names |= await self._store.names()
+            self._adopt(snapshot)
         if any(backend.enabled and backend.api not in (OPENAI, REHEARSAL) for backend in snapshot.backends):
             await self._translated.prepare()
 
