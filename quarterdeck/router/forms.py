@@ -21,6 +21,7 @@ from pydantic import (
     field_validator,
 )
 
+from quarterdeck.router import dialects
 from quarterdeck.router.backend import OPENAI, PICO, Mapping, Pool, Prices, Source, Status
 
 
@@ -56,12 +57,19 @@ def _storable(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
+def _spoken(value: str) -> str:
+    if value and not dialects.known(value):
+        raise ValueError("is no dialect that is spoken here: see the list on the dashboard's form")
+    return value
+
+
 LARGEST_DOCUMENT = 100_000
 """Characters of a free JSON object."""
 
 Document = Annotated[dict[str, Any], AfterValidator(_storable)]
 Line = Annotated[str, StringConstraints(strip_whitespace=True, max_length=200), AfterValidator(_no_control)]
 Name = Annotated[Line, Field(min_length=1)]
+Api = Annotated[Name, AfterValidator(_spoken)]
 Url = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=2000),
@@ -137,7 +145,7 @@ class BackendForm(Form):
     api_key: Secret = Field(default="", repr=False)
     key_connection: Line = ""
     label: Line = ""
-    api: Name = OPENAI
+    api: Api = OPENAI
     timeout_seconds: Timeout | None = None
     rpm_limit: Rpm | None = None
     pool: Pool = Pool.PRIMARY
@@ -159,7 +167,7 @@ class BackendChange(Form):
     api_key: Secret = Field(default="", repr=False)
     key_connection: Line = ""
     label: Line = ""
-    api: Name = ""
+    api: Api = ""
     timeout_seconds: Timeout = 120
     rpm_limit: Rpm = 40
     pool: Pool = Pool.PRIMARY

@@ -151,6 +151,7 @@ async def test_a_missing_field_is_named(desk: Desk, field: str) -> None:
 
 
 BAD = [
+    {"api": "esperanto"},
     {"name": ""}, {"name": "a\nb"}, {"name": 5}, {"name": "x" * 201}, {"api_base_url": "provider"},
     {"api_base_url": "ftp://x"}, {"api_base_url": "http://"}, {"api_base_url": "http://u:p@x"},
     {"api_base_url": "http://x:99999"}, {"rpm_limit": "40"}, {"rpm_limit": 0}, {"rpm_limit": 1001},
