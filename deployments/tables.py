@@ -8,12 +8,12 @@ from sqlmodel import SQLModel
 from quarterdeck.board import model as board
 from quarterdeck.crew import model as crew
 from quarterdeck.forge import model as forge
-from quarterdeck.kernel import connections, idempotency, journal
+from quarterdeck.kernel import connections, idempotency, inbox_model, journal
 from quarterdeck.notify import model as notify
 from quarterdeck.pipeline import model as pipeline
 from quarterdeck.router import model as router
 
-MODULES = (board, connections, crew, forge, idempotency, journal, notify, pipeline, router)
+MODULES = (board, connections, crew, forge, idempotency, inbox_model, journal, notify, pipeline, router)
 """Where tables are declared; importing them is what fills `metadata`."""
 
 metadata = SQLModel.metadata

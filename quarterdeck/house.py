@@ -19,11 +19,13 @@ from quarterdeck.forge.rules import address
 from quarterdeck.kernel.bus import PostgresBus
 from quarterdeck.kernel.connections import Connections
 from quarterdeck.kernel.database import Database
+from quarterdeck.kernel.inbox import Inbox
 from quarterdeck.kernel.journal import Event
 from quarterdeck.kernel.keyring import Keyring
 from quarterdeck.kernel.postgres import server_for
 from quarterdeck.kernel.settings import Settings, load
 from quarterdeck.notify.service import Notify
+from quarterdeck.pipeline.deliveries import Deliveries
 from quarterdeck.pipeline.service import Engine
 
 
@@ -38,6 +40,8 @@ class House:
         self.connections = Connections(self.database, self.keyring)
         self.crew = Crew(self.database, {"command": CommandRuntime()}, settings.runs_folder)
         self.engine = Engine(self.database, self.crew)
+        self.inbox = Inbox(self.database)
+        self.deliveries = Deliveries(self.inbox)
         self.forge = LocalForge(self.database, settings.forge_folder)
         self.notify = Notify(self.database, self.connections, settings)
         self.board = Board(self.database, _Surroundings(self))
