@@ -9,6 +9,7 @@ from typing import Any
 
 import aiohttp
 import orjson
+from aiohttp import hdrs
 from yarl import URL
 
 from quarterdeck.router import rules
@@ -54,7 +55,13 @@ class OpenAIWay:
         _check_key(attempt.backend)
         try:
             with self._patience.of(attempt.patience):
-                response = await self._post(attempt)
+                response = await self._opened().post(
+                    self._url(attempt),
+                    data=body_for(attempt),
+                    headers=_headers(attempt),
+                    timeout=self._timeout(attempt.backend.timeout_seconds),
+                    allow_redirects=False,
+                )
                 try:
                     return await self._received(attempt, response)
                 except BaseException:
@@ -69,15 +76,6 @@ class OpenAIWay:
         if self._session is not None:
             await self._session.close()
             self._session = None
-
-    async def _post(self, attempt: Attempt) -> aiohttp.ClientResponse:
-        return await self._opened().post(
-            self._url(attempt),
-            data=body_for(attempt),
-            headers=_headers(attempt),
-            timeout=self._timeout(attempt.backend.timeout_seconds),
-            allow_redirects=False,
-        )
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -111,17 +109,18 @@ class OpenAIWay:
             if _is_sse(response, first):
                 return await OpenAIStream(attempt, response, _passed_on(response), self._now).open(first)
             return self._answer(attempt, response, first + await self._read(response))
+        if self._is_short(response):
+            return self._answer(attempt, response, await response.read())
         return self._answer(attempt, response, await self._read(response))
+
+    def _is_short(self, response: aiohttp.ClientResponse) -> bool:
+        """Does it promise that? Nobody knows of packed ones."""
+        length = response.headers.get(hdrs.CONTENT_LENGTH, "")
+        is_plain = hdrs.CONTENT_ENCODING not in response.headers
+        return is_plain and length.isdecimal() and int(length) <= self._longest_answer
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         """The body. Raises `Failure` when it is too long (packed ones are counted unpacked)."""
-        length = response.content_length
-        if (
-            length is not None
-            and length <= self._longest_answer
-            and "content-encoding" not in response.headers
-        ):
-            return await response.read()
         parts, size = [], 0
         async for part in response.content.iter_any():
             parts.append(part)
