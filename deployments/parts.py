@@ -34,8 +34,10 @@ def router(settings: Settings, *, drain: float | None = None) -> Program:
     if drain is not None:
         told["SIDECAR_DRAIN_SECONDS"] = str(drain)
     told.pop("QUARTERDECK_TOKEN", None)
-    if os.environ.get("QUARTERDECK_HTTP_PORT") == "0":  # somebody who wants to meet nobody
-        told = {"SIDECAR_PORT": "0", "SIDECAR_METRICS_PORT": "0"} | told
+    for name in ("SIDECAR_PORT", "SIDECAR_METRICS_PORT"):
+        wants_any = "0" if os.environ.get("QUARTERDECK_HTTP_PORT") == "0" else ""
+        if told.get(name, wants_any) == "0":  # chosen once, so that it is the same after a restart
+            told[name] = str(free_port(name, prefect_server.HOST, 0))
     return Program("router", ("deployments.router",), told)
 
 

@@ -125,6 +125,7 @@ def _config(app: Any, drain: float) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         date_header=False,
+        proxy_headers=False,
         ws="none",
         lifespan="off",
         timeout_keep_alive=75,

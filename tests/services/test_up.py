@@ -163,6 +163,17 @@ def test_a_part_that_is_killed_comes_back(desk: OpenDesk, part: str) -> None:
     until(desk.is_healthy)
 
 
+def test_models_are_called_while_prefect_and_the_web_process_are_dead(desk: OpenDesk) -> None:
+    until(desk.is_healthy)
+    address = f"{desk.addresses['router']}/v1/chat/completions"
+    body = {"model": "rehearsal", "messages": [{"role": "user", "content": "hello"}]}
+    for part in ("prefect", "web"):
+        os.kill(desk.pid_of(part), signal.SIGKILL)
+    for _ in range(20):
+        assert httpx.post(address, json=body, timeout=5).status_code == 200
+    until(desk.is_healthy)
+
+
 def test_a_killed_postgresql_comes_back(desk: OpenDesk) -> None:
     until(desk.is_healthy)
     data = str(desk.home / "postgres")
