@@ -16,6 +16,7 @@ from deployments.commands import (
     router,
     status,
     terminal,
+    webhook,
 )
 from quarterdeck.kernel.errors import QuarterdeckError
 
@@ -48,6 +49,7 @@ app.add_typer(router.router, name="router", rich_help_panel="Models")
 app.add_typer(letters.notify, name="notify", rich_help_panel="Messages")
 app.add_typer(letters.outbox, name="outbox", rich_help_panel="Messages")
 app.add_typer(letters.dead_letters, name="dead-letters", rich_help_panel="Messages")
+app.add_typer(webhook.app, name="webhook", rich_help_panel="Messages")
 app.add_typer(keys.app, name="keys", rich_help_panel="Upkeep")
 for single in (processes.desk, processes.web, processes.runner):
     app.command(rich_help_panel="Single processes")(single)

@@ -16,7 +16,7 @@ from contextlib import suppress
 import httpx
 import structlog
 
-from deployments import leash
+from deployments import leash, starting
 from flows.approval import verdict
 from flows.stage import run_stage
 from quarterdeck.house import House, open_house
@@ -38,7 +38,7 @@ LONGEST_PAUSE = 10.0
 CI_AT_ONCE = 2
 SENT_AGAIN = 300.0
 """Seconds in which a stage that was sent to a work pool must have begun."""
-TOPICS = ("items", "ci_waiting", "approvals", "outbox", "connections")
+TOPICS = ("items", "ci_waiting", "approvals", "outbox", "connections", "inbox")
 """The bells: what a commit may wake us for (see `bus`)."""
 
 
@@ -50,6 +50,7 @@ class Desk:
         self.stopping = asyncio.Event()
         self._api = api
         self._at_work: dict[str, asyncio.Task[None]] = {}
+        house.deliveries.add("generic", starting.by_webhook(house.settings))
         self._bells = {topic: asyncio.Event() for topic in TOPICS}
 
     async def run(self) -> None:
@@ -59,6 +60,7 @@ class Desk:
             *[("ci_waiting", self._run_ci)] * CI_AT_ONCE,
             ("approvals", self._show_approvals),
             ("outbox", self._deliver),
+            ("inbox", self._work_off),
             ("connections", self._copy_blocks),
             ("cancellations", self._obey_cancellations),
             ("strays", self._sweep),
@@ -188,6 +190,10 @@ class Desk:
         if told.next_at is None:
             return LOOK_ANYWAY
         return min(LOOK_ANYWAY, (told.next_at - self.house.database.clock.now()).total_seconds())
+
+    async def _work_off(self) -> float:
+        seconds = await self.house.deliveries.work_off()
+        return LOOK_ANYWAY if seconds is None else min(LOOK_ANYWAY, seconds)
 
     async def _copy_blocks(self) -> float:
         await copy_blocks(self.house)

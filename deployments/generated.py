@@ -147,7 +147,11 @@ def routes() -> str:
         if isinstance(route, APIRoute)
         for method in sorted(route.methods or ())
     ]
-    return table(("Operation", "What it does"), [("`GET /health`", "Whether the desk can work"), *rows])
+    open_to_all = [
+        ("`GET /health`", "Whether the desk can work"),
+        ("`POST /webhooks/{source}`", "Take in a delivery, signed by its source"),
+    ]
+    return table(("Operation", "What it does"), [*open_to_all, *rows])
 
 
 def router_settings() -> str:

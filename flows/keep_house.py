@@ -8,7 +8,13 @@ from flows.approval import ask_for_approval
 from flows.deliver import deliver
 from flows.router_upkeep import router_upkeep
 from quarterdeck.house import at_hand
-from tasks.upkeep import close_dead_runs, copy_changed_blocks, free_claims, restore_forms
+from tasks.upkeep import (
+    close_dead_runs,
+    copy_changed_blocks,
+    forget_deliveries,
+    free_claims,
+    restore_forms,
+)
 
 LIMIT = 540
 """Seconds: less than the ten minutes to the next one."""
@@ -16,13 +22,14 @@ LIMIT = 540
 
 @flow(name="keep house", flow_run_name="upkeep", timeout_seconds=LIMIT, persist_result=False)
 async def keep_house() -> "State[None]":
-    """Copy changed blocks, free dead claims, ask again where a form was lost, close dead runs."""
+    """Copy changed blocks, free dead claims, ask again for lost forms, close dead runs, forget the old."""
     async with at_hand() as house:
         done = {
             "blocks copied": await copy_changed_blocks(house),
             "claims freed": await free_claims(house),
             "forms restored": await restore_forms(house),
             "dead runs closed": await close_dead_runs(house, _limits()),
+            "old deliveries forgotten": await forget_deliveries(house),
         }
     found = ", ".join(f"{count} {what}" for what, count in done.items() if count)
     return Completed(message=found or "Everything was in order.")

@@ -41,7 +41,7 @@ class House:
         self.crew = Crew(self.database, {"command": CommandRuntime()}, settings.runs_folder)
         self.engine = Engine(self.database, self.crew)
         self.inbox = Inbox(self.database)
-        self.deliveries = Deliveries(self.inbox)
+        self.deliveries = Deliveries(self.inbox, self.connections)
         self.forge = LocalForge(self.database, settings.forge_folder)
         self.notify = Notify(self.database, self.connections, settings)
         self.board = Board(self.database, _Surroundings(self))

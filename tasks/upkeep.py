@@ -51,6 +51,12 @@ async def free_claims(house: House) -> int:
     return await house.engine.free_claims()
 
 
+@step("forget deliveries", seconds=120, retries=3)
+async def forget_deliveries(house: House) -> int:
+    """Contents of webhooks that are older than anybody asks for."""
+    return await house.inbox.forget_old()
+
+
 @step("close dead runs", seconds=120, retries=3)
 async def close_dead_runs(house: House, limits: Mapping[str, float]) -> int:
     """Close Prefect runs that nobody works on; `limits` has the time limit of each flow, in seconds.

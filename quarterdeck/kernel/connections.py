@@ -233,5 +233,13 @@ def _telegram(settings: Settings) -> dict[str, Any] | None:
     }
 
 
-FROM_ENVIRONMENT: dict[str, Callable[[Settings], dict[str, Any] | None]] = {"telegram": _telegram}
+def _generic_webhook(settings: Settings) -> dict[str, Any] | None:
+    secret = settings.webhook_secret
+    return {"secret": secret.get_secret_value()} if secret else None
+
+
+FROM_ENVIRONMENT: dict[str, Callable[[Settings], dict[str, Any] | None]] = {
+    "generic_webhook": _generic_webhook,
+    "telegram": _telegram,
+}
 """What each kind of connection is made of when only the environment describes it."""

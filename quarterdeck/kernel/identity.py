@@ -23,6 +23,11 @@ class Caller:
                 "Ask the owner for the role `member` in the roster.",
             )
 
+    def must_be_owner(self) -> None:
+        """Raise `Forbidden` unless this is the owner."""
+        if not self.is_owner:
+            raise Forbidden(f"{self.name} is not the owner.", "Ask the owner to do it.")
+
     def acting_for(self, by: str | None) -> str:
         """The name that counts: `by` only when the owner says it, else the caller's own."""
         return by if by and self.is_owner else self.name

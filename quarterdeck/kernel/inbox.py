@@ -251,6 +251,7 @@ class Inbox:
             if entry.state is not Standing.WAITING:
                 entry.state, entry.outcome, entry.finished_at = Standing.WAITING, "", None
                 entry.attempts = entry.deaths = 0
+                entry.replays += 1
             entry.not_before = unit.now
             unit.wake(TOPIC)
             return entry

@@ -1,7 +1,9 @@
 """The inbox's table, and what its users see of a row."""
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+import math
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -11,6 +13,13 @@ from sqlalchemy import Column, Index, LargeBinary, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
 from quarterdeck.kernel.columns import choice, document, serial, timestamp
+from quarterdeck.kernel.errors import Invalid
+
+DEEPEST = 64
+"""Levels that a payload may have."""
+
+_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 class Standing(StrEnum):
@@ -48,6 +57,7 @@ class InboxEntry(SQLModel, table=True):
     outcome: str = ""
     attempts: int = 0
     deaths: int = 0
+    replays: int = 0
     fence: int = 0
     not_before: datetime = Field(sa_column=timestamp())
     leased_at: datetime | None = Field(default=None, sa_column=timestamp(nullable=True))
@@ -61,6 +71,7 @@ class Delivery:
 
     `event` is the sender's own name for it (`issue_comment`, `pull_request_approved`); names of `headers`
     are in small letters, and those that carry secrets or signatures are not among them. `body` is JSON.
+    `replays` is how often somebody asked for it again.
     """
 
     id: int
@@ -71,11 +82,11 @@ class Delivery:
     body: bytes
     received_at: datetime
     attempts: int = 1
+    replays: int = 0
 
     def payload(self) -> dict[str, Any]:
-        """The body, which the door found to be a JSON object."""
-        found: dict[str, Any] = json.loads(self.body)
-        return found
+        """The body, which the door found to be a JSON object; every text in it can be stored."""
+        return json_object(self.body)
 
 
 class Ignored(str):
@@ -96,3 +107,48 @@ class Lease:
 
     delivery: Delivery
     fence: int
+
+
+def json_object(body: bytes) -> dict[str, Any]:
+    """A JSON object from outside. What PostgreSQL cannot store in a text becomes U+FFFD or `?`.
+
+    Raises `Invalid` for everything else, also for numbers without end and for depths without reason.
+    """
+    try:
+        written = _NUL.sub(r"\1\\ufffd", body.decode("utf-8"))
+        found = json.loads(written, parse_float=_finite, parse_constant=_finite)
+        if _SURROGATE.search(written):
+            found = json.loads(json.dumps(found, ensure_ascii=False).encode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        raise _unreadable("The body is not JSON, or it is cut off.") from None
+    if not isinstance(found, dict):
+        raise _unreadable("The body is JSON, but not an object.")
+    if written.count("{") + written.count("[") > DEEPEST and _is_deep(found):
+        raise _unreadable(f"The body has more than {DEEPEST} levels.")
+    return found
+
+
+def _unreadable(detail: str) -> Invalid:
+    return Invalid(detail, "Send one JSON object in UTF-8.", code="payload_unreadable", field="body")
+
+
+def _finite(number: str) -> float:
+    found = float(number)
+    if not math.isfinite(found):
+        raise ValueError(number)
+    return found
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [inner for one in level for inner in _inside(one)]
+        if not level:
+            return False
+    return True
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()

@@ -19,8 +19,9 @@ _LOCKS = 7_140_031
 _KEEP = text(
     """
     insert into inbox (source, delivery_id, fingerprint, event, headers, body, received_at, not_before,
-                       state, outcome, attempts, deaths, fence)
-    select source, delivery_id, fingerprint, event, headers::jsonb, body, :now, :now, 'waiting', '', 0, 0, 0
+                       state, outcome, attempts, deaths, replays, fence)
+    select source, delivery_id, fingerprint, event, headers::jsonb, body, :now, :now,
+           'waiting', '', 0, 0, 0, 0
     from unnest(:sources, :delivery_ids, :fingerprints, :events, :headers, :bodies)
          as arrived (source, delivery_id, fingerprint, event, headers, body)
     on conflict do nothing
@@ -126,6 +127,7 @@ def delivery_of(entry: InboxEntry) -> Delivery:
         body=entry.body or b"",
         received_at=entry.received_at,
         attempts=entry.attempts,
+        replays=entry.replays,
     )
 
 

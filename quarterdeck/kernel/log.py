@@ -66,6 +66,11 @@ def redact(text: str) -> str:
     return text
 
 
+def redacted(value: Any) -> Any:
+    """A JSON value without secrets, also not those that only their key betrays."""
+    return _without_secrets("", value)
+
+
 def set_up(settings: Settings, *, level: str = "", stream: TextIO | None = None) -> None:
     """Send all log lines of this process to one place, in one form, and hide the secrets of the settings.
 

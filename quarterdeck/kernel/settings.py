@@ -56,6 +56,10 @@ class Settings(BaseSettings):
         description="Where stages run: `desk` = in the desk itself; `deployment` = as runs of the `stage`"
         " deployment, for a Prefect work pool on several machines (seconds slower to start).",
     )
+    webhook_secret: SecretStr | None = Field(
+        default=None,
+        description="Secret of `POST /webhooks/generic`; fills its connection on first start.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least level logged."
     )

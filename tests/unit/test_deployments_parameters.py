@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from deployments.api import check
+from deployments.starting import check
 from quarterdeck.kernel.errors import Invalid
 
 SCHEMA: dict[str, Any] = {

@@ -1,0 +1,73 @@
+"""`quarterdeck webhook`: what other programs sent us, and what became of it."""
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from deployments.commands import terminal
+from deployments.commands.terminal import AsJson, Cursor, Limit
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from quarterdeck.pipeline.deliveries import DeliveryDetail
+
+app = typer.Typer(help="Deliveries of other programs, and what became of them.")
+
+Number = Annotated[int, typer.Argument(min=1, max=2**63 - 1, help="Its number in the list.")]
+OfSource = Annotated[str | None, typer.Option(help="Only of plane, gitea, openclaw or generic.")]
+Settled = Literal["waiting", "done", "ignored", "failed"]
+
+
+@app.callback()
+def _group() -> None:
+    """Deliveries of other programs, and what became of them."""
+
+
+@app.command("list")
+def list_deliveries(
+    source: OfSource = None,
+    state: Annotated[Settled | None, typer.Option(help="Only in this state.")] = None,
+    cursor: Cursor = None,
+    limit: Limit = 50,
+    as_json: AsJson = False,
+) -> None:
+    """List deliveries, newest first, each with what became of it."""
+    from quarterdeck.kernel.inbox import Standing
+
+    wanted = Standing(state) if state else None
+    page = terminal.in_house(
+        lambda house: house.deliveries.page(terminal.owner(), source, wanted, cursor, limit)
+    )
+
+    def people(console: "Console") -> None:
+        rows = [(d.id, d.received_at, d.source, d.event, d.state.value, d.outcome) for d in page.items]
+        head = ("No.", "Received", "Source", "Event", "State", "Outcome")
+        terminal.table(console, head, rows, "No deliveries.")
+        if page.next_cursor:
+            console.print(f"There are more: --cursor {page.next_cursor}")
+
+    terminal.show(page, as_json, people)
+
+
+@app.command()
+def show(number: Number, as_json: AsJson = False) -> None:
+    """Show a delivery with its content; secrets in it are not shown."""
+    found = terminal.in_house(lambda house: house.deliveries.show(terminal.owner(), number))
+    terminal.show(found, as_json, lambda console: _describe(console, found))
+
+
+@app.command()
+def replay(number: Number, as_json: AsJson = False) -> None:
+    """Have a delivery worked on again as it came."""
+    found = terminal.in_house(lambda house: house.deliveries.replay(terminal.owner(), number))
+    terminal.show(found, as_json, lambda console: console.print(f"Delivery {found.id} waits for the desk."))
+
+
+def _describe(console: "Console", found: "DeliveryDetail") -> None:
+    facts: dict[str, Any] = found.model_dump(exclude={"headers", "body", "state"})
+    terminal.facts(console, [("state", found.state.value), *facts.items()])
+    terminal.facts(console, found.headers.items())
+    body = "(forgotten)" if found.body is None else json.dumps(found.body, ensure_ascii=False, indent=2)
+    console.print(body, markup=False)
