@@ -8,12 +8,25 @@ from sqlmodel import SQLModel
 from quarterdeck.board import model as board
 from quarterdeck.crew import model as crew
 from quarterdeck.forge import model as forge
+from quarterdeck.forge import tracker_model
 from quarterdeck.kernel import connections, idempotency, inbox_model, journal
 from quarterdeck.notify import model as notify
 from quarterdeck.pipeline import model as pipeline
 from quarterdeck.router import model as router
 
-MODULES = (board, connections, crew, forge, idempotency, inbox_model, journal, notify, pipeline, router)
+MODULES = (
+    board,
+    connections,
+    crew,
+    forge,
+    idempotency,
+    inbox_model,
+    journal,
+    notify,
+    pipeline,
+    router,
+    tracker_model,
+)
 """Where tables are declared; importing them is what fills `metadata`."""
 
 metadata = SQLModel.metadata
