@@ -13,6 +13,8 @@ from pathlib import Path
 
 from quarterdeck.board.service import Board
 from quarterdeck.crew.command import CommandRuntime
+from quarterdeck.crew.model_runtime import ModelRuntime
+from quarterdeck.crew.runtime import Runtime
 from quarterdeck.crew.service import Crew
 from quarterdeck.forge.local import LocalForge
 from quarterdeck.forge.rules import address
@@ -27,6 +29,7 @@ from quarterdeck.kernel.settings import Settings, load
 from quarterdeck.notify.service import Notify
 from quarterdeck.pipeline.deliveries import Deliveries
 from quarterdeck.pipeline.service import Engine
+from quarterdeck.router.agents import AgentCalls
 
 
 class House:
@@ -38,7 +41,7 @@ class House:
         self.bus = PostgresBus(database.url)
         self.keyring = Keyring(settings.keys_folder)
         self.connections = Connections(self.database, self.keyring)
-        self.crew = Crew(self.database, {"command": CommandRuntime()}, settings.runs_folder)
+        self.crew = Crew(self.database, self._runtimes(), settings.runs_folder)
         self.engine = Engine(self.database, self.crew)
         self.inbox = Inbox(self.database)
         self.deliveries = Deliveries(self.inbox, self.connections)
@@ -46,6 +49,10 @@ class House:
         self.notify = Notify(self.database, self.connections, settings)
         self.board = Board(self.database, _Surroundings(self))
         self.database.reactions.append(self.notify.react)
+
+    def _runtimes(self) -> dict[str, Runtime]:
+        calls = AgentCalls(self.settings, self.database, self.keyring)
+        return {"command": CommandRuntime(), "model": ModelRuntime(calls)}
 
     def work_tree(self, item_key: str) -> Path:
         """The folder in which agents work on an item."""

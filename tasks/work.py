@@ -59,6 +59,9 @@ async def _job(house: House, work: StageWork, assignment: Assignment, run: Agent
         folder=house.crew.folder_of(run),
         work_tree=house.work_tree(assignment.item.key),
         branch=assignment.branch,
+        base=assignment.project.default_branch,
+        needs=tuple(f"{name}.md" for gate in work.stage.gates for name in gate.needs),
+        gates=tuple(gate.name for gate in work.stage.gates),
         limit=work.stage.limit,
     )
 

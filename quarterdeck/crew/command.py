@@ -7,7 +7,9 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +19,7 @@ from quarterdeck.crew import keeper
 from quarterdeck.crew.folder import KEEPER_LOG, RunFolder
 from quarterdeck.crew.report import RESULT
 from quarterdeck.crew.runtime import Job, Outcome
-from quarterdeck.kernel.errors import Unavailable
+from quarterdeck.kernel.errors import QuarterdeckError, Unavailable
 from quarterdeck.kernel.outside import STORABLE
 
 JOB = "job.json"
@@ -97,9 +99,21 @@ def description(job: Job) -> dict[str, Any]:
         "work_tree": str(job.work_tree),
         "branch": job.branch,
         "documents": f"docs/items/{job.item_key}/",
+        "needs": list(job.needs),
+        "gates": list(job.gates),
+        "base": job.base,
         "result": str(job.folder / RESULT),
         "limit_seconds": job.limit.total_seconds(),
     }
+
+
+@dataclass(frozen=True)
+class Program:
+    """What a keeper starts, and where."""
+
+    argv: Sequence[str]
+    folder: Path
+    environment: Mapping[str, str] = field(repr=False)
 
 
 class CommandRuntime:
@@ -121,8 +135,7 @@ class CommandRuntime:
         """See `Runtime.start`; returns when the program runs, or can be seen to be unable to."""
         run = RunFolder(job.folder)
         with _host_must_serve(job.folder):
-            pid = 0 if run.is_begun else await asyncio.to_thread(self._spawn_keeper, run, job)
-            self._keepers |= {pid} if pid else set()
+            pid = 0 if run.is_begun else await self._launch(run, job)
             while not run.is_decided:
                 self._reap()
                 if pid not in self._keepers and not run.is_kept and not run.is_begun:
@@ -162,26 +175,45 @@ class CommandRuntime:
                 return
             await asyncio.sleep(POLL)
 
-    def _spawn_keeper(self, run: RunFolder, job: Job) -> int:
+    async def _launch(self, run: RunFolder, job: Job) -> int:
         """The keeper's process id; 0 if it was settled that there is nothing to start."""
         run.create()
         try:
-            parameters = Parameters.model_validate(job.parameters)
             run.write(JOB, description(job))
-            run.write(keeper.ORDER, self._order(job, parameters))
-            return _spawn(run.path, environment(job, parameters, self._environ))
+            program = await self.program(job)
+        except Unavailable:
+            raise
+        except QuarterdeckError as error:
+            run.record_end(error=str(error))
+            return 0
         except ValueError as error:  # Pydantic's are among them
             run.record_end(error=f"the parameters of agent {job.agent} are wrong: {_in_short(error)}")
             return 0
+        return await asyncio.to_thread(self._keep, run, program, job.limit)
 
-    def _order(self, job: Job, parameters: Parameters) -> dict[str, Any]:
-        return {
-            "argv": [parameters.program, *parameters.args],
-            "cwd": str(job.work_tree),
-            "limit_seconds": job.limit.total_seconds(),
+    async def program(self, job: Job) -> Program:
+        """What is started for a job. Raises `ValueError` for wrong parameters, `QuarterdeckError`."""
+        parameters = Parameters.model_validate(job.parameters)
+        argv = [parameters.program, *parameters.args]
+        return Program(argv, job.work_tree, environment(job, parameters, self._environ))
+
+    def _keep(self, run: RunFolder, program: Program, limit: timedelta) -> int:
+        """Start a keeper; its process id."""
+        order = {
+            "argv": list(program.argv),
+            "cwd": str(program.folder),
+            "limit_seconds": limit.total_seconds(),
             "grace_seconds": self._grace,
             "log_bytes": self._log_bytes,
         }
+        try:
+            run.write(keeper.ORDER, order)
+            pid = _spawn(run.path, program.environment)
+        except ValueError as error:  # a NUL where the system wants none
+            run.record_end(error=f"the agent's program cannot be started: {error}")
+            return 0
+        self._keepers.add(pid)
+        return pid
 
     def _reap(self) -> None:
         """Let go of the keepers that this process started and that have ended."""

@@ -27,6 +27,9 @@ KEEPER_LOG = "keeper.log"
 
 MOST_READ = 1 << 16
 
+LOST = "lost-"
+"""Beginnings of the names under which the start of a program that was lost is kept."""
+
 CLEAN_LOOKS = 3
 """Looks without a find that prove nothing is left: a process hides while it forks or executes."""
 
@@ -101,7 +104,7 @@ class RunFolder:
 
     def outcome(self) -> Outcome:
         """How the run ended; only after it has."""
-        ended = self._facts(keeper.EXIT)
+        ended = self.facts(keeper.EXIT)
         outcome = Outcome(
             exit_code=ended["exit_code"],
             timed_out=ended["timed_out"],
@@ -111,10 +114,32 @@ class RunFolder:
         )
         if ended["exit_code"] is None:
             return outcome
-        started = _time(self._facts(keeper.STARTED)["at"])
+        started = _time(self.facts(keeper.STARTED)["at"])
         return read_report(self.path, replace(outcome, started_at=started))
 
-    def _facts(self, name: str) -> dict[str, Any]:
+    def reopen(self, most: int) -> bool | None:
+        """Make room for another keeper after the first one or its program was killed; at most so often.
+
+        None: somebody else did that meanwhile. The log stays, and the files of the agent do.
+        """
+        with self._lock() as is_free:
+            if not is_free or not self.has_outcome:
+                return None
+            number = len(list(self.path.glob(f"{LOST}*")))
+            if number >= most or (self.path / keeper.STOP).exists():
+                return False
+            (self.path / keeper.LAUNCHED).unlink(missing_ok=True)
+            (self.path / keeper.EXIT).unlink()  # from here on a crash is found as a lost keeper
+            (self.path / keeper.STARTED).rename(self.path / f"{LOST}{number + 1}.json")
+            return True
+
+    def first_started_at(self) -> datetime:
+        """When the first of its programs was started."""
+        first = f"{LOST}1.json"
+        return _time(self.facts(first if (self.path / first).exists() else keeper.STARTED)["at"])
+
+    def facts(self, name: str) -> dict[str, Any]:
+        """A file of the folder. Raises `OSError`, and `ValueError` if it is no JSON."""
         facts: dict[str, Any] = json.loads((self.path / name).read_bytes())
         return facts
 
@@ -146,7 +171,7 @@ class RunFolder:
 
     def _kill_left_over(self) -> None:
         """Kill the program's group, and whatever else carries the run's mark."""
-        started = self._facts(keeper.STARTED)
+        started = self.facts(keeper.STARTED)
         if started["born"] and keeper.born(started["pid"]) == started["born"]:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(started["pid"], signal.SIGKILL)

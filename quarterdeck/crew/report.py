@@ -42,11 +42,15 @@ class Review(BaseModel):
 
 
 class Report(BaseModel):
-    """The whole of `result.json`; every field may be left out, unknown ones are passed over."""
+    """The whole of `result.json`; every field may be left out, unknown ones are passed over.
+
+    `error`: why the agent could not do its work; the run has failed then, whatever its exit code.
+    """
 
     summary: Words = ""
     pull_request: PullRequest | None = None
     review: Review | None = None
+    error: Words = Field(default="", max_length=10_000)
     tokens: int | None = Field(default=None, ge=0, le=2_000_000_000)
     cost_usd: Decimal | None = Field(default=None, ge=0, le=2_000)
 
@@ -62,7 +66,8 @@ def read_report(folder: Path, outcome: Outcome) -> Outcome:
     cost = report.cost_usd
     return replace(
         outcome,
-        result=report.model_dump(mode="json", exclude_none=True, exclude={"tokens", "cost_usd"}),
+        error=outcome.error or report.error,
+        result=report.model_dump(mode="json", exclude_none=True, exclude={"tokens", "cost_usd", "error"}),
         tokens=report.tokens,
         cost_micro_usd=None if cost is None else round(cost * 1_000_000),
     )

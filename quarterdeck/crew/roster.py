@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from quarterdeck.crew import command
+from quarterdeck.crew import command, model_runtime
 from quarterdeck.crew.model import Role
 from quarterdeck.kernel.documents import Document, load_yaml
 from quarterdeck.kernel.errors import Misconfigured
@@ -19,7 +19,10 @@ OWNER = "owner"
 ENGINE = "engine"
 """Who works on stages that need no agent; nobody else may have this name."""
 
-PARAMETERS: Mapping[str, type[BaseModel]] = {"command": command.Parameters}
+PARAMETERS: Mapping[str, type[BaseModel]] = {
+    "command": command.Parameters,
+    "model": model_runtime.Parameters,
+}
 """The runtimes that an agent can have, with what each must be told."""
 
 Slug = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,49}$")]
@@ -105,6 +108,8 @@ def _complaints(roster: Roster) -> Iterator[tuple[Place, str]]:
         if agent.runtime not in PARAMETERS:
             known = ", ".join(sorted(PARAMETERS))
             yield ("agents", position, "runtime"), f"there is no runtime {agent.runtime!r}; there is: {known}"
+        if agent.runtime == "model" and not (agent.model or agent.parameters.get("model")):
+            yield ("agents", position), f"the agent {agent.slug} names no model"
         names.add(agent.slug)
     for position, person in enumerate(roster.people):
         if person.slug in names:

@@ -15,7 +15,11 @@ CLOSED = "everything was closed"
 
 @dataclass(frozen=True)
 class Job:
-    """What an agent is asked to do, and where. `note` says why the item was sent back to its stage."""
+    """What an agent is asked to do, and where. `note` says why the item was sent back to its stage.
+
+    `needs` are the documents that the stage must bring forth, `gates` what is asked afterwards, `base` is
+    the branch that the work will be merged into.
+    """
 
     run_id: int
     item_key: str
@@ -31,6 +35,9 @@ class Job:
     note: str = ""
     model: str = ""
     system_prompt: str = ""
+    needs: tuple[str, ...] = ()
+    gates: tuple[str, ...] = ()
+    base: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 

@@ -1,0 +1,61 @@
+"""The client of a run of the `model` runtime: asks the router, and keeps what it answers."""
+
+import asyncio
+from typing import Any
+
+from quarterdeck.crew import prompt
+from quarterdeck.crew.chat_stream import Said, ask, client
+from quarterdeck.crew.errand import Errand, Stage, run, say
+from quarterdeck.kernel.errors import Conflict, QuarterdeckError, Unavailable
+
+MOST_TRIES = 4
+PAUSE = 1.0
+"""Seconds before the second try, doubled each time."""
+
+
+async def work(errand: Errand) -> None:
+    """Ask until there is a whole answer.
+
+    An answer that was lost with its reader is asked for again: a model remembers nothing, so that costs
+    its tokens twice and does nothing else.
+    """
+    if errand.turn.stage is Stage.SENT:
+        say("[quarterdeck: the answer was lost with its reader; asked again]")
+    while True:
+        tries = errand.turn.tries + 1
+        errand.note(stage=Stage.SENT, tries=tries)
+        try:
+            said = await _asked(errand)
+            break
+        except (Unavailable, Conflict) as error:
+            if tries >= MOST_TRIES or not _may_pass(error):
+                raise
+            say(f"\n[quarterdeck: {error.detail} Asked again.]")
+            await asyncio.sleep(min(error.data.get("retry_after") or PAUSE * 2**tries, 60.0))
+    errand.turn = errand.turn.with_usage(said.tokens, said.cost)
+    errand.note(stage=Stage.ANSWERED, run_id=said.id, text=said.text)
+
+
+def _may_pass(error: QuarterdeckError) -> bool:
+    """Can it be different in a moment? A key that was made just now is not known to the router yet."""
+    return isinstance(error, Unavailable) or error.data.get("status") == 401
+
+
+async def _asked(errand: Errand) -> Said:
+    order, job = errand.order, errand.job
+    headers = {
+        "Authorization": f"Bearer {errand.secret('key')}",
+        "X-Quarterdeck-Agent": job["agent"]["slug"],
+        "X-Quarterdeck-Item": job["item"]["key"],
+    }
+    given = ("model", "temperature", "max_tokens")
+    body: dict[str, Any] = {name: order[name] for name in given if name in order}
+    system, task = prompt.system(job), prompt.message(job)
+    body["messages"] = [{"role": "system", "content": system}] if system else []
+    body["messages"].append({"role": "user", "content": task})
+    async with client("the router", order["url"], order["silence_seconds"]) as router:
+        return await ask(router, "/v1/chat/completions", body, headers)
+
+
+if __name__ == "__main__":
+    run(work)
