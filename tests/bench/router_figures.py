@@ -8,7 +8,7 @@ MB = 1e6
 NOT_MEASURED = "not measured"
 PEERS = ("LiteLLM proxy", "Portkey", "bare relay", "bare acompletion")
 SOCKET_NOISE = 8
-"""Sockets by which two medians may differ: aborted streams close theirs, at any moment some are anew."""
+"""Sockets by which the floor may differ: aborted streams close theirs, at any moment some are made anew."""
 
 
 @dataclass(frozen=True)
@@ -158,8 +158,8 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def router_rows(results: Results, resident: float | None) -> list[Row]:
-    """What is promised of the router, and what was found. `resident` is in MB."""
+def router_rows(results: Results, resident: tuple[float, float] | None) -> list[Row]:
+    """What is promised of the router, and what was found. `resident`: MB of the router, of its helpers."""
     ours, way = "router", "router, LiteLLM way"
     plain = {name: results.cpu_ms(name, "plain 32") for name in (ours, way, *PEERS)}
     burst = {name: results.events_per_second(name, "burst 32") for name in (ours, *PEERS)}
@@ -175,24 +175,26 @@ def router_rows(results: Results, resident: float | None) -> list[Row]:
         *[below(f"first chunk added, {n} paced", 1.0, value, "ms") for n, value in firsts],
         at_most("LiteLLM way against acompletion", 1.1, plain[way], plain[bare], "ms a request"),
         at_most("the same, streamed", 1.1, stream[way], stream[bare], "ms a stream"),
-        _database(results.database_ms(ours, "plain 32")),
-        below("resident, after the load", 120, resident, "MB"),
+        below("resident, after the load", 120, resident[0] if resident else None, "MB"),
+        _beside("PostgreSQL's CPU per request, beside", results.database_ms(ours, "plain 32"), "ms"),
+        _beside("its token counter, beside", resident[1] if resident else None, "MB"),
     ]
 
 
-def _database(value: float | None) -> Row:
-    said = NOT_MEASURED if value is None else f"{number(value)} ms"
-    return Row("CPU per request of its PostgreSQL, beside", "", said, value=value)
+def _beside(measure: str, value: float | None, unit: str) -> Row:
+    """What is told without a limit."""
+    return Row(measure, "", NOT_MEASURED if value is None else f"{number(value)} {unit}", value=value)
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a process tree held at one moment. Memory in bytes."""
+    """What the router held at one moment, and its helpers beside it. Memory in bytes."""
 
     seconds: float
     resident: int
     proportional: int
     sockets: int
+    helpers: int = 0
 
 
 def last_two_thirds(readings: Sequence[Reading]) -> list[Reading]:
@@ -207,6 +209,12 @@ def growth(values: Sequence[float]) -> float:
     return statistics.median(values[-tenth:]) - statistics.median(values[:tenth])
 
 
+def risen(values: Sequence[int]) -> int:
+    """How much the floor rose from the first fifth to the last: pools breathe, a leak lifts the floor."""
+    fifth = max(1, len(values) // 5)
+    return min(values[-fifth:]) - min(values[:fifth])
+
+
 def soak_rows(readings: Sequence[Reading], found: Mapping[str, float]) -> list[Row]:
     """The verdict of a soak."""
     later = last_two_thirds(readings)
@@ -214,17 +222,19 @@ def soak_rows(readings: Sequence[Reading], found: Mapping[str, float]) -> list[R
     grown = growth([r.proportional for r in later]) / MB
     resident = growth([r.resident for r in later]) / MB
     sockets = [r.sockets for r in later]
-    more_sockets = growth(sockets)
+    more_sockets = risen(sockets)
     return [
-        below(f"memory growth (PSS), last {span:.0f} min", 2, grown, "MB"),
-        below(f"memory growth (RSS), last {span:.0f} min", 2, resident, "MB"),
+        below(f"memory growth, last {span:.0f} min", 2, resident, "MB"),
+        _beside("the same in PSS, which others move", grown, "MB"),
+        below("resident, at the most", 120, max(r.resident for r in readings) / MB, "MB"),
         Row(
             "sockets",
             "constant",
-            f"{more_sockets:+.0f} ({min(sockets)} to {max(sockets)})",
+            f"floor {more_sockets:+d} ({min(sockets)} to {max(sockets)})",
             abs(more_sockets) <= SOCKET_NOISE,
             more_sockets,
         ),
+        _beside("its token counter, at the end", readings[-1].helpers / MB, "MB"),
         Row("requests", "", f"{found['requests']:,.0f}, {found['aborted']:,.0f} more aborted"),
         Row("errors", "0", f"{found['errors']:,.0f}", not found["errors"], found["errors"]),
     ]

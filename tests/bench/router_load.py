@@ -26,6 +26,9 @@ from tests.bench.router_mock import PACED
 MODELS = 40
 """Different models asked for, one after another: nobody sends a thousand calls a second to one model."""
 
+LONGEST_END = 5.0
+"""Seconds that the last requests may take to end."""
+
 _DATA = b"data:"
 _TEXT = "Tell me, in a few sentences, what a router between agents and providers of models is good for. "
 
@@ -184,10 +187,10 @@ class Connection(asyncio.Protocol):
     def __init__(self, load: Load) -> None:
         self._load = load
         self._timer: asyncio.TimerHandle | None = None
+        self.is_busy = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._busy = False
         self._later()
 
     def _later(self) -> None:
@@ -198,9 +201,11 @@ class Connection(asyncio.Protocol):
             self._send()
 
     def _send(self) -> None:
+        if self._load.ending:
+            return
         self._parser = httptools.HttpResponseParser(self)
         self._kind, request = self._load.next()
-        self._busy, self._first, self._events, self._wrong = True, 0.0, 0, b""
+        self.is_busy, self._first, self._events, self._wrong = True, 0.0, 0, b""
         self._counter = Counter()
         self._sent = time.perf_counter()
         self._transport.write(request)
@@ -224,15 +229,15 @@ class Connection(asyncio.Protocol):
             self._abort()
 
     def _abort(self) -> None:
-        if self._load.counting and self._busy:
+        if self._load.counting and self.is_busy:
             self._load.found.aborted += 1
-        self._busy = False
+        self.is_busy = False
         self._transport.abort()
 
     def on_message_complete(self) -> None:
-        if not self._busy:
+        if not self.is_busy:
             return
-        self._busy = False
+        self.is_busy = False
         self._book(time.perf_counter() - self._sent)
         if self._parser.should_keep_alive():
             self._load.loop.call_soon(self._unless_ended)
@@ -258,7 +263,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._timer:
             self._timer.cancel()
-        if self._busy:
+        if self.is_busy:
             self._load.complain(f"the connection was closed in the middle of an answer: {exc!r}")
         if not self._load.ending:
             self._load.loop.create_task(self.connect())
@@ -275,7 +280,7 @@ class Connection(asyncio.Protocol):
 
     def close(self) -> None:
         """Leave, whatever is in flight."""
-        self._busy = False
+        self.is_busy = False
         self._transport.abort()
 
 
@@ -285,9 +290,10 @@ async def run(plan: Plan) -> Found:
     clients = [Connection(load) for _ in range(plan.connections)]
     # Spread over the warm-up, so that paced streams are not all in step.
     gap = plan.warm_up / 2 / plan.connections
-    for client in clients:
-        await client.connect()
-        await asyncio.sleep(gap)
+    async with asyncio.timeout(plan.patience):
+        for client in clients:
+            await client.connect()
+            await asyncio.sleep(gap)
     await _until(load, plan.warm_up / 2, min(plan.connections, plan.enough), plan.patience)
     before, others, began = _used(plan), busy_time(plan.cpu), time.perf_counter()
     load.counting = True
@@ -297,12 +303,21 @@ async def run(plan: Plan) -> Found:
     found.cpu, found.database = (now - then for now, then in zip(_used(plan), before, strict=True))
     others = busy_time(plan.cpu) - others - found.cpu - found.database
     found.other = max(0.0, others) / found.seconds
+    await _all_answered(clients)
     for client in clients:
         client.close()
     await asyncio.sleep(0.05)
     found.median, found.p95 = quantile(load.waits, 0.5), quantile(load.waits, 0.95)
     found.first_median, found.first_p95 = quantile(load.firsts, 0.5), quantile(load.firsts, 0.95)
     return found
+
+
+async def _all_answered(clients: Sequence[Connection]) -> None:
+    """Let what is under way end: streams that are left in the middle are work of another kind."""
+    for _ in range(round(LONGEST_END / 0.05)):
+        if not any(client.is_busy for client in clients):
+            return
+        await asyncio.sleep(0.05)
 
 
 def _used(plan: Plan) -> tuple[float, float]:

@@ -111,20 +111,22 @@ def _readings(router: Running, loading: "subprocess.Popen[str]", seconds: float)
 
 
 def _read(router: Running, at: float) -> Reading:
-    processes = ours.family(router)
-    full = [process.memory_full_info() for process in processes]
+    process, *helpers = ours.family(router)
+    full = process.memory_full_info()
     return Reading(
         seconds=at,
-        resident=sum(one.rss for one in full),
-        proportional=sum(one.pss for one in full),
-        sockets=sum(len(process.net_connections("all")) for process in processes),
+        resident=full.rss,
+        proportional=full.pss,
+        helpers=sum(helper.memory_info().rss for helper in helpers),
+        sockets=len(process.net_connections("all")),
     )
 
 
 def _line(reading: Reading) -> str:
     return (
         f"{reading.seconds / 60:5.1f} min: RSS {reading.resident / MB:.1f} MB,"
-        f" PSS {reading.proportional / MB:.1f} MB, {reading.sockets} sockets"
+        f" PSS {reading.proportional / MB:.1f} MB, helpers {reading.helpers / MB:.0f} MB,"
+        f" {reading.sockets} sockets"
     )
 
 
