@@ -9,7 +9,7 @@ import asyncio
 import os
 import shutil
 import signal
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,15 +88,17 @@ class Git:
         stdin: bytes = b"",
         accept: Collection[int] = (0,),
         limit_seconds: float | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> Output:
         """Run git on the repository `at` (its git folder) and its work `tree`.
 
         An exit code outside `accept` raises `Unavailable` (code `git_failed`) with git's own last line; so
         does the time limit (`git_timed_out`), and a full disk (`disk_full`) whatever is accepted: that is
-        no answer. No usable git is `Misconfigured`.
+        no answer. No usable git is `Misconfigured`. `environment` adds to what git sees, for a command that
+        speaks to another machine.
         """
         limit = limit_seconds or self._limit
-        process = await self._start([*_OVER_ALL, *arguments], at, tree, identity)
+        process = await self._start([*_OVER_ALL, *arguments], at, tree, identity, environment or {})
         try:
             async with asyncio.timeout(limit):
                 out, err = await process.communicate(stdin)
@@ -116,7 +118,12 @@ class Git:
         return output
 
     async def _start(
-        self, arguments: list[str], at: Path | None, tree: Path | None, identity: Identity
+        self,
+        arguments: list[str],
+        at: Path | None,
+        tree: Path | None,
+        identity: Identity,
+        environment: Mapping[str, str],
     ) -> asyncio.subprocess.Process:
         self._write_config()
         try:
@@ -124,7 +131,7 @@ class Git:
                 self._program,
                 *arguments,
                 cwd=tree or at or self._config.parent,
-                env=self._environment(at, tree, identity),
+                env={**self._environment(at, tree, identity), **environment},
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,

@@ -1,0 +1,168 @@
+"""Gitea's answers in our words: pure functions over its JSON, lenient about what is missing.
+
+Who reviewed cannot always be Gitea's user: all agents speak through one account, which may not approve its
+own pull requests. So what the desk writes carries who said it, in a first line that Gitea does not show.
+"""
+
+import base64
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from quarterdeck.forge import rules
+from quarterdeck.forge.protocol import CIState, CombinedStatus, PullRequestInfo, ReviewInfo, Verdict
+
+Json = dict[str, Any]
+
+VERDICTS = {"APPROVED": Verdict.APPROVED, "REQUEST_CHANGES": Verdict.REJECTED, "COMMENT": Verdict.COMMENT}
+EVENTS = {verdict: word for word, verdict in VERDICTS.items()}
+
+_STATES = {
+    "success": CIState.SUCCESS,
+    "skipped": CIState.SUCCESS,
+    "neutral": CIState.SUCCESS,
+    "pending": CIState.PENDING,
+    "error": CIState.ERROR,
+}
+_REVIEW = re.compile(r"<!-- quarterdeck review: (\S+) (approved|rejected|comment) -->")
+_AUTHOR = re.compile(r"<!-- quarterdeck author: (\S+) -->")
+
+
+def signed_review(reviewer: str, verdict: Verdict, comment: str) -> str:
+    """The text of a review by one of ours."""
+    mark = f"<!-- quarterdeck review: {_word(reviewer)} {verdict.value} -->"
+    return f"{mark}\n**{reviewer}**: {verdict.value}\n\n{comment}".rstrip()
+
+
+def is_signed(text: str) -> bool:
+    """Is this the text of a review by one of ours?"""
+    return _REVIEW.match(text) is not None
+
+
+def signed_body(author: str, body: str) -> str:
+    """The text of a pull request by one of ours."""
+    return f"<!-- quarterdeck author: {_word(author)} -->\n{body}"
+
+
+def author(pull: Json, login: str) -> str:
+    """Who opened it: one of ours if our account did and it says so."""
+    user = _login(pull)
+    found = _AUTHOR.match(_text(pull, "body")) if user == login else None
+    return found[1] if found else user
+
+
+def _word(name: str) -> str:
+    return re.sub(r"\s+", "-", name) or "somebody"
+
+
+def belongs(pull: Json, branch: str) -> bool:
+    """Is it of that branch of the repository itself? A fork may have a branch of the same name."""
+    head, base = _part(pull, "head"), _part(pull, "base")
+    return head.get("ref") == branch and head.get("repo_id") == base.get("repo_id")
+
+
+def pull_request(pull: Json, reviews: Iterable[Json], login: str) -> PullRequestInfo:
+    """A pull request with what counts of its reviews; `login` is our own account."""
+    is_merged = pull.get("merged") is True
+    return PullRequestInfo(
+        number=int(pull["number"]),
+        branch=_text(_part(pull, "head"), "ref"),
+        base=_text(_part(pull, "base"), "ref"),
+        head=head_of(pull),
+        title=_text(pull, "title"),
+        is_open=pull.get("state") == "open" and not is_merged,
+        is_merged=is_merged,
+        merged_commit=(_text(pull, "merge_commit_sha") or None) if is_merged else None,
+        reviews=counted(reviews, login),
+    )
+
+
+def head_of(pull: Json) -> str:
+    return _text(_part(pull, "head"), "sha")
+
+
+def counted(reviews: Iterable[Json], login: str) -> tuple[ReviewInfo, ...]:
+    """The last word of each reviewer on each commit, oldest first; a remark withdraws no verdict."""
+    last: dict[tuple[str, str], ReviewInfo] = {}
+    for review in reviews:
+        if review.get("dismissed") is True or review.get("state") not in VERDICTS:
+            continue
+        info = _review(review, login)
+        known = last.pop((info.reviewer, info.commit), None)
+        keeps = known and info.verdict is Verdict.COMMENT and known.verdict is not Verdict.COMMENT
+        last[info.reviewer, info.commit] = known if known and keeps else info
+    return tuple(last.values())
+
+
+def _review(review: Json, login: str) -> ReviewInfo:
+    user, body, commit = _login(review), _text(review, "body"), _text(review, "commit_id")
+    found = _REVIEW.match(body) if user == login else None
+    if found:
+        comment = body[found.end() :].partition("\n\n")[2]
+        return ReviewInfo(found[1], Verdict(found[2]), comment, commit)
+    # Anybody who may read a public repository can approve; "official" are those whose word counts there.
+    verdict = VERDICTS[review["state"]] if review.get("official") is True else Verdict.COMMENT
+    return ReviewInfo(user, verdict, body, commit)
+
+
+def combined(commit: str, statuses: Json | None, runs: Iterable[Json]) -> CombinedStatus:
+    """What all CI says of a commit: commit statuses, and workflow runs that nobody mirrors into those."""
+    statuses = statuses or {}
+    total = statuses.get("total_count")
+    told = total if isinstance(total, int) else 0
+    results = [_run(run) for run in _newest(runs)]
+    states = [state for _, state in results]
+    if told:
+        states.append(_state(_text(statuses, "state")))
+    bad = [
+        (_text(entry, "context"), _text(entry, "description") or _text(entry, "status"))
+        for entry in statuses.get("statuses") or ()
+        if _state(_text(entry, "status")) in (CIState.FAILURE, CIState.ERROR)
+    ]
+    bad += [(name, state.value) for name, state in results if state is CIState.FAILURE]
+    summary = rules.one_line(rules.summary(bad))
+    return CombinedStatus(commit, rules.combined(states), told + len(results), summary)
+
+
+def _state(word: str) -> CIState:
+    return _STATES.get(word, CIState.FAILURE)
+
+
+def _newest(runs: Iterable[Json]) -> list[Json]:
+    """The last run of each workflow: an earlier one was run again."""
+    last: dict[str, Json] = {}
+    for run in runs:
+        name = _text(run, "path")
+        if name not in last or _number(run) >= _number(last[name]):
+            last[name] = run
+    return list(last.values())
+
+
+def _number(run: Json) -> tuple[int, int]:
+    return (int(run.get("run_number") or 0), int(run.get("run_attempt") or 0))
+
+
+def _run(run: Json) -> tuple[str, CIState]:
+    name = _text(run, "path").partition("@")[0] or "workflow"
+    if run.get("status") != "completed":
+        return name, CIState.PENDING
+    return name, _state(_text(run, "conclusion"))
+
+
+def file_content(entry: Json) -> bytes:
+    """The bytes of a file in Gitea's answer."""
+    return base64.b64decode(_text(entry, "content"))
+
+
+def _part(value: Json, key: str) -> Json:
+    part = value.get(key)
+    return part if isinstance(part, dict) else {}
+
+
+def _text(value: Json, key: str) -> str:
+    text = value.get(key)
+    return text if isinstance(text, str) else ""
+
+
+def _login(value: Json) -> str:
+    return _text(_part(value, "user"), "login")

@@ -1,0 +1,213 @@
+"""What the fake Gitea keeps: repositories (real bare ones), pull requests, reviews, statuses, hooks."""
+
+import asyncio
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import count
+from pathlib import Path
+
+ids = count(101)
+ZERO = "0" * 40
+
+_WHO = {
+    "GIT_AUTHOR_NAME": "Gitea",
+    "GIT_AUTHOR_EMAIL": "gitea@noreply.localhost",
+    "GIT_COMMITTER_NAME": "Gitea",
+    "GIT_COMMITTER_EMAIL": "gitea@noreply.localhost",
+}
+ENVIRONMENT = {
+    "PATH": os.environ["PATH"],
+    "GIT_CONFIG_GLOBAL": "/dev/null",
+    "GIT_CONFIG_NOSYSTEM": "1",
+    **_WHO,
+}
+
+
+class Refused(Exception):
+    """An answer that is not a success."""
+
+    def __init__(self, status: int, message: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+async def git(at: Path, *arguments: str, stdin: bytes = b"", accept: tuple[int, ...] = (0,)) -> str:
+    """What git prints there."""
+    process = await asyncio.create_subprocess_exec(
+        "git", *arguments, cwd=at, env=ENVIRONMENT, stdin=-1, stdout=-1, stderr=-1
+    )
+    out, err = await process.communicate(stdin)
+    if process.returncode not in accept:
+        raise AssertionError(f"git {arguments}: {err.decode()}")
+    return out.decode(errors="replace").strip()
+
+
+@dataclass
+class Status:
+    """One result of one CI for a commit; the list shows its value as `status`."""
+
+    sha: str
+    state: str
+    context: str
+    description: str
+    target_url: str = ""
+    id: int = field(default_factory=lambda: next(ids))
+    at: str = field(default_factory=now)
+
+
+@dataclass
+class Run:
+    """A workflow run."""
+
+    sha: str
+    branch: str
+    status: str
+    conclusion: str
+    path: str
+    number: int
+    id: int = field(default_factory=lambda: next(ids))
+
+
+@dataclass
+class Review:
+    """A review; `commit` is what it was given on."""
+
+    user: str
+    state: str
+    body: str
+    commit: str
+    official: bool
+    dismissed: bool = False
+    id: int = field(default_factory=lambda: next(ids))
+    at: str = field(default_factory=now)
+
+
+@dataclass
+class Pull:
+    """A pull request. `computing`: how often a merge is still answered "Please try again later"."""
+
+    number: int
+    branch: str
+    head_repo: "Repo"
+    base: str
+    title: str
+    body: str
+    user: str
+    head: str
+    state: str = "open"
+    merged: bool = False
+    merge_commit: str | None = None
+    draft: bool = False
+    computing: int = 0
+    reviews: list[Review] = field(default_factory=list)
+    at: str = field(default_factory=now)
+
+
+@dataclass
+class Hook:
+    """A hook of a repository, with whatever secret it was made with."""
+
+    url: str
+    secret: str
+    content_type: str
+    events: list[str]
+    active: bool
+    id: int = field(default_factory=lambda: next(ids))
+
+
+@dataclass
+class Repo:
+    """A repository. `protected`: branch -> how many official approvals a merge into it needs."""
+
+    owner: str
+    name: str
+    path: Path
+    default_branch: str = "main"
+    archived: bool = False
+    fork_of: "Repo | None" = None
+    protected: dict[str, int] = field(default_factory=dict)
+    writers: set[str] = field(default_factory=set)
+    pulls: list[Pull] = field(default_factory=list)
+    statuses: list[Status] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
+    hooks: list[Hook] = field(default_factory=list)
+    id: int = field(default_factory=lambda: next(ids))
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.owner}/{self.name}"
+
+    async def git(self, *arguments: str, stdin: bytes = b"", accept: tuple[int, ...] = (0,)) -> str:
+        return await git(self.path, *arguments, stdin=stdin, accept=accept)
+
+    async def head(self, branch: str) -> str | None:
+        return await self.commit(f"refs/heads/{branch}")
+
+    async def commit(self, revision: str) -> str | None:
+        names = ("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
+        return await self.git(*names, accept=(0, 1, 128)) or None
+
+    async def branches(self) -> dict[str, str]:
+        """Branch -> newest commit."""
+        lines = await self.git("for-each-ref", "--format=%(refname:lstrip=2) %(objectname)", "refs/heads")
+        return {name: sha for name, _, sha in (line.partition(" ") for line in lines.splitlines())}
+
+    async def write(
+        self, branch: str, files: Mapping[str, str], message: str, parents: list[str] | None = None
+    ) -> str:
+        """A commit that adds files, made by hand; `parents` other than the head rewrite history."""
+        head = await self.head(branch)
+        parents = ([head] if head else []) if parents is None else parents
+        index = {"GIT_INDEX_FILE": str(self.path / f"index.{next(ids)}")}
+        tree = await _tree(self.path, index, parents, files)
+        options = [word for parent in parents for word in ("-p", parent)]
+        commit = await self.git("commit-tree", tree, *options, "-m", message)
+        await self.git("update-ref", f"refs/heads/{branch}", commit)
+        return commit
+
+    async def merge(self, pull: Pull, title: str) -> str | None:
+        """The merge commit, or None if both sides changed the same."""
+        base = await self.head(pull.base)
+        await self.git("fetch", "--quiet", str(pull.head_repo.path), pull.head)
+        order = ("merge-tree", "--write-tree", "--name-only", str(base), pull.head)
+        said = await self.git(*order, accept=(0, 1))
+        tree, *rest = said.splitlines()
+        if rest:
+            return None
+        message = f"{title}\n\nReviewed-on: {self.full_name}/pulls/{pull.number}"
+        commit = await self.git("commit-tree", tree, "-p", str(base), "-p", pull.head, "-m", message)
+        await self.git("update-ref", f"refs/heads/{pull.base}", commit)
+        return commit
+
+    def pull(self, number: int) -> Pull:
+        for pull in self.pulls:
+            if pull.number == number:
+                return pull
+        raise Refused(404, "pull request does not exist")
+
+
+async def _tree(at: Path, index: dict[str, str], parents: list[str], files: Mapping[str, str]) -> str:
+    async def run(*arguments: str, stdin: bytes = b"") -> str:
+        process = await asyncio.create_subprocess_exec(
+            "git", *arguments, cwd=at, env=ENVIRONMENT | index, stdin=-1, stdout=-1, stderr=-1
+        )
+        out, err = await process.communicate(stdin)
+        assert process.returncode == 0, err.decode()
+        return out.decode().strip()
+
+    if parents:
+        await run("read-tree", parents[0])
+    for path, text in files.items():
+        blob = await run("hash-object", "-w", "--stdin", stdin=text.encode())
+        mode = "100755" if text.startswith("#!") else "100644"
+        await run("update-index", "--add", "--cacheinfo", f"{mode},{blob},{path}")
+    tree = await run("write-tree")
+    Path(index["GIT_INDEX_FILE"]).unlink(missing_ok=True)
+    return tree
