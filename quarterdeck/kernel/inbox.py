@@ -19,7 +19,15 @@ import structlog
 from quarterdeck.kernel import inbox_store as store
 from quarterdeck.kernel.database import Database, Unit
 from quarterdeck.kernel.errors import Conflict, NotFound, QuarterdeckError, Unavailable
-from quarterdeck.kernel.inbox_model import Delivery, Handler, Ignored, InboxEntry, Lease, Standing
+from quarterdeck.kernel.inbox_model import (
+    Arrival,
+    Delivery,
+    Handler,
+    Ignored,
+    InboxEntry,
+    Lease,
+    Standing,
+)
 
 __all__ = ["Delivery", "Handler", "Ignored", "Inbox", "InboxEntry", "Standing"]
 
@@ -63,8 +71,10 @@ def pause(attempts: int) -> timedelta:
 
 
 @dataclass(frozen=True)
-class _Arrival:
-    entry: InboxEntry
+class _Kept:
+    """An arrival that somebody waits for: was it new?"""
+
+    arrival: Arrival
     is_new: asyncio.Future[bool]
 
 
@@ -73,7 +83,7 @@ class Inbox:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._arrivals: deque[_Arrival] = deque()
+        self._arrivals: deque[_Kept] = deque()
         self._keeping: asyncio.Task[None] | None = None
 
     # Keeping
@@ -97,48 +107,38 @@ class Inbox:
             raise Unavailable(
                 "Too many deliveries arrive at once.", "Send it again in a moment.", code="busy"
             )
-        now = self._database.clock.now()
-        entry = InboxEntry(
-            source=source,
-            delivery_id=delivery_id,
-            fingerprint=fingerprint or hashlib.sha256(body).hexdigest(),
-            event=event,
-            headers=dict(headers),
-            body=body,
-            received_at=now,
-            not_before=now,
-        )
-        arrival = _Arrival(entry, asyncio.get_running_loop().create_future())
-        self._arrivals.append(arrival)
+        signed = fingerprint or hashlib.sha256(body).hexdigest()
+        arrival = Arrival(source, delivery_id, signed, event, headers, body)
+        waiting = _Kept(arrival, asyncio.get_running_loop().create_future())
+        self._arrivals.append(waiting)
         if self._keeping is None or self._keeping.done():
             self._keeping = asyncio.create_task(self._keep_arrivals())
-        return await arrival.is_new
+        return await waiting.is_new
 
     async def _keep_arrivals(self) -> None:
         """Whatever arrived while the transaction before was written goes into the next, all at once."""
         while self._arrivals:
             batch = [self._arrivals.popleft() for _ in range(min(BATCH, len(self._arrivals)))]
             try:
-                fresh = await self._keep([arrival.entry for arrival in batch])
+                fresh = await self._keep([waiting.arrival for waiting in batch])
             except Exception as error:
-                for arrival in batch:
-                    if not arrival.is_new.done():
-                        arrival.is_new.set_exception(error)
+                for waiting in batch:
+                    if not waiting.is_new.done():
+                        waiting.is_new.set_exception(error)
                 continue
-            for arrival in batch:
-                key = (arrival.entry.source, arrival.entry.delivery_id)
-                if not arrival.is_new.done():
-                    arrival.is_new.set_result(key in fresh)
-                fresh.discard(key)
+            for waiting in batch:
+                if not waiting.is_new.done():
+                    waiting.is_new.set_result(waiting.arrival.key in fresh)
+                fresh.discard(waiting.arrival.key)
 
-    async def _keep(self, entries: list[InboxEntry]) -> set[tuple[str, str]]:
+    async def _keep(self, arrivals: list[Arrival]) -> set[tuple[str, str]]:
         """Keep them; when the database is away for a moment, hold them that long."""
         loop = asyncio.get_running_loop()
         end = loop.time() + HOLD
         while True:
             try:
                 async with self._database.command("accept deliveries") as unit:
-                    fresh = await store.keep(unit, entries)
+                    fresh = await store.keep(unit, arrivals)
                     if fresh:
                         unit.wake(TOPIC)
                     return fresh

@@ -102,6 +102,22 @@ It may be called again for the same delivery. `Unavailable` = try again later; a
 
 
 @dataclass(frozen=True)
+class Arrival:
+    """What is to be kept of a new delivery; the names are those of the table."""
+
+    source: str
+    delivery_id: str
+    fingerprint: str
+    event: str
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.source, self.delivery_id
+
+
+@dataclass(frozen=True)
 class Lease:
     """The right to settle a delivery, as long as nobody else took it."""
 
@@ -115,7 +131,9 @@ def json_object(body: bytes) -> dict[str, Any]:
     Raises `Invalid` for everything else, also for numbers without end and for depths without reason.
     """
     try:
-        written = _NUL.sub(r"\1\\ufffd", body.decode("utf-8"))
+        written = body.decode("utf-8")
+        if "\\u0000" in written:  # looked for first: it is much faster than the pattern
+            written = _NUL.sub(r"\1\\ufffd", written)
         found = json.loads(written, parse_float=_finite, parse_constant=_finite)
         if _SURROGATE.search(written):
             found = json.loads(json.dumps(found, ensure_ascii=False).encode("utf-8", "replace"))

@@ -11,7 +11,7 @@ from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from quarterdeck.kernel.database import Unit
-from quarterdeck.kernel.inbox_model import Delivery, InboxEntry, Lease, Standing
+from quarterdeck.kernel.inbox_model import Arrival, Delivery, InboxEntry, Lease, Standing
 
 _LOCKS = 7_140_031
 """The first key of our advisory locks: one a source, held while the next delivery is chosen."""
@@ -36,16 +36,16 @@ _KEEP = text(
 )
 
 
-async def keep(unit: Unit, entries: Sequence[InboxEntry]) -> set[tuple[str, str]]:
+async def keep(unit: Unit, arrivals: Sequence[Arrival]) -> set[tuple[str, str]]:
     """Store new deliveries, all in one statement; source and id of those that were not there yet."""
     values = {
         "now": unit.now,
-        "sources": [entry.source for entry in entries],
-        "delivery_ids": [entry.delivery_id for entry in entries],
-        "fingerprints": [entry.fingerprint for entry in entries],
-        "events": [entry.event for entry in entries],
-        "headers": [json.dumps(entry.headers) for entry in entries],
-        "bodies": [entry.body for entry in entries],
+        "sources": [one.source for one in arrivals],
+        "delivery_ids": [one.delivery_id for one in arrivals],
+        "fingerprints": [one.fingerprint for one in arrivals],
+        "events": [one.event for one in arrivals],
+        "headers": [json.dumps(dict(one.headers)) for one in arrivals],
+        "bodies": [one.body for one in arrivals],
     }
     connection = await unit.session.connection()
     return {(row.source, row.delivery_id) for row in await connection.execute(_KEEP, values)}

@@ -19,6 +19,7 @@ from tests.fakes.company import ANNA, OWNER, VIKTOR, company, environment
 
 Client = httpx.AsyncClient
 ITEM = {"project": "ET", "title": "A thing"}
+ONLY_THE_OWNERS = {"/api/v1/webhooks"}
 
 
 def client(house: House, token: str) -> Client:
@@ -80,7 +81,8 @@ async def test_every_room_is_closed_to_strangers_and_open_to_people(house: House
     async with client(house, "") as stranger:
         for path in rooms:
             assert (await stranger.get(f"http://desk{path}")).status_code == 401, path
-            answer = await anna.get(f"http://desk{path}")
+            token = OWNER if path in ONLY_THE_OWNERS else ANNA
+            answer = await anna.get(f"http://desk{path}", headers={"Authorization": f"Bearer {token}"})
             assert answer.status_code == 200, path
             assert set(answer.json()) == {"items", "next_cursor"}, path
 
@@ -99,7 +101,7 @@ async def test_a_viewer_changes_nothing_anywhere(house: House, anna: Client):
     }
     async with client(house, VIKTOR) as viewer:
         for path, found in document["paths"].items():
-            for method in set(found) - {"get"}:
+            for method in set(found) - {"get"} if path.startswith("/api") else ():
                 address = path.replace("{key}", "ET-001").replace("{id}", "1").replace("{name}", "stage")
                 answer = await viewer.request(method, f"http://desk{address}", json=bodies.get(path))
                 assert answer.status_code == 403, f"{method} {path}: {answer.text}"
