@@ -16,8 +16,9 @@ from quarterdeck.crew.command import CommandRuntime
 from quarterdeck.crew.model_runtime import ModelRuntime
 from quarterdeck.crew.runtime import Runtime
 from quarterdeck.crew.service import Crew
+from quarterdeck.forge.forges import Forges
+from quarterdeck.forge.gitea import GiteaForge
 from quarterdeck.forge.local import LocalForge
-from quarterdeck.forge.rules import address
 from quarterdeck.kernel.bus import PostgresBus
 from quarterdeck.kernel.connections import Connections
 from quarterdeck.kernel.database import Database
@@ -28,6 +29,7 @@ from quarterdeck.kernel.postgres import server_for
 from quarterdeck.kernel.settings import Settings, load
 from quarterdeck.notify.service import Notify
 from quarterdeck.pipeline.deliveries import Deliveries
+from quarterdeck.pipeline.gitea_door import GiteaDoor
 from quarterdeck.pipeline.service import Engine
 from quarterdeck.router.agents import AgentCalls
 
@@ -45,7 +47,11 @@ class House:
         self.engine = Engine(self.database, self.crew)
         self.inbox = Inbox(self.database)
         self.deliveries = Deliveries(self.inbox, self.connections)
-        self.forge = LocalForge(self.database, settings.forge_folder)
+        self.forge = Forges(
+            LocalForge(self.database, settings.forge_folder),
+            GiteaForge(self.connections, settings.forge_folder / "gitea"),
+        )
+        self.deliveries.add("gitea", GiteaDoor(self.engine, self.forge.gitea.place))
         self.notify = Notify(self.database, self.connections, settings)
         self.board = Board(self.database, _Surroundings(self))
         self.database.reactions.append(self.notify.react)
@@ -60,6 +66,7 @@ class House:
 
     async def close(self) -> None:
         await self.notify.close()
+        await self.forge.close()
         await self.database.close()
 
 
@@ -79,8 +86,8 @@ class _Surroundings:
     async def workers(self) -> Collection[str]:
         return await self._house.crew.names()
 
-    def check_repository(self, repository: str) -> None:
-        address(repository)
+    async def check_repository(self, repository: str) -> None:
+        await self._house.forge.check(repository)
 
     def text(self, event: Event) -> str:
         return self._house.notify.text(event)

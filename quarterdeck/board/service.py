@@ -34,8 +34,8 @@ class Surroundings(Protocol):
         """Everyone an item can be given to: agents and people."""
         ...
 
-    def check_repository(self, repository: str) -> None:
-        """Raises `Invalid` for what no code host could hold."""
+    async def check_repository(self, repository: str) -> None:
+        """Raises `Invalid` for what no code host could hold, `Conflict` where none is connected."""
         ...
 
     def text(self, event: Event) -> str:
@@ -58,7 +58,7 @@ class Board:
         """
         caller.must_write()
         draft = draft.model_copy(update={"repository": draft.repository or draft.key.lower()})
-        self.surroundings.check_repository(draft.repository)
+        await self.surroundings.check_repository(draft.repository)
         await self.surroundings.first_stage(draft.pipeline)
         request = _request(caller, request_key, "create project", draft.model_dump(mode="json"))
         async with self.database.command("create project") as unit:
@@ -102,12 +102,17 @@ class Board:
         async with self.database.command("file item") as unit:
             if request and (answer := await earlier_answer(unit, request)):
                 return Card.model_validate(answer)
-            item = await _add_item(unit, draft, reporter, stage)
-            unit.record("item_filed", item=item.key, title=item.title, stage=stage, by=reporter)
-            unit.wake("items", item.key)
-            [card] = await store.cards(unit.session, [item])
+            card = await self.file_within(unit, draft, reporter, stage)
             if request:
                 await remember(unit, request, card.model_dump(mode="json"))
+        return card
+
+    async def file_within(self, unit: Unit, draft: Draft, reporter: str, stage: str) -> Card:
+        """File an item as part of a larger command; who may do so and its first stage are settled."""
+        item = await _add_item(unit, draft, reporter, stage)
+        unit.record("item_filed", item=item.key, title=item.title, stage=stage, by=reporter)
+        unit.wake("items", item.key)
+        [card] = await store.cards(unit.session, [item])
         return card
 
     async def edit(self, caller: Caller, key: str, changes: Changes, version: int | None = None) -> Card:
@@ -118,22 +123,28 @@ class Board:
         """
         caller.must_write()
         await self._must_know(changes.assignee)
-        fields = changes.model_fields_set - {"version"}
         async with self.database.command("edit item") as unit:
-            if fields & {"depends_on", "parent"}:
-                await store.lock_links(unit.session)
-            item = await _item(unit.session, key, lock=True)
-            _must_be_current(item, version or changes.version)
-            [before] = await store.cards(unit.session, [item])
-            await _change(unit.session, item, changes, fields)
-            [after] = await store.cards(unit.session, [item])
-            changed = sorted(f for f in fields if getattr(after, f) != getattr(before, f))
-            if not changed:
-                return after
-            item.version += 1
-            item.updated_at = unit.now
-            unit.record("item_edited", item=key, by=caller.name, fields=changed)
-            unit.wake("items", key)
+            return await self.edit_within(unit, caller.name, key, changes, version)
+
+    async def edit_within(
+        self, unit: Unit, by: str, key: str, changes: Changes, version: int | None = None
+    ) -> Card:
+        """Change an item as part of a larger command; see `edit`."""
+        fields = changes.model_fields_set - {"version"}
+        if fields & {"depends_on", "parent"}:
+            await store.lock_links(unit.session)
+        item = await _item(unit.session, key, lock=True)
+        _must_be_current(item, version or changes.version)
+        [before] = await store.cards(unit.session, [item])
+        await _change(unit.session, item, changes, fields)
+        [after] = await store.cards(unit.session, [item])
+        changed = sorted(f for f in fields if getattr(after, f) != getattr(before, f))
+        if not changed:
+            return after
+        item.version += 1
+        item.updated_at = unit.now
+        unit.record("item_edited", item=key, by=by, fields=changed)
+        unit.wake("items", key)
         return after.model_copy(update={"version": item.version, "updated_at": item.updated_at})
 
     async def item(self, key: str) -> Card:

@@ -56,6 +56,10 @@ class GiteaForge:
             self._api = GiteaApi(url, token)
         return self._api
 
+    async def is_connected(self) -> bool:
+        value = await self._connections.get(KIND) or {}
+        return bool(value.get("url") and value.get("token"))
+
     async def close(self) -> None:
         if self._api is not None:
             await self._api.close()

@@ -63,14 +63,24 @@ async def check_pr_open(forge: Forge, asked: Asked) -> Answer:
     request = await forge.pull_request(asked.repository, asked.branch)
     if request is None:
         return Answer(GateVerdict.FAILED, f"no pull request for {asked.branch}")
-    if not request.is_open:
+    if not request.is_open and not await _is_merged_whole(forge, asked, request):
         return Answer(GateVerdict.FAILED, f"pull request #{request.number} is closed", request.head)
     return Answer(GateVerdict.PASSED, commit=request.head)
 
 
+async def _is_merged_whole(forge: Forge, asked: Asked, request: PullRequestInfo) -> bool:
+    """Did somebody merge it in the code host, and is nothing newer on the branch?
+
+    Whoever may do that there has decided; there is nothing left to review or to propose.
+    """
+    if not request.is_merged:
+        return False
+    return await forge.head(asked.repository, asked.branch) in (None, request.head)
+
+
 async def check_ci_green(forge: Forge, asked: Asked) -> Answer:
     """Is CI green on the newest commit of the branch? Results of older commits are never looked at."""
-    head = await forge.head(asked.repository, asked.branch)
+    head = await forge.head(asked.repository, asked.branch) or await _merged_head(forge, asked)
     if head is None:
         return Answer(GateVerdict.FAILED, f"there is no branch {asked.branch}")
     status = await forge.combined_status(asked.repository, head)
@@ -82,6 +92,12 @@ async def check_ci_green(forge: Forge, asked: Asked) -> Answer:
     if status.state is CIState.PENDING:
         return Answer(GateVerdict.PENDING, "CI state: pending", head)
     return await _red(forge, asked, status)
+
+
+async def _merged_head(forge: Forge, asked: Asked) -> str | None:
+    """What was merged of a branch that is gone: code hosts delete branches after a merge."""
+    request = await forge.pull_request(asked.repository, asked.branch)
+    return request.head if request is not None and request.is_merged else None
 
 
 async def _red(forge: Forge, asked: Asked, status: CombinedStatus) -> Answer:
@@ -98,6 +114,8 @@ async def _red(forge: Forge, asked: Asked, status: CombinedStatus) -> Answer:
 async def check_review_approved(forge: Forge, asked: Asked) -> Answer:
     """Did a reviewer approve exactly the newest commit, and nobody reject it?"""
     request = await forge.pull_request(asked.repository, asked.branch)
+    if request is not None and await _is_merged_whole(forge, asked, request):
+        return Answer(GateVerdict.PASSED, "merged by hand", request.head)
     if request is None or not request.is_open:
         return Answer(GateVerdict.FAILED, f"no open pull request for {asked.branch}")
     verdicts = {review.verdict: review for review in request.reviews if review.commit == request.head}

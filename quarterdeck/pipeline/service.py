@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -230,6 +230,21 @@ class Engine:
             transitions.touch(unit, item)
         return [item.key for item in items]
 
+    async def wake_waiting(
+        self, unit: Unit, commits: Collection[str], keys: Collection[str], projects: Collection[UUID]
+    ) -> list[str]:
+        """There is news of these commits, and of the branches of these items of these projects.
+
+        Those that wait for a gate are looked at now. Returns their keys.
+        """
+        for commit in sorted(commits):  # all before the first item: others lock in this order too
+            await store.set_news(unit.session, commit)
+        items = await store.waiting_for_news(unit.session, commits, keys, projects)
+        for item in items:
+            item.wake_at = unit.now
+            transitions.touch(unit, item)
+        return [item.key for item in items]
+
     async def flow_runs_under_way(self) -> list[str]:
         """The Prefect runs of stages that are worked on, or were when their process died."""
         async with self.database.read() as session:
@@ -281,27 +296,38 @@ class Engine:
 
         Raises `Forbidden`, `Conflict` ("already decided by X", or nothing waits), `Invalid` (no comment).
         """
-        name = self._may_decide(caller, by, approved, comment)
         async with self.database.command("decide approval") as unit:
-            item = await store.item_for_update(unit.session, key)
-            approval = await store.newest_approval(unit.session, item.id)
-            self._must_be_open(item, approval)
-            assert approval is not None
-            if name == approval.requested_by:
-                raise Forbidden("Whoever asks for approval may not give it.", "Ask somebody else.")
-            approval.approved, approval.decided_by, approval.door = approved, name, caller.door
-            approval.decided_at, approval.comment = unit.now, comment
-            unit.session.add(approval)
-            unit.record(
-                "approval_decided", item=key, approved=approved, by=name, door=caller.door, comment=comment
-            )
-            pipeline = await self.pipeline(item.pipeline)
-            stage = self._stage(pipeline, item)
-            step = (
-                rules.advance(pipeline, stage) if approved else rules.rejected(pipeline, stage, name, comment)
-            )
-            await transitions.go(unit, item, step)
-            unit.wake("approvals", approval.id)
+            return await self.decide_within(unit, key, caller, approved=approved, comment=comment, by=by)
+
+    async def decide_within(
+        self,
+        unit: Unit,
+        key: str,
+        caller: Caller,
+        *,
+        approved: bool,
+        comment: str = "",
+        by: str | None = None,
+    ) -> Approval:
+        """Decide as part of a larger command; see `decide`."""
+        name = self._may_decide(caller, by, approved, comment)
+        item = await store.item_for_update(unit.session, key)
+        approval = await store.newest_approval(unit.session, item.id)
+        self._must_be_open(item, approval)
+        assert approval is not None
+        if name == approval.requested_by:
+            raise Forbidden("Whoever asks for approval may not give it.", "Ask somebody else.")
+        approval.approved, approval.decided_by, approval.door = approved, name, caller.door
+        approval.decided_at, approval.comment = unit.now, comment
+        unit.session.add(approval)
+        unit.record(
+            "approval_decided", item=key, approved=approved, by=name, door=caller.door, comment=comment
+        )
+        pipeline = await self.pipeline(item.pipeline)
+        stage = self._stage(pipeline, item)
+        step = rules.advance(pipeline, stage) if approved else rules.rejected(pipeline, stage, name, comment)
+        await transitions.go(unit, item, step)
+        unit.wake("approvals", approval.id)
         return approval
 
     @staticmethod

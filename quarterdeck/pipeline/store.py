@@ -263,6 +263,35 @@ async def waiting_for_commit(session: AsyncSession, commit: str) -> list[WorkIte
     return list((await session.exec(statement)).unique().all())
 
 
+async def waiting_for_news(
+    session: AsyncSession, commits: Collection[str], keys: Collection[str], projects: Collection[UUID]
+) -> list[WorkItem]:
+    """Items of these projects that wait for a gate, on one of the commits or as one of the keys, locked."""
+    asked = select(1).where(
+        col(GateCheck.item_id) == col(WorkItem.id),
+        col(GateCheck.stage) == col(WorkItem.stage),
+        col(GateCheck.round) == col(WorkItem.round),
+        col(GateCheck.commit).in_(list(commits)),
+    )
+    statement = select(WorkItem).where(
+        col(WorkItem.state) == State.WAITING_GATE,
+        col(WorkItem.project_id).in_(list(projects)),
+        or_(col(WorkItem.key).in_(list(keys)), exists(asked.correlate(WorkItem))),
+    )
+    return list((await session.exec(statement.order_by(col(WorkItem.key)).with_for_update())).all())
+
+
+async def was_published(session: AsyncSession, commit: str) -> bool:
+    """Was this commit pushed by the desk?"""
+    found = select(Claim.id).where(col(Claim.head) == commit).limit(1)
+    return (await session.exec(found)).first() is not None
+
+
+async def projects(session: AsyncSession) -> list[Project]:
+    """All projects on which there can be work."""
+    return list((await session.exec(select(Project).where(col(Project.archived).is_(False)))).all())
+
+
 async def approval(session: AsyncSession, approval_id: UUID) -> Approval:
     found = (await session.exec(select(Approval).where(col(Approval.id) == approval_id))).one_or_none()
     if found is None:

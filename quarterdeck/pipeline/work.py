@@ -75,6 +75,11 @@ def branch_of(item_key: str) -> str:
     return f"item/{item_key}"
 
 
+def key_of(branch: str) -> str:
+    """The item that is worked on on a branch; "" if it is nobody's."""
+    return branch.removeprefix("item/") if branch.startswith("item/") else ""
+
+
 def repository_of(project: Project) -> str:
     """The project's repository; one of its own when none was named."""
     return project.repository or project.key.lower()

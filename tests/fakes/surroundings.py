@@ -28,7 +28,7 @@ class SmallCompany:
     async def workers(self) -> Collection[str]:
         return WORKERS
 
-    def check_repository(self, repository: str) -> None:
+    async def check_repository(self, repository: str) -> None:
         if " " in repository:
             raise Invalid("A repository has no spaces.", "Leave them out.", field="repository")
 
