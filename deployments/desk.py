@@ -38,7 +38,7 @@ LONGEST_PAUSE = 10.0
 CI_AT_ONCE = 2
 SENT_AGAIN = 300.0
 """Seconds in which a stage that was sent to a work pool must have begun."""
-TOPICS = ("items", "ci_waiting", "approvals", "outbox", "connections", "inbox")
+TOPICS = ("items", "ci_waiting", "approvals", "outbox", "connections", "inbox", "tracker")
 """The bells: what a commit may wake us for (see `bus`)."""
 
 
@@ -61,6 +61,7 @@ class Desk:
             ("approvals", self._show_approvals),
             ("outbox", self._deliver),
             ("inbox", self._work_off),
+            ("tracker", self._tell_tracker),
             ("connections", self._copy_blocks),
             ("cancellations", self._obey_cancellations),
             ("strays", self._sweep),
@@ -193,6 +194,10 @@ class Desk:
 
     async def _work_off(self) -> float:
         seconds = await self.house.deliveries.work_off()
+        return LOOK_ANYWAY if seconds is None else min(LOOK_ANYWAY, seconds)
+
+    async def _tell_tracker(self) -> float:
+        seconds = await self.house.posts.work_off()
         return LOOK_ANYWAY if seconds is None else min(LOOK_ANYWAY, seconds)
 
     async def _copy_blocks(self) -> float:

@@ -19,6 +19,7 @@ from quarterdeck.crew.service import Crew
 from quarterdeck.forge.forges import Forges
 from quarterdeck.forge.gitea import GiteaForge
 from quarterdeck.forge.local import LocalForge
+from quarterdeck.forge.plane import Plane
 from quarterdeck.kernel.bus import PostgresBus
 from quarterdeck.kernel.connections import Connections
 from quarterdeck.kernel.database import Database
@@ -28,8 +29,11 @@ from quarterdeck.kernel.keyring import Keyring
 from quarterdeck.kernel.postgres import server_for
 from quarterdeck.kernel.settings import Settings, load
 from quarterdeck.notify.service import Notify
+from quarterdeck.pipeline.comments import Comments
 from quarterdeck.pipeline.deliveries import Deliveries
 from quarterdeck.pipeline.gitea_door import GiteaDoor
+from quarterdeck.pipeline.mirror import Mirror
+from quarterdeck.pipeline.posts import Posts
 from quarterdeck.pipeline.service import Engine
 from quarterdeck.router.agents import AgentCalls
 
@@ -55,10 +59,19 @@ class House:
         self.notify = Notify(self.database, self.connections, settings)
         self.board = Board(self.database, _Surroundings(self))
         self.database.reactions.append(self.notify.react)
+        self._open_tracker()
 
     def _runtimes(self) -> dict[str, Runtime]:
         calls = AgentCalls(self.settings, self.database, self.keyring)
         return {"command": CommandRuntime(), "model": ModelRuntime(calls)}
+
+    def _open_tracker(self) -> None:
+        self.plane = Plane(self.database, self.connections)
+        comments = Comments(self.database, self.plane, self.engine, self.crew)
+        self.mirror = Mirror(self.database, self.plane, self.board, self.engine, self.crew, comments)
+        self.posts = Posts(self.database, self.plane, self.board, self.notify.text)
+        self.deliveries.add("plane", self.mirror.handle)
+        self.database.reactions.append(self.posts.react)
 
     def work_tree(self, item_key: str) -> Path:
         """The folder in which agents work on an item."""

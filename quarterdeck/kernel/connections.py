@@ -238,8 +238,21 @@ def _generic_webhook(settings: Settings) -> dict[str, Any] | None:
     return {"secret": secret.get_secret_value()} if secret else None
 
 
+def _plane(settings: Settings) -> dict[str, Any] | None:
+    key, secret = settings.plane_api_key, settings.plane_webhook_secret
+    if key is None or not settings.plane_url or not settings.plane_workspace:
+        return None
+    return {
+        "url": settings.plane_url,
+        "workspace": settings.plane_workspace,
+        "api_key": key.get_secret_value(),
+        "webhook_secret": secret.get_secret_value() if secret else "",
+    }
+
+
 FROM_ENVIRONMENT: dict[str, Callable[[Settings], dict[str, Any] | None]] = {
     "generic_webhook": _generic_webhook,
+    "plane": _plane,
     "telegram": _telegram,
 }
 """What each kind of connection is made of when only the environment describes it."""

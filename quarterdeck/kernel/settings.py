@@ -64,6 +64,26 @@ class Settings(BaseSettings):
         default="info", description="Least level logged."
     )
     log_format: Literal["console", "json"] = Field(default="console", description="Form of log lines.")
+    plane_url: str = Field(
+        default="",
+        validation_alias=AliasChoices("PLANE_URL"),
+        description="Address of Plane, where work arrives; fills its connection on first start.",
+    )
+    plane_workspace: str = Field(
+        default="",
+        validation_alias=AliasChoices("PLANE_WORKSPACE"),
+        description="The workspace's name in Plane's addresses; fills its connection on first start.",
+    )
+    plane_api_key: SecretStr | None = Field(
+        default=None,
+        validation_alias=AliasChoices("PLANE_API_KEY"),
+        description="API key of the desk's own user in Plane; fills its connection on first start.",
+    )
+    plane_webhook_secret: SecretStr | None = Field(
+        default=None,
+        validation_alias=AliasChoices("PLANE_WEBHOOK_SECRET"),
+        description="What Plane signs its deliveries with; fills its connection on first start.",
+    )
     telegram_bot_token: SecretStr | None = Field(
         default=None,
         validation_alias=AliasChoices("ORCH_TELEGRAM_BOT_TOKEN"),

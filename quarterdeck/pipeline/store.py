@@ -1,6 +1,6 @@
 """All queries of the pipeline room."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
@@ -39,6 +39,11 @@ async def item(session: AsyncSession, key: str) -> WorkItem:
     if found is None:
         raise await _unknown_item(session, key)
     return found
+
+
+async def keys_in(session: AsyncSession, state: State) -> Sequence[str]:
+    """The items in a state."""
+    return (await session.exec(select(WorkItem.key).where(col(WorkItem.state) == state))).all()
 
 
 async def _unknown_item(session: AsyncSession, key: str) -> NotFound:
