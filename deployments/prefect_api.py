@@ -8,7 +8,7 @@ import httpx
 
 from deployments import home, prefect_server
 from quarterdeck.kernel.errors import Unavailable
-from quarterdeck.kernel.http import client
+from quarterdeck.kernel.http import client, json_of
 from quarterdeck.kernel.settings import Settings
 
 
@@ -35,9 +35,12 @@ async def is_healthy(port: int) -> bool:
 
 
 async def schema_of(api: httpx.AsyncClient, deployment: str) -> tuple[str, dict[str, Any]] | None:
-    """The id and the parameter schema of a deployment, or None if the server does not know it."""
+    """The id and the parameter schema of a deployment, or None if the server does not know it.
+
+    Raises `Unavailable` when the server is down or not itself.
+    """
     wanted = {"deployments": {"name": {"any_": [deployment]}}, "limit": 1}
-    found = (await api.post("/deployments/filter", json=wanted)).json()
+    found = json_of(await api.post("/deployments/filter", json=wanted))
     if not found:
         return None
     return found[0]["id"], found[0]["parameter_openapi_schema"] or {}
