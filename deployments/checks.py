@@ -12,6 +12,7 @@ import httpx
 from sqlmodel import func, select
 
 from deployments import catalogue, home, parts, prefect_server, schema
+from deployments.commands.forge import upkeep
 from deployments.doctor import Check, Finding, Patient
 from deployments.prefect_api import is_healthy, prefect_api, schema_of
 from quarterdeck.crew.model import Role
@@ -268,6 +269,23 @@ async def telegram_knows_the_bot(patient: Patient) -> Finding:
     return Finding("ok", f"The bot is @{http.json_of(answer)['result']['username']}.")
 
 
+async def gitea_lets_us_work(patient: Patient) -> Finding:
+    house = patient.open_house()
+    if not await house.forge.gitea.is_connected():
+        fix = "Fill the block `gitea` in Prefect, or set GITEA_URL and GITEA_TOKEN."
+        return Finding("ok", "Not configured; code lives in the local forge.", fix=fix)
+    trial = await upkeep(house).test()
+    if denied := [sight.repository for sight in trial.repositories if not sight.ok]:
+        meaning = "Work on them cannot be published."
+        fix = f"Let {trial.login} write there, or unarchive them."
+        return Finding("fail", f"No right to push to {', '.join(denied)}.", meaning, fix)
+    if silent := [sight.repository for sight in trial.repositories if not sight.has_hook]:
+        meaning = "What happens there is seen seconds later."
+        fix = "`quarterdeck forge install-hooks`"
+        return Finding("warn", f"No hook of ours in {', '.join(silent)}.", meaning, fix)
+    return Finding("ok", f"Gitea {trial.version}; we are {trial.login}.")
+
+
 async def messages_arrive(patient: Patient) -> Finding:
     dead = (await patient.open_house().notify.dead_letters(limit=1)).items
     if dead:
@@ -291,6 +309,7 @@ CHECKS: tuple[Check, ...] = (
     Check("people", somebody_may_approve, needs_house=True),
     Check("router", router_answers),
     Check("backends", backends_can_be_called),
+    Check("gitea", gitea_lets_us_work, needs_house=True),
     Check("telegram", telegram_knows_the_bot, needs_house=True),
     Check("messages", messages_arrive, needs_house=True),
 )

@@ -8,6 +8,7 @@ import typer
 from deployments.commands import (
     agent,
     doctor,
+    forge,
     item,
     keys,
     letters,
@@ -42,6 +43,7 @@ app.command(rich_help_panel="Look")(status.status)
 app.command(rich_help_panel="Look")(doctor.doctor)
 app.add_typer(project.app, name="project", rich_help_panel="Work")
 app.add_typer(item.app, name="item", rich_help_panel="Work")
+app.add_typer(forge.app, name="forge", rich_help_panel="Work")
 app.add_typer(agent.app, name="agent", rich_help_panel="Work")
 app.add_typer(router.backend, name="backend", rich_help_panel="Models")
 app.add_typer(router.client, name="client", rich_help_panel="Models")

@@ -238,6 +238,29 @@ def _generic_webhook(settings: Settings) -> dict[str, Any] | None:
     return {"secret": secret.get_secret_value()} if secret else None
 
 
+def _openclaw(settings: Settings) -> dict[str, Any] | None:
+    token = settings.openclaw_token
+    more = {"hooks_token": settings.openclaw_hooks_token, "webhook_token": settings.openclaw_webhook_token}
+    if not settings.openclaw_url or token is None:
+        return None
+    return {
+        "url": settings.openclaw_url,
+        "token": token.get_secret_value(),
+        **{name: secret.get_secret_value() if secret else "" for name, secret in more.items()},
+    }
+
+
+def _gitea(settings: Settings) -> dict[str, Any] | None:
+    token, secret = settings.gitea_token, settings.gitea_webhook_secret
+    if token is None or not settings.gitea_url:
+        return None
+    return {
+        "url": settings.gitea_url,
+        "token": token.get_secret_value(),
+        "webhook_secret": secret.get_secret_value() if secret else "",
+    }
+
+
 def _plane(settings: Settings) -> dict[str, Any] | None:
     key, secret = settings.plane_api_key, settings.plane_webhook_secret
     if key is None or not settings.plane_url or not settings.plane_workspace:
@@ -252,6 +275,8 @@ def _plane(settings: Settings) -> dict[str, Any] | None:
 
 FROM_ENVIRONMENT: dict[str, Callable[[Settings], dict[str, Any] | None]] = {
     "generic_webhook": _generic_webhook,
+    "gitea": _gitea,
+    "openclaw": _openclaw,
     "plane": _plane,
     "telegram": _telegram,
 }

@@ -64,6 +64,26 @@ class Settings(BaseSettings):
         default="info", description="Least level logged."
     )
     log_format: Literal["console", "json"] = Field(default="console", description="Form of log lines.")
+    openclaw_url: str = Field(
+        default="",
+        validation_alias=AliasChoices("OPENCLAW_URL"),
+        description="Address of an OpenClaw gateway; fills its connection on first start.",
+    )
+    openclaw_token: SecretStr | None = Field(
+        default=None,
+        validation_alias=AliasChoices("OPENCLAW_TOKEN"),
+        description="The gateway's own token (`gateway.auth.token`); fills its connection on first start.",
+    )
+    openclaw_hooks_token: SecretStr | None = Field(
+        default=None,
+        validation_alias=AliasChoices("OPENCLAW_HOOKS_TOKEN"),
+        description="The token of its hooks (`hooks.token`), another one; fills its connection on first start.",
+    )
+    openclaw_webhook_token: SecretStr | None = Field(
+        default=None,
+        validation_alias=AliasChoices("OPENCLAW_WEBHOOK_TOKEN"),
+        description="The token that its cron jobs send along (`cron.webhookToken`); fills its connection.",
+    )
     plane_url: str = Field(
         default="",
         validation_alias=AliasChoices("PLANE_URL"),
@@ -98,6 +118,22 @@ class Settings(BaseSettings):
         default="https://api.telegram.org",
         validation_alias=AliasChoices("TELEGRAM_API_BASE"),
         description="Address of the Bot API: Telegram's own, or a local server.",
+    )
+
+    gitea_url: str = Field(
+        default="",
+        validation_alias=AliasChoices("GITEA_URL"),
+        description="Address of the Gitea where code lives; fills its connection on first start.",
+    )
+    gitea_token: SecretStr | None = Field(
+        default=None,
+        validation_alias=AliasChoices("GITEA_TOKEN"),
+        description="Access token of the desk's user in Gitea; fills its connection on first start.",
+    )
+    gitea_webhook_secret: SecretStr | None = Field(
+        default=None,
+        validation_alias=AliasChoices("GITEA_WEBHOOK_SECRET"),
+        description="What Gitea signs its deliveries with; fills its connection on first start.",
     )
 
     @cached_property
