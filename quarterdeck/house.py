@@ -12,8 +12,10 @@ from contextvars import ContextVar
 from pathlib import Path
 
 from quarterdeck.board.service import Board
+from quarterdeck.crew.agent_api_runtime import AgentApiRuntime
 from quarterdeck.crew.command import CommandRuntime
 from quarterdeck.crew.model_runtime import ModelRuntime
+from quarterdeck.crew.openclaw_runtime import OpenClawRuntime
 from quarterdeck.crew.runtime import Runtime
 from quarterdeck.crew.service import Crew
 from quarterdeck.forge.forges import Forges
@@ -63,7 +65,12 @@ class House:
 
     def _runtimes(self) -> dict[str, Runtime]:
         calls = AgentCalls(self.settings, self.database, self.keyring)
-        return {"command": CommandRuntime(), "model": ModelRuntime(calls)}
+        return {
+            "command": CommandRuntime(),
+            "model": ModelRuntime(calls),
+            "openclaw": OpenClawRuntime(self.connections),
+            "agent_api": AgentApiRuntime(),
+        }
 
     def _open_tracker(self) -> None:
         self.plane = Plane(self.database, self.connections)

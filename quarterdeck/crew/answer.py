@@ -8,7 +8,7 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +20,9 @@ MOST_ANSWER = 10_000_000
 """Bytes of an answer; longer ones are refused."""
 
 MOST_FILE = 1_000_000
+MOST_SENT = 20_000_000
+"""Bytes of a file that an agent sends from its own workspace."""
+
 MOST_FILES = 200
 MOST_SUMMARY = 20_000
 
@@ -112,12 +115,13 @@ def checked(path: str) -> str:
     return path
 
 
-def write(tree: Path, files: dict[str, str]) -> None:
+def write(tree: Path, files: Mapping[str, str | bytes]) -> None:
     """Write the files into a work tree. Raises `Invalid` where a link or something else is in the way."""
     with _opened(tree) as root:
         for path, content in files.items():
             try:
-                _write(root, path.split("/"), content.encode("utf-8", "replace"))
+                raw = content.encode("utf-8", "replace") if isinstance(content, str) else content
+                _write(root, path.split("/"), raw)
             except OSError as error:
                 if error.errno in _IN_THE_WAY:
                     raise _in_the_way(path, error.strerror or "") from None

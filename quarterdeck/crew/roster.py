@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from quarterdeck.crew import command, model_runtime
+from quarterdeck.crew import agent_api_runtime, command, model_runtime, openclaw_runtime
 from quarterdeck.crew.model import Role
 from quarterdeck.kernel.documents import Document, load_yaml
 from quarterdeck.kernel.errors import Misconfigured
@@ -20,8 +20,10 @@ ENGINE = "engine"
 """Who works on stages that need no agent; nobody else may have this name."""
 
 PARAMETERS: Mapping[str, type[BaseModel]] = {
+    "agent_api": agent_api_runtime.Parameters,
     "command": command.Parameters,
     "model": model_runtime.Parameters,
+    "openclaw": openclaw_runtime.Parameters,
 }
 """The runtimes that an agent can have, with what each must be told."""
 
