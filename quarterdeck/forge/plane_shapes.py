@@ -58,7 +58,8 @@ def _news_v2(payload: Mapping[str, Any]) -> News:
     data = _mapping(payload.get("data"))
     project = identity(data.get("project_id") or data.get("project"))
     if about in ("workitem.created", "workitem.updated"):
-        return News(about, look_at=(project, _needed(data.get("id") or payload.get("entity_id")), ""))
+        issue = _needed(identity(data.get("id")) or payload.get("entity_id"))
+        return News(about, look_at=(project, issue, ""))
     said = _mapping(data.get("comment"))
     issue = identity(said.get("issue_id") or data.get("id"))
     if about == "workitem.comment.created" and project and identity(said.get("actor_id")):

@@ -5,6 +5,7 @@ the comments of items that wait for approval. It leaves part of each minute to t
 the next time where the limit stopped it.
 """
 
+from collections import Counter
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,6 +14,7 @@ import structlog
 
 from quarterdeck.board.model import State
 from quarterdeck.forge import tracker_store as store
+from quarterdeck.forge.tracker import Comment
 from quarterdeck.forge.tracker_model import TrackedItem, TrackerLink
 from quarterdeck.kernel.errors import Conflict, QuarterdeckError, Unavailable
 from quarterdeck.kernel.inbox_model import Ignored
@@ -43,34 +45,34 @@ class Swept:
 
 async def sweep(mirror: Mirror) -> Swept:
     """Repair what lost deliveries left behind. Raises `Unavailable` while the tracker is down."""
-    issues = comments = 0
+    found: Counter[str] = Counter()
     try:
         async with mirror.database.read() as session:
             links = await store.links(session)
         for link in links:
-            issues += await _issues(mirror, link)
-        comments = await _comments(mirror)
+            await _issues(mirror, link, found)
+        await _comments(mirror, found)
     except Unavailable as error:
         if error.code != "too_many_requests":
             raise
-        return Swept(issues, comments, is_whole=False)
-    return Swept(issues, comments, is_whole=True)
+        return Swept(found["issues"], found["comments"], is_whole=False)
+    return Swept(found["issues"], found["comments"], is_whole=True)
 
 
-async def _issues(mirror: Mirror, link: TrackerLink) -> int:
-    found, page, top = 0, link.sweep_page, link.sweep_top
+async def _issues(mirror: Mirror, link: TrackerLink, found: Counter[str]) -> None:
+    page, top = link.sweep_page, link.sweep_top
     until = link.synced_to - OVERLAP
     while True:
         changed = await mirror.tracker.changed(link.tracker_project, page, spare=SPARE)
         fresh = [issue for issue in changed.issues if issue.changed_at > until]
         for issue in sorted(fresh, key=lambda issue: issue.changed_at):
-            found += await _is_news(mirror.take_issue(issue))
+            found["issues"] += await _is_news(mirror.take_issue(issue))
         top = top or max((issue.changed_at for issue in changed.issues), default=link.synced_to)
         is_last = not changed.next_page or len(fresh) < len(changed.issues)
         page = "" if is_last else changed.next_page
         await _keep_place(mirror, link.project_key, page, top)
         if is_last:
-            return found
+            return
 
 
 async def _keep_place(mirror: Mirror, project: str, page: str, top: datetime) -> None:
@@ -84,26 +86,25 @@ async def _keep_place(mirror: Mirror, project: str, page: str, top: datetime) ->
             link.synced_to, link.swept_at = max(link.synced_to, top), unit.now
 
 
-async def _comments(mirror: Mirror) -> int:
+async def _comments(mirror: Mirror, found: Counter[str]) -> None:
     async with mirror.database.read() as session:
         waiting = await keys_in(session, State.WAITING_APPROVAL)
         items = await store.tracked_among(session, waiting, MOST_ITEMS)
-    return sum([await _comments_of(mirror, item) for item in items])
+    for item in items:
+        for comment in await _comments_of(mirror, item):
+            found["comments"] += await _is_news(mirror.comments.take(comment))
+        async with mirror.database.command("keep sweep of comments") as unit:
+            if row := await store.tracked(unit.session, item.issue_id):
+                row.comments_at = unit.now
 
 
-async def _comments_of(mirror: Mirror, item: TrackedItem) -> int:
-    found = 0
+async def _comments_of(mirror: Mirror, item: TrackedItem) -> list[Comment]:
     try:
         comments = await mirror.tracker.comments(item.tracker_project, item.issue_id, spare=SPARE)
     except Conflict as error:
         log.warning("tracker_issue_unreadable", item=item.item_key, reason=str(error))
-        comments = ()
-    for comment in sorted(comments, key=lambda comment: comment.changed_at):
-        found += await _is_news(mirror.comments.take(comment))
-    async with mirror.database.command("keep sweep of comments") as unit:
-        if row := await store.tracked(unit.session, item.issue_id):
-            row.comments_at = unit.now
-    return found
+        return []
+    return sorted(comments, key=lambda comment: comment.changed_at)
 
 
 async def _is_news(taking: Awaitable[str]) -> bool:

@@ -1,6 +1,18 @@
-"""A clock that stands still until a test moves it."""
+"""Clocks of tests: one stands still until it is moved, one is ahead of another."""
 
 from datetime import UTC, datetime, timedelta
+
+from quarterdeck.kernel.clock import Clock
+
+
+class Later:
+    """A clock that goes `hours` before another one."""
+
+    def __init__(self, clock: Clock, hours: float = 1) -> None:
+        self._clock, self._ahead = clock, timedelta(hours=hours)
+
+    def now(self) -> datetime:
+        return self._clock.now() + self._ahead
 
 
 class ManualClock:
