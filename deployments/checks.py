@@ -6,6 +6,7 @@ import re
 import shutil
 import stat
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import httpx
@@ -19,10 +20,14 @@ from quarterdeck.crew.model import Role
 from quarterdeck.crew.roster import read_roster
 from quarterdeck.kernel import disk, http, keyring
 from quarterdeck.kernel.errors import QuarterdeckError, Unavailable
+from quarterdeck.kernel.inbox import Standing
 from quarterdeck.router import access
 
 SCARCE, TOO_LITTLE = 2_000_000_000, 300_000_000
 """Free bytes below which to warn, and below which nothing can be relied on."""
+
+FAILURES_OF = timedelta(days=7)
+"""How far back failed deliveries are told."""
 
 OLDEST_GIT = (2, 30)
 OLDEST_POSTGRES = 14
@@ -294,6 +299,17 @@ async def messages_arrive(patient: Patient) -> Finding:
     return Finding("ok", "No dead letters.")
 
 
+async def deliveries_are_worked_on(patient: Patient) -> Finding:
+    house = patient.open_house()
+    recently = house.database.clock.now() - FAILURES_OF
+    failed = await house.inbox.entries(None, Standing.FAILED, 2**63 - 1, 1)
+    if failed and failed[0].received_at > recently:
+        detail = f"Delivery {failed[0].id} of {failed[0].source} failed: {failed[0].outcome}"
+        fix = "`quarterdeck webhook list --state failed` shows them; `replay` tries one again."
+        return Finding("warn", detail, "What it told was not taken in.", fix)
+    return Finding("ok", "No delivery failed lately.")
+
+
 CHECKS: tuple[Check, ...] = (
     Check("home", home_exists),
     Check("disk", disk_has_room),
@@ -312,4 +328,5 @@ CHECKS: tuple[Check, ...] = (
     Check("gitea", gitea_lets_us_work, needs_house=True),
     Check("telegram", telegram_knows_the_bot, needs_house=True),
     Check("messages", messages_arrive, needs_house=True),
+    Check("webhooks", deliveries_are_worked_on, needs_house=True),
 )

@@ -24,6 +24,7 @@ from quarterdeck.kernel.errors import Conflict
 from quarterdeck.kernel.identity import owner
 from quarterdeck.kernel.journal import Event
 from quarterdeck.kernel.settings import load
+from tests.bench.webhooks import RATE, SECONDS, measure_webhooks, measure_worked_off
 from tests.fakes.repositories import make_repository
 
 OWNER = owner("bench")
@@ -51,6 +52,7 @@ async def measure_desk(folder: Path, items: int, flood: int) -> list[Row]:
             rows += await _one_by_one(house, items)
             rows += await _flood(house, flood)
             rows.append(_memory(settings.folder))
+            rows += await _webhooks(house, settings.folder)
             approving.cancel()
         return rows
     finally:
@@ -154,9 +156,21 @@ async def _flood(house: House, count: int) -> list[Row]:
     return [(f"{count} items in flight, 8 at work", "no error", said)]
 
 
-def _memory(home: Path) -> Row:
+async def _webhooks(house: House, home: Path) -> list[Row]:
+    running = _running(home)
+    address, web = f"http://127.0.0.1:{running.http_port}", running.processes["web"][0]
+    rows = await measure_webhooks(house, address, web, RATE, SECONDS)
+    return [*rows, await measure_worked_off(house)]
+
+
+def _running(home: Path) -> homes.Running:
     running = homes.read(load().model_copy(update={"home": home}))
     assert running is not None
+    return running
+
+
+def _memory(home: Path) -> Row:
+    running = _running(home)
     sizes = {name: _resident(pid) for name, (pid, _) in running.processes.items()}
     ours = sizes["web"] + sizes["desk"]
     each = ", ".join(f"{name} {size:.0f}" for name, size in sorted(sizes.items()))

@@ -15,9 +15,10 @@ SECRETS = {
     "openclaw": "openclaws-cron-token-0123456789",
     "generic": "whsec_" + base64.b64encode(b"a key of thirty-two bytes, really").decode(),
 }
+NOWHERE = "http://127.0.0.1:9"
 CONNECTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "plane": ("plane", {"webhook_secret": SECRETS["plane"]}),
-    "gitea": ("gitea", {"webhook_secret": SECRETS["gitea"]}),
+    "gitea": ("gitea", {"url": NOWHERE, "token": "giteas-token-012", "webhook_secret": SECRETS["gitea"]}),
     "openclaw": ("openclaw", {"webhook_token": SECRETS["openclaw"]}),
     "generic": ("generic_webhook", {"secret": SECRETS["generic"]}),
 }

@@ -11,6 +11,7 @@ from deployments.doctor import Check, Finding, Patient, Result, examine
 from deployments.setup import set_up_core
 from quarterdeck.house import House, open_house
 from quarterdeck.kernel.errors import Conflict
+from quarterdeck.kernel.inbox import Delivery
 from quarterdeck.kernel.settings import Settings
 from tests.fakes.company import company, settings_of
 
@@ -89,6 +90,17 @@ async def test_an_agent_without_a_program_is_a_failure(settings: Settings, house
     found = (await looked(settings))["agents"]
     assert found.verdict == "fail"
     assert "developer: /nowhere/agent" in found.detail
+
+
+async def test_a_webhook_that_failed_is_told_with_its_reason(settings: Settings, house: House):
+    async def refuses(delivery: Delivery) -> str:
+        raise Conflict("Nobody knows this repository.")
+
+    house.deliveries.add("gitea", refuses)
+    await house.inbox.accept("gitea", "d-1", "push", {}, b"{}")
+    await house.deliveries.work_off()
+    found = (await looked(settings))["webhooks"]
+    assert (found.verdict, "Nobody knows this repository." in found.detail) == ("warn", True)
 
 
 async def test_without_its_database_the_rest_is_looked_at_all_the_same(tmp_path: Path):

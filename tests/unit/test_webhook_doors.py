@@ -15,7 +15,7 @@ import structlog
 from deployments.web import create_app
 from quarterdeck.house import House
 from quarterdeck.kernel.connections import Source
-from quarterdeck.kernel.inbox import Delivery, Standing
+from quarterdeck.kernel.inbox import Delivery, Ignored, Standing
 from quarterdeck.kernel.web import LARGEST_BODY
 from tests.fakes import senders
 from tests.fakes.company import ANNA, OWNER, company
@@ -306,7 +306,11 @@ async def test_the_owner_lists_shows_and_replays_and_nobody_else_does(house: Hou
         seen.append(delivery.delivery_id)
         return "done"
 
+    async def nothing(delivery: Delivery) -> str:
+        return Ignored("Nothing to do.")
+
     house.deliveries.add("gitea", handler)
+    house.deliveries.add("plane", nothing)
     await house.deliveries.work_off()
     owner, anna = ({"Authorization": f"Bearer {token}"} for token in (OWNER, ANNA))
     first = (await web.get("/api/v1/webhooks?limit=2&source=gitea", headers=owner)).json()
