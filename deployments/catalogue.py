@@ -91,6 +91,15 @@ CATALOGUE: tuple[Entry, ...] = (
         when_full="CANCEL_NEW",
         tags=("upkeep",),
     ),
+    Entry(
+        name="reconcile-plane",
+        flow="flows.reconcile_plane:reconcile_plane",
+        description="Looks in Plane for changes and decisions whose webhooks were lost.",
+        schedule=Schedule(cron="*/2 * * * *"),
+        limit=1,
+        when_full="CANCEL_NEW",
+        tags=("tracker",),
+    ),
     *(
         Entry(
             name=f"router-{job}",

@@ -14,10 +14,12 @@ from sqlmodel import func, select
 
 from deployments import catalogue, home, parts, prefect_server, schema
 from deployments.commands.forge import upkeep
+from deployments.commands.plane import tried as tried_plane
 from deployments.doctor import Check, Finding, Patient
 from deployments.prefect_api import is_healthy, prefect_api, schema_of
 from quarterdeck.crew.model import Role
 from quarterdeck.crew.roster import read_roster
+from quarterdeck.forge.tracker_model import PostState
 from quarterdeck.kernel import disk, http, keyring
 from quarterdeck.kernel.errors import QuarterdeckError, Unavailable
 from quarterdeck.kernel.inbox import Standing
@@ -291,6 +293,21 @@ async def gitea_lets_us_work(patient: Patient) -> Finding:
     return Finding("ok", f"Gitea {trial.version}; we are {trial.login}.")
 
 
+async def plane_is_followed(patient: Patient) -> Finding:
+    house = patient.open_house()
+    if not await house.plane.is_connected():
+        fix = "Fill the block `plane` in Prefect, or set PLANE_URL, PLANE_WORKSPACE and PLANE_API_KEY."
+        return Finding("ok", "Not configured; work is filed here.", fix=fix)
+    trial = await tried_plane(house)
+    if trial.problems:
+        meaning = "Some of what happens in Plane is not obeyed, or not shown there."
+        return Finding("warn", " ".join(trial.problems), meaning, "docs/how-to/plane.md.")
+    if dead := await house.posts.page(PostState.DEAD, 1):
+        fix = "`quarterdeck plane posts --dead` shows why; `resend` tells it again."
+        return Finding("warn", f"Plane refused: {dead[0].reason}", "Its issues may be behind.", fix)
+    return Finding("ok", f"{', '.join(trial.followed) or 'No project follows one of its projects'}.")
+
+
 async def messages_arrive(patient: Patient) -> Finding:
     dead = (await patient.open_house().notify.dead_letters(limit=1)).items
     if dead:
@@ -326,6 +343,7 @@ CHECKS: tuple[Check, ...] = (
     Check("router", router_answers),
     Check("backends", backends_can_be_called),
     Check("gitea", gitea_lets_us_work, needs_house=True),
+    Check("plane", plane_is_followed, needs_house=True),
     Check("telegram", telegram_knows_the_bot, needs_house=True),
     Check("messages", messages_arrive, needs_house=True),
     Check("webhooks", deliveries_are_worked_on, needs_house=True),

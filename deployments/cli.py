@@ -12,6 +12,7 @@ from deployments.commands import (
     item,
     keys,
     letters,
+    plane,
     processes,
     project,
     router,
@@ -45,6 +46,7 @@ app.add_typer(project.app, name="project", rich_help_panel="Work")
 app.add_typer(item.app, name="item", rich_help_panel="Work")
 app.add_typer(forge.app, name="forge", rich_help_panel="Work")
 app.add_typer(agent.app, name="agent", rich_help_panel="Work")
+app.add_typer(plane.app, name="plane", rich_help_panel="Work")
 app.add_typer(router.backend, name="backend", rich_help_panel="Models")
 app.add_typer(router.client, name="client", rich_help_panel="Models")
 app.add_typer(router.router, name="router", rich_help_panel="Models")

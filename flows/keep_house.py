@@ -6,6 +6,7 @@ from prefect.states import Completed
 
 from flows.approval import ask_for_approval
 from flows.deliver import deliver
+from flows.reconcile_plane import reconcile_plane
 from flows.router_upkeep import router_upkeep
 from quarterdeck.house import at_hand
 from tasks.upkeep import (
@@ -36,5 +37,6 @@ async def keep_house() -> "State[None]":
 
 
 def _limits() -> dict[str, float]:
-    limits = {flow.name: flow.timeout_seconds for flow in (ask_for_approval, deliver, router_upkeep)}
+    flows = (ask_for_approval, deliver, reconcile_plane, router_upkeep)
+    limits = {flow.name: flow.timeout_seconds for flow in flows}
     return {"keep house": LIMIT, **{name: seconds for name, seconds in limits.items() if seconds}}
