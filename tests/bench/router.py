@@ -60,8 +60,8 @@ LAUNCHES: dict[str, Callable[[int, Places, Path], Launch]] = {
 PRIORITY = -15
 """How nice the bench and what it starts are, when they are to come before other programs."""
 
-ENOUGH = 64
-"""Answers a window needs before it may end: a slow gateway gets a longer one."""
+ENOUGH = {"plain": 64, "burst": 64, "paced": 8}
+"""Answers a window needs before it may end: a slow gateway gets a longer one. Paced streams take 0.5 s."""
 
 WANTED: dict[str, tuple[str, ...]] = {
     "direct": tuple(SCENES),
@@ -162,7 +162,7 @@ class Bench:
             mix={kind: 1.0},
             watched=running.watched,
             database=running.database,
-            enough=ENOUGH,
+            enough=ENOUGH[kind],
             cpu=self.places.gateway,
         )
         found = load(plan, self.places.load)

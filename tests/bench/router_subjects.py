@@ -113,7 +113,9 @@ def spawn(command: tuple[str, ...], cpu: int, log: Path, **environment: str) -> 
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """Ask it to end, then insist; its children too."""
+    """Ask it to end, then insist; its children too. One that has ended already is only waited for."""
+    if process.poll() is not None:
+        return
     family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     process.send_signal(signal.SIGTERM)
     try:

@@ -1,8 +1,10 @@
 """What can be wrong in the router's bench: its arithmetic, its provider, its load."""
 
 import json
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 
 import httpx
 import pytest
@@ -27,7 +29,7 @@ from tests.bench.router_figures import (
     soak_rows,
 )
 from tests.bench.router_load import Counter, Plan, body, model, run
-from tests.bench.router_subjects import NotMeasured, mended
+from tests.bench.router_subjects import Launch, NotMeasured, Places, free_port, mended, start
 
 WINDOW = Sample(
     subject="router",
@@ -219,6 +221,12 @@ async def test_the_load_tells_what_is_no_answer(provider: int) -> None:
     found = await run(Plan(port=provider, path="/other", connections=1, warm_up=0.05, seconds=0.1))
     assert found.errors and found.requests == 0
     assert found.complaint == '404 {"error":{"message":"no such path"}}'
+
+
+def test_a_gateway_that_ends_by_itself_is_left_out_with_the_reason(tmp_path: Path) -> None:
+    launch = Launch("short", (sys.executable, "-c", "pass"))
+    with pytest.raises(NotMeasured, match="it ended by itself"):
+        start(launch, free_port(), Places.here(0), tmp_path)
 
 
 def test_portkeys_streams_are_mended_or_it_is_left_out() -> None:
