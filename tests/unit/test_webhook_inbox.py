@@ -211,6 +211,77 @@ async def test_who_is_told_to_stop_leaves_the_delivery_to_the_next_at_once(inbox
     assert (plane.seen, entry.attempts, entry.deaths) == ([1], 1, 0)
 
 
+async def test_who_slept_through_its_lease_settles_nothing(inbox: Inbox, clock: ManualClock):
+    await send(inbox, 1)
+    turns = {"first": asyncio.Event(), "second": asyncio.Event()}
+    begun: list[str] = []
+
+    def slow(name: str) -> Notebook:
+        async def then(delivery: Delivery) -> str:
+            begun.append(name)
+            await turns[name].wait()
+            return name
+
+        return Notebook(then)
+
+    async def at_work(name: str) -> asyncio.Task[float | None]:
+        working = asyncio.create_task(inbox.work_off({"plane": slow(name)}))
+        while name not in begun:
+            await asyncio.sleep(0.01)
+        return working
+
+    first = await at_work("first")
+    clock.go(inboxes.LEASE.total_seconds() + 1)
+    second = await at_work("second")
+    turns["first"].set()
+    await first
+    assert (await settled(inbox))[0] is Standing.WAITING
+    turns["second"].set()
+    await second
+    assert await settled(inbox) == (Standing.DONE, "second")
+
+
+async def test_a_handler_that_never_ends_is_ended_and_tried_again(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(inboxes, "PATIENCE", 0.05)
+    await send(inbox, 1)
+
+    async def hangs(delivery: Delivery) -> str:
+        await asyncio.Event().wait()
+        return ""
+
+    assert await inbox.work_off({"plane": Notebook(hangs)}) is not None
+    state, outcome = await settled(inbox)
+    assert state is Standing.WAITING and "longer" in outcome
+
+
+async def test_a_lease_is_renewed_while_somebody_is_at_work(
+    inbox: Inbox, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(inboxes, "LEASE", timedelta(seconds=0.3))
+    await send(inbox, 1)
+    begun, end = asyncio.Event(), asyncio.Event()
+
+    async def long(delivery: Delivery) -> str:
+        begun.set()
+        await end.wait()
+        return "done"
+
+    plane = Notebook(long)
+    working = asyncio.create_task(inbox.work_off({"plane": plane}))
+    await begun.wait()
+    for _ in range(4):
+        clock.go(0.2)
+        before = (await inbox.show(1)).leased_until
+        while (await inbox.show(1)).leased_until == before:
+            await asyncio.sleep(0.01)
+        await inbox.work_off({"plane": plane})
+    end.set()
+    await working
+    assert plane.seen == [1]
+
+
 async def test_contents_are_forgotten_after_a_month_and_replays_known_for_a_year(
     inbox: Inbox, clock: ManualClock
 ):
