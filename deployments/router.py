@@ -23,8 +23,8 @@ from quarterdeck.kernel.postgres import Server as Postgres
 from quarterdeck.kernel.postgres import server_for
 from quarterdeck.kernel.settings import Settings, load
 from quarterdeck.router import access, config
-from quarterdeck.router.lease import Lease
 from quarterdeck.router.service import Router, opened
+from quarterdeck.router.storage.lease import Lease
 
 log = structlog.get_logger(__name__)
 

@@ -61,7 +61,7 @@ def restore(
 ) -> None:
     """Put a backup in place of the router's tables; the router must not be running."""
     from quarterdeck.kernel.postgres import server_for
-    from quarterdeck.router import backup
+    from quarterdeck.router.storage import backup
 
     with server_for(terminal.here()).running() as server:
         rows = backup.restore(server.url(), path)

@@ -9,9 +9,9 @@ from quarterdeck.kernel.errors import QuarterdeckError
 from quarterdeck.kernel.keyring import Keyring
 from quarterdeck.kernel.settings import Settings
 from quarterdeck.router import access
-from quarterdeck.router.client_store import ClientStore
 from quarterdeck.router.config import RouterSettings
-from quarterdeck.router.keys import Seals
+from quarterdeck.router.storage.client_store import ClientStore
+from quarterdeck.router.storage.keys import Seals
 
 BOOKED_WITHIN = 5.0
 """Seconds in which a call that has ended is written into the ledger."""

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from quarterdeck.router.backend import PICO
-from quarterdeck.router.client_store import ClientKey, Spent
-from quarterdeck.router.door import BudgetSpent
-from quarterdeck.router.keys import digest
+from quarterdeck.router.door.ask import BudgetSpent
+from quarterdeck.router.storage.client_store import ClientKey, Spent
+from quarterdeck.router.storage.keys import digest
 
 DAY = 86_400
 

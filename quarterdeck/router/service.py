@@ -21,33 +21,35 @@ from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.errors import QuarterdeckError, Unavailable
 from quarterdeck.kernel.keyring import Keyring
 from quarterdeck.kernel.settings import Settings
-from quarterdeck.router import access, backup, config, importing, rehearsal, steady
-from quarterdeck.router.admin import Admin
-from quarterdeck.router.admin_wire import only
-from quarterdeck.router.application import Application
-from quarterdeck.router.attempts import Ways
+from quarterdeck.router import access, config, steady
+from quarterdeck.router.admin.api import Admin
+from quarterdeck.router.admin.wire import only
 from quarterdeck.router.backend import OPENAI, REHEARSAL
-from quarterdeck.router.balancer import Balancer
 from quarterdeck.router.call import Call
 from quarterdeck.router.clients import Clients
-from quarterdeck.router.counting import TokenCounter
 from quarterdeck.router.dashboard.pages import Dashboard
 from quarterdeck.router.dashboard.snapshot import snapshots
-from quarterdeck.router.keys import Seals
-from quarterdeck.router.lease import Lease
-from quarterdeck.router.ledger import Ledger
-from quarterdeck.router.line import Line
-from quarterdeck.router.litellm_way import LiteLLMWay
-from quarterdeck.router.metrics import Gauges, Metrics
+from quarterdeck.router.door.application import Application
+from quarterdeck.router.door.attempts import Ways
+from quarterdeck.router.door.request_log import RequestLog
+from quarterdeck.router.ledger.prices import PriceTable
+from quarterdeck.router.ledger.stats import Stats
+from quarterdeck.router.ledger.writer import Ledger
+from quarterdeck.router.limits.balancer import Balancer
+from quarterdeck.router.limits.line import Line
 from quarterdeck.router.model import Job
-from quarterdeck.router.openai_way import OpenAIWay
-from quarterdeck.router.prices import PriceTable
-from quarterdeck.router.probing import Prober
-from quarterdeck.router.request_log import RequestLog
-from quarterdeck.router.snapshot import Snapshot
-from quarterdeck.router.stats import Stats
-from quarterdeck.router.store import Store
-from quarterdeck.router.upkeep import Upkeep
+from quarterdeck.router.storage import backup, importing
+from quarterdeck.router.storage.keys import Seals
+from quarterdeck.router.storage.lease import Lease
+from quarterdeck.router.storage.snapshot import Snapshot
+from quarterdeck.router.storage.store import Store
+from quarterdeck.router.upkeep.jobs import Upkeep
+from quarterdeck.router.upkeep.metrics import Gauges, Metrics
+from quarterdeck.router.upkeep.probing import Prober
+from quarterdeck.router.ways import rehearsal
+from quarterdeck.router.ways.counting import TokenCounter
+from quarterdeck.router.ways.litellm_way import LiteLLMWay
+from quarterdeck.router.ways.openai_way import OpenAIWay
 
 log = structlog.get_logger(__name__)
 

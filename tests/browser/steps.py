@@ -5,7 +5,7 @@ import time
 from playwright.sync_api import Locator, Page, expect
 
 from quarterdeck.router.backend import Limit
-from quarterdeck.router.rules import LimitHint
+from quarterdeck.router.limits.rules import LimitHint
 from tests.fakes.router_admin import TOKEN, SmallRouter, iso
 
 MAPPED = {"kimi": {"native_id": "vendor/kimi"}}

@@ -6,7 +6,7 @@ import time
 import pytest
 from playwright.sync_api import Page, expect
 
-from quarterdeck.router import rehearsal
+from quarterdeck.router.ways import rehearsal
 from tests.browser.steps import (
     MAPPED,
     cells,

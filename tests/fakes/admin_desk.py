@@ -9,16 +9,16 @@ from typing import Any
 import httpx
 
 from quarterdeck.kernel.database import Database
-from quarterdeck.router.admin import Admin
-from quarterdeck.router.admin_wire import IsAdmin, only
-from quarterdeck.router.balancer import Balancer
+from quarterdeck.router.admin.api import Admin
+from quarterdeck.router.admin.wire import IsAdmin, only
 from quarterdeck.router.clients import Clients
 from quarterdeck.router.config import RouterSettings, Tuning, tuning
-from quarterdeck.router.ledger import Ledger
+from quarterdeck.router.ledger.stats import Stats
+from quarterdeck.router.ledger.writer import Ledger
+from quarterdeck.router.limits.balancer import Balancer
 from quarterdeck.router.model import Job
-from quarterdeck.router.stats import Stats
-from quarterdeck.router.store import Store
-from quarterdeck.router.upkeep import Upkeep
+from quarterdeck.router.storage.store import Store
+from quarterdeck.router.upkeep.jobs import Upkeep
 from tests.fakes.router_parts import NOON, store
 
 TOKEN = "the-admin-token"

@@ -16,12 +16,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
+from quarterdeck.router.admin.forms import BackendChange, BackendForm, ClientChange, ClientForm
 from quarterdeck.router.backend import Backend, Prices
-from quarterdeck.router.balancer import Balancer
 from quarterdeck.router.config import Tuning
 from quarterdeck.router.dashboard.pages import Dashboard
 from quarterdeck.router.dashboard.snapshot import snapshots
-from quarterdeck.router.forms import BackendChange, BackendForm, ClientChange, ClientForm
+from quarterdeck.router.limits.balancer import Balancer
 
 TOKEN = "the-admin-token"
 NOTHING = {

@@ -10,13 +10,13 @@ from typing import Any
 
 from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.keyring import VARIABLE, Keyring
+from quarterdeck.router.admin.forms import BackendForm
 from quarterdeck.router.backend import Pool, Prices, Usage
 from quarterdeck.router.call import Call, Caller
 from quarterdeck.router.exchange import Outcome
-from quarterdeck.router.forms import BackendForm
-from quarterdeck.router.keys import Seals
-from quarterdeck.router.snapshot import KeyConnections
-from quarterdeck.router.store import Store
+from quarterdeck.router.storage.keys import Seals
+from quarterdeck.router.storage.snapshot import KeyConnections
+from quarterdeck.router.storage.store import Store
 
 LIST_PRICE = Prices(input=150_000, output=600_000)
 NOON = datetime(2026, 11, 22, 12, 30, tzinfo=UTC).timestamp()

@@ -4,7 +4,7 @@ import random
 import time
 
 from quarterdeck.router.backend import Limit
-from quarterdeck.router.rules import LimitHint
+from quarterdeck.router.limits.rules import LimitHint
 from tests.fakes.router_admin import SmallRouter, iso
 
 MODELS = ("kimi-k2", "glm-4.6", "claude-sonnet", "deepseek-v3", "qwen3-coder")

@@ -18,19 +18,19 @@ import uvicorn
 from aiohttp import web
 
 from quarterdeck.router import steady
-from quarterdeck.router.application import Application
-from quarterdeck.router.attempts import Ways
 from quarterdeck.router.backend import Backend, Prices, Usage
 from quarterdeck.router.backend import Mapping as ModelMapping
-from quarterdeck.router.balancer import Balancer
 from quarterdeck.router.call import Call
 from quarterdeck.router.config import Tuning
-from quarterdeck.router.door import BudgetSpent
+from quarterdeck.router.door.application import Application
+from quarterdeck.router.door.ask import BudgetSpent
+from quarterdeck.router.door.attempts import Ways
+from quarterdeck.router.door.request_log import RequestLog
 from quarterdeck.router.exchange import Answer, Attempt, Failure, Outcome, Stream, Way
-from quarterdeck.router.line import Line
-from quarterdeck.router.openai_way import OpenAIWay
-from quarterdeck.router.rehearsal import RehearsalWay
-from quarterdeck.router.request_log import RequestLog
+from quarterdeck.router.limits.balancer import Balancer
+from quarterdeck.router.limits.line import Line
+from quarterdeck.router.ways.openai_way import OpenAIWay
+from quarterdeck.router.ways.rehearsal import RehearsalWay
 from tests.fakes.provider import FakeProvider
 from tests.fakes.provider_invoice import prompt_tokens
 

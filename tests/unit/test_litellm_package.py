@@ -21,7 +21,7 @@ def refuse(*_, **__):
 for name in ("connect", "connect_ex", "sendto"):
     setattr(socket.socket, name, refuse)
 socket.getaddrinfo = socket.create_connection = refuse
-import quarterdeck.router.litellm_library
+import quarterdeck.router.ways.litellm_library
 print("imported", "litellm" in sys.modules)
 """
 

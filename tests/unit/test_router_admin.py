@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from starlette.routing import Route
 
 from quarterdeck.kernel.database import Database
-from quarterdeck.router.admin_wire import only
+from quarterdeck.router.admin.forms import BackendChange, ClientForm
+from quarterdeck.router.admin.wire import only
 from quarterdeck.router.backend import Limit
 from quarterdeck.router.config import KEYS, SECRETS
-from quarterdeck.router.forms import BackendChange, ClientForm
-from quarterdeck.router.rules import LimitHint
+from quarterdeck.router.limits.rules import LimitHint
 from tests.fakes.admin_desk import Desk, admin_desk
 from tests.fakes.router_parts import PLAIN_KEY
 
@@ -83,7 +83,7 @@ def test_a_token_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -
         compared.append((one, other))
         return one == other
 
-    monkeypatch.setattr("quarterdeck.router.admin_wire.hmac.compare_digest", compare)
+    monkeypatch.setattr("quarterdeck.router.admin.wire.hmac.compare_digest", compare)
     is_admin = only("tökén")
     assert is_admin("tökén") and not is_admin("x") and not is_admin("") and not is_admin("\ud800")
     assert len(compared) == 4

@@ -11,8 +11,9 @@ from sqlmodel import SQLModel, select
 
 from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.errors import Conflict, Invalid, NotFound
-from quarterdeck.router import backup, model
+from quarterdeck.router import model
 from quarterdeck.router.backend import Limit, Pool, Status
+from quarterdeck.router.storage import backup
 
 NOW = datetime(2026, 11, 22, 3, 15, tzinfo=UTC)
 

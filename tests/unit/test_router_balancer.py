@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from quarterdeck.router.backend import Backend, Health, Limit, Pool, Status
-from quarterdeck.router.balancer import Admission, Balancer, PoolCount
 from quarterdeck.router.config import Tuning
-from quarterdeck.router.rules import Hint, LimitHint
-from quarterdeck.router.standing import HealthChanged, ProbeResult, State, StatusChanged
+from quarterdeck.router.limits.balancer import Admission, Balancer, PoolCount
+from quarterdeck.router.limits.rules import Hint, LimitHint
+from quarterdeck.router.limits.standing import HealthChanged, ProbeResult, State, StatusChanged
 from tests.fakes.backends import MODEL, START, backend
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from quarterdeck.router.bucket import Bucket
+from quarterdeck.router.limits.bucket import Bucket
 
 START = 1_800_000_000.0
 

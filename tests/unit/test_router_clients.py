@@ -9,13 +9,13 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 
 from quarterdeck.kernel.database import Database
 from quarterdeck.router import steady
+from quarterdeck.router.admin.forms import ClientForm
 from quarterdeck.router.call import Caller
-from quarterdeck.router.client_store import ClientKey, Spent
 from quarterdeck.router.clients import DAY, Client, Clients, Hold
-from quarterdeck.router.door import BudgetSpent
-from quarterdeck.router.forms import ClientForm
-from quarterdeck.router.keys import digest, new_client_key
-from quarterdeck.router.ledger import Ledger
+from quarterdeck.router.door.ask import BudgetSpent
+from quarterdeck.router.ledger.writer import Ledger
+from quarterdeck.router.storage.client_store import ClientKey, Spent
+from quarterdeck.router.storage.keys import digest, new_client_key
 from tests.fakes.router_parts import call, store
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC).timestamp()

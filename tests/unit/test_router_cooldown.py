@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from quarterdeck.router.backend import Limit, Status
-from quarterdeck.router.balancer import Admission, Balancer
 from quarterdeck.router.config import Tuning
-from quarterdeck.router.rules import DAY, Hint, LimitHint
-from quarterdeck.router.standing import (
+from quarterdeck.router.limits.balancer import Admission, Balancer
+from quarterdeck.router.limits.rules import DAY, Hint, LimitHint
+from quarterdeck.router.limits.standing import (
     CooldownEnded,
     CooldownExtended,
     CooldownStarted,

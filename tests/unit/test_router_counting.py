@@ -10,9 +10,9 @@ from typing import Any
 import psutil
 import pytest
 
-from quarterdeck.router import counting
 from quarterdeck.router.backend import Usage
-from quarterdeck.router.counting import TokenCounter
+from quarterdeck.router.ways import counting
+from quarterdeck.router.ways.counting import TokenCounter
 
 CHAT = "/v1/chat/completions"
 HELLO = {"messages": [{"role": "user", "content": "the ship sails at dawn"}]}

@@ -16,7 +16,7 @@ import pytest
 from quarterdeck.router.backend import Limit
 from quarterdeck.router.dashboard.pages import PAGES
 from quarterdeck.router.dashboard.snapshot import KEEP_ALIVE, Feed
-from quarterdeck.router.rules import LimitHint
+from quarterdeck.router.limits.rules import LimitHint
 from tests.fakes.router_admin import TOKEN, SmallRouter
 
 STATIC = files("quarterdeck.router.dashboard").joinpath("static")

@@ -7,10 +7,10 @@ import pytest
 
 from quarterdeck.router import steady
 from quarterdeck.router.backend import Pool, Status
-from quarterdeck.router.balancer import Balancer
 from quarterdeck.router.call import Call
 from quarterdeck.router.config import Tuning
 from quarterdeck.router.exchange import Answer, Attempt, Failure, Outcome, Stream
+from quarterdeck.router.limits.balancer import Balancer
 from tests.fakes.provider import FAULTS, FakeProvider
 from tests.fakes.served_router import CHAT, MemoryBook, Served, asked, backend
 

@@ -17,9 +17,9 @@ import pytest
 from quarterdeck.router import steady
 from quarterdeck.router.backend import Backend, Limit, Pool, Status
 from quarterdeck.router.call import Call
-from quarterdeck.router.litellm_way import LiteLLMWay
-from quarterdeck.router.rules import ACCOUNT_SECONDS, DAY
-from quarterdeck.router.standing import View
+from quarterdeck.router.limits.rules import ACCOUNT_SECONDS, DAY
+from quarterdeck.router.limits.standing import View
+from quarterdeck.router.ways.litellm_way import LiteLLMWay
 from tests.fakes.fault_page import CASES, PAGE, Case, Seen, read, render
 from tests.fakes.provider import FAULTS, FakeProvider
 from tests.fakes.provider_faults import WAIT, K, tomorrow

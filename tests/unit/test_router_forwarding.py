@@ -9,7 +9,7 @@ from aiohttp import web
 
 from quarterdeck.router import steady
 from quarterdeck.router.exchange import Outcome
-from quarterdeck.router.openai_way import OpenAIWay
+from quarterdeck.router.ways.openai_way import OpenAIWay
 from tests.fakes.provider import FakeProvider
 from tests.fakes.served_router import CHAT, KEY, Servant, Served, asked, backend
 

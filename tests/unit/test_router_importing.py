@@ -17,8 +17,8 @@ from quarterdeck.kernel.errors import Misconfigured
 from quarterdeck.router import config
 from quarterdeck.router.backend import Limit, Pool, Source, Status
 from quarterdeck.router.config import RouterSettings, Tuning
-from quarterdeck.router.importing import first_start
-from quarterdeck.router.keys import Seals
+from quarterdeck.router.storage.importing import first_start
+from quarterdeck.router.storage.keys import Seals
 from tests.fakes.router_parts import LIST_PRICE, form, hex_key, keyring, store
 
 KEY = hex_key()

@@ -20,10 +20,10 @@ from quarterdeck.kernel.database import Database
 from quarterdeck.router import backend as routed
 from quarterdeck.router import steady
 from quarterdeck.router.backend import PICO, Backend, Pool
-from quarterdeck.router.counting import TokenCounter
-from quarterdeck.router.ledger import Ledger
-from quarterdeck.router.litellm_way import LiteLLMWay
+from quarterdeck.router.ledger.writer import Ledger
 from quarterdeck.router.model import CallRow, UsageRow
+from quarterdeck.router.ways.counting import TokenCounter
+from quarterdeck.router.ways.litellm_way import LiteLLMWay
 from tests.fakes.provider import FakeProvider, Prices
 from tests.fakes.provider_invoice import prose
 from tests.fakes.served_router import CHAT, KEY, Served, backend

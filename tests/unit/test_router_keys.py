@@ -14,9 +14,9 @@ from structlog.testing import capture_logs
 from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.errors import Misconfigured
 from quarterdeck.kernel.keyring import Keyring
+from quarterdeck.router.admin.forms import ClientForm
 from quarterdeck.router.config import Tuning
-from quarterdeck.router.forms import ClientForm
-from quarterdeck.router.keys import BACKENDS, CLIENTS, Seals, encryption_key
+from quarterdeck.router.storage.keys import BACKENDS, CLIENTS, Seals, encryption_key
 from tests.fakes.router_parts import PLAIN_KEY, form, hex_key, keyring, store
 
 OLD, NEW = hex_key(), hex_key()

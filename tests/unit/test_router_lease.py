@@ -6,8 +6,8 @@ import psycopg
 import pytest
 
 from quarterdeck.kernel.errors import Conflict, Unavailable
-from quarterdeck.router import lease
-from quarterdeck.router.lease import Lease
+from quarterdeck.router.storage import lease
+from quarterdeck.router.storage.lease import Lease
 
 
 @pytest.fixture(autouse=True)

@@ -24,13 +24,14 @@ from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.errors import Unavailable
 from quarterdeck.kernel.postgres import EmbeddedPostgres
 from quarterdeck.kernel.postgres.processes import find_postmaster
-from quarterdeck.router import booking, steady
+from quarterdeck.router import steady
 from quarterdeck.router.backend import Health, Limit, Pool, Status, Usage
 from quarterdeck.router.call import Caller
 from quarterdeck.router.config import Tuning
 from quarterdeck.router.exchange import Outcome
-from quarterdeck.router.ledger import Ledger, Totals
-from quarterdeck.router.standing import (
+from quarterdeck.router.ledger import booking
+from quarterdeck.router.ledger.writer import Ledger, Totals
+from quarterdeck.router.limits.standing import (
     Change,
     CooldownEnded,
     CooldownExtended,
@@ -456,7 +457,7 @@ async def test_two_that_write_into_the_same_hour_at_once_lose_nothing(
 async def test_a_stop_waits_only_so_long_for_a_postgresql_that_hangs(
     server: EmbeddedPostgres, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("quarterdeck.router.ledger.CLOSE_SECONDS", 0.5)
+    monkeypatch.setattr("quarterdeck.router.ledger.writer.CLOSE_SECONDS", 0.5)
     ledger = Ledger(server.url(), folder, steady.now)
     await ledger.open()
     holder = await psycopg.AsyncConnection.connect(server.url().replace("+psycopg", "", 1))
@@ -473,7 +474,7 @@ async def test_a_stop_waits_only_so_long_for_a_postgresql_that_hangs(
 async def test_a_stop_does_not_wait_for_a_postgresql_that_is_frozen(
     server: EmbeddedPostgres, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("quarterdeck.router.ledger.CLOSE_SECONDS", 0.3)
+    monkeypatch.setattr("quarterdeck.router.ledger.writer.CLOSE_SECONDS", 0.3)
     ledger = Ledger(server.url(), folder, steady.now)
     await ledger.open()
     found = find_postmaster(server.data)
@@ -498,7 +499,7 @@ import asyncio, sys
 from pathlib import Path
 from tests.fakes.router_parts import call
 from quarterdeck.router import steady
-from quarterdeck.router.ledger import Ledger
+from quarterdeck.router.ledger.writer import Ledger
 
 async def main():
     ledger = Ledger(sys.argv[1], Path(sys.argv[2]), steady.now)
@@ -558,7 +559,7 @@ async def test_a_disk_that_refuses_keeps_calls_in_memory(
 async def test_what_waits_has_a_limit_and_what_is_lost_is_counted(
     ledger: Ledger, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("quarterdeck.router.spool.MOST_BYTES", 1000)
+    monkeypatch.setattr("quarterdeck.router.ledger.spool.MOST_BYTES", 1000)
     for _ in range(20):
         ledger.record(call())
         ledger._file()
@@ -570,7 +571,7 @@ async def test_what_waits_has_a_limit_and_what_is_lost_is_counted(
 async def test_a_long_outage_fills_many_files_and_none_is_read_whole_into_memory(
     ledger: Ledger, database_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("quarterdeck.router.spool.PIECE_BYTES", 2000)
+    monkeypatch.setattr("quarterdeck.router.ledger.spool.PIECE_BYTES", 2000)
     for _ in range(60):
         ledger.record(call())
         ledger._file()

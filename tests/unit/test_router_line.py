@@ -10,10 +10,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from quarterdeck.router import steady
 from quarterdeck.router.backend import Backend
-from quarterdeck.router.balancer import Admission, Balancer
 from quarterdeck.router.config import Tuning
-from quarterdeck.router.line import Line
-from quarterdeck.router.rules import Hint, LimitHint
+from quarterdeck.router.limits.balancer import Admission, Balancer
+from quarterdeck.router.limits.line import Line
+from quarterdeck.router.limits.rules import Hint, LimitHint
 from tests.fakes.backends import MODEL, START, backend
 
 FOREVER = START * 2

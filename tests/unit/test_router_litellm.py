@@ -13,8 +13,8 @@ import pytest
 from quarterdeck.router import steady
 from quarterdeck.router.backend import Backend, Mapping, Usage
 from quarterdeck.router.exchange import Answer, Attempt, Failure, Outcome, Stream
-from quarterdeck.router.litellm_way import LiteLLMWay
-from quarterdeck.router.openai_way import OpenAIWay
+from quarterdeck.router.ways.litellm_way import LiteLLMWay
+from quarterdeck.router.ways.openai_way import OpenAIWay
 from tests.fakes.provider import FAULTS, FakeProvider, Tokens
 
 CHAT, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/responses", "/v1/messages"
@@ -428,7 +428,8 @@ async def test_prompts_and_keys_are_not_logged(
 
 def test_neither_litellm_nor_httpx_is_imported_before_a_call_needs_it() -> None:
     program = (
-        "import sys, quarterdeck.router.litellm_way, quarterdeck.router.counting, quarterdeck.router.prices;"
+        "import sys, quarterdeck.router.ways.litellm_way, quarterdeck.router.ways.counting;"
+        "import quarterdeck.router.ledger.prices;"
         "print(sorted({'litellm', 'httpx', 'openai', 'tiktoken'} & sys.modules.keys()))"
     )
     told = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)

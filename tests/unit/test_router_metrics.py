@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from quarterdeck.router.backend import Pool, Usage
 from quarterdeck.router.call import Call, Caller
 from quarterdeck.router.exchange import Outcome
-from quarterdeck.router.metrics import Gauges, Metrics
+from quarterdeck.router.upkeep.metrics import Gauges, Metrics
 
 GAUGES = Gauges(
     pools={"primary": {"total": 2, "enabled": 2, "healthy": 1, "cooling": 1, "error": 0}},

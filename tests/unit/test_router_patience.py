@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from quarterdeck.router.patience import TICK, Patience
+from quarterdeck.router.door.patience import TICK, Patience
 
 
 async def test_a_wait_that_takes_too_long_ends_with_an_error() -> None:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from quarterdeck.router import dialects
 from quarterdeck.router.backend import PICO, Prices, Usage
-from quarterdeck.router.prices import TABLE, PriceTable
+from quarterdeck.router.ledger.prices import TABLE, PriceTable
+from quarterdeck.router.ways import dialects
 
 MEMORY = """
 import sys
-from quarterdeck.router.prices import PriceTable
+from quarterdeck.router.ledger.prices import PriceTable
 def resident():
     with open("/proc/self/status") as status:
         return int(next(line for line in status if line.startswith("VmRSS")).split()[1])

@@ -9,10 +9,10 @@ import pytest
 
 from quarterdeck.router import steady
 from quarterdeck.router.backend import Backend, Health, Mapping, Status
-from quarterdeck.router.balancer import Balancer
 from quarterdeck.router.config import Tuning
-from quarterdeck.router.probing import Prober
-from quarterdeck.router.rules import LimitHint
+from quarterdeck.router.limits.balancer import Balancer
+from quarterdeck.router.limits.rules import LimitHint
+from quarterdeck.router.upkeep.probing import Prober
 from tests.fakes.provider import FAULTS, MODELS, OK, FakeProvider
 
 KEY = "sk-right"

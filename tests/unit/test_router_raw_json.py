@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quarterdeck.router.raw_json import members, with_member, with_model
+from quarterdeck.router.ways.raw_json import members, with_member, with_model
 
 NASTY = st.sampled_from(
     ['"model":"x"', 'model"', '\\"model', '"model"', "\\", '"', "{", "}", "é", "\u2028", "𝄞", "\x00"]

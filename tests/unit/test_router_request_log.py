@@ -9,7 +9,7 @@ import pytest
 
 from quarterdeck.kernel import log as kernel_log
 from quarterdeck.kernel.settings import Settings
-from quarterdeck.router.request_log import RequestLog
+from quarterdeck.router.door.request_log import RequestLog
 from tests.fakes.provider import FakeProvider
 from tests.fakes.served_router import KEY, Guest, MemoryClients, Served, backend
 

@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quarterdeck.kernel.log import hide
-from quarterdeck.router import rules, steady
+from quarterdeck.router import steady
 from quarterdeck.router.backend import Health, Limit
 from quarterdeck.router.config import Tuning
 from quarterdeck.router.exchange import Outcome
-from quarterdeck.router.rules import DAY, Hint, LimitHint, Probe
+from quarterdeck.router.limits import rules
+from quarterdeck.router.limits.rules import DAY, Hint, LimitHint, Probe
 
 NOON = datetime(2026, 3, 5, 12, tzinfo=UTC).timestamp()
 TUNING = Tuning()

@@ -13,7 +13,7 @@ import pytest
 from quarterdeck.router import steady
 from quarterdeck.router.backend import Usage
 from quarterdeck.router.exchange import Outcome
-from quarterdeck.router.litellm_way import LiteLLMWay
+from quarterdeck.router.ways.litellm_way import LiteLLMWay
 from tests.fakes.provider import FakeProvider
 from tests.fakes.provider_invoice import prose
 from tests.fakes.served_router import KEY as BACKENDS_KEY

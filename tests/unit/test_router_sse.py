@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quarterdeck.router import sse
-from quarterdeck.router.sse import Splitter, data_of
+from quarterdeck.router.ways import sse
+from quarterdeck.router.ways.sse import Splitter, data_of
 
 LINES = st.sampled_from(["data: {}", 'data: {"a": "é𝄞"}', "data:[DONE]", ": ping", "event: error", "id: 7"])
 EVENTS = st.lists(st.lists(LINES, min_size=1, max_size=3), max_size=6)

@@ -134,7 +134,7 @@ async def test_every_number_is_checked(desk: Desk, path: str, name: str) -> None
 
 
 async def test_many_hours_come_in_pages_without_a_gap(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("quarterdeck.router.stats.PAGE", 3)
+    monkeypatch.setattr("quarterdeck.router.ledger.stats.PAGE", 3)
     await book(
         desk,
         *(
@@ -146,7 +146,7 @@ async def test_many_hours_come_in_pages_without_a_gap(desk: Desk, monkeypatch: p
         ),
     )
     for size in (1, 3, 8, 16, 17):
-        monkeypatch.setattr("quarterdeck.router.stats.PAGE", size)
+        monkeypatch.setattr("quarterdeck.router.ledger.stats.PAGE", size)
         rows = await desk.get("/stats/hourly")
         keys = [(row["hour_bucket"], row["backend_id"], row["model"], row["pool"]) for row in rows]
         assert len(set(keys)) == len(keys) == 16
@@ -298,7 +298,7 @@ async def test_the_clients_show_what_they_used_today(desk: Desk) -> None:
 async def test_what_is_old_is_deleted_and_totals_stay(
     desk: Desk, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("quarterdeck.router.stats._DELETED_AT_ONCE", 2)
+    monkeypatch.setattr("quarterdeck.router.ledger.stats._DELETED_AT_ONCE", 2)
     client = (await desk.post("/clients", {"name": "anna"}))["id"]
     await book(desk, *(call(at=NOON - days * DAY, caller=Caller(client)) for days in range(12)))
     await desk.stats.aggregate()

@@ -9,13 +9,13 @@ from sqlalchemy import text
 
 from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.errors import Conflict, Invalid, NotFound
+from quarterdeck.router.admin.forms import BackendChange, ClientChange, ClientForm
 from quarterdeck.router.backend import Pool, Status
 from quarterdeck.router.config import Tuning
-from quarterdeck.router.forms import BackendChange, ClientChange, ClientForm
-from quarterdeck.router.keys import Seals, digest
+from quarterdeck.router.limits.standing import State
 from quarterdeck.router.model import Job
-from quarterdeck.router.standing import State
-from quarterdeck.router.upkeep import Result
+from quarterdeck.router.storage.keys import Seals, digest
+from quarterdeck.router.upkeep.jobs import Result
 from tests.fakes.router_parts import LIST_PRICE, PLAIN_KEY, form, hex_key, keyring, store
 
 TUNING = Tuning()

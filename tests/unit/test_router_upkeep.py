@@ -9,7 +9,7 @@ import pytest
 from quarterdeck.kernel.errors import NotFound, Unavailable
 from quarterdeck.router.config import Tuning
 from quarterdeck.router.model import Job
-from quarterdeck.router.upkeep import DAY, HOUR, Result, Upkeep
+from quarterdeck.router.upkeep.jobs import DAY, HOUR, Result, Upkeep
 
 
 class Diary:

@@ -12,8 +12,8 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from quarterdeck.router import dialects
 from quarterdeck.router.dashboard.snapshot import Feed, Source
+from quarterdeck.router.ways import dialects
 
 PACKAGE = "quarterdeck.router.dashboard"
 

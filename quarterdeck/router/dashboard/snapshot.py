@@ -12,8 +12,8 @@ from typing import Any
 import orjson
 
 from quarterdeck.router.backend import REHEARSAL, Backend
-from quarterdeck.router.balancer import Balancer
-from quarterdeck.router.standing import View
+from quarterdeck.router.limits.balancer import Balancer
+from quarterdeck.router.limits.standing import View
 
 KEEP_ALIVE_SECONDS = 15.0
 """The longest silence: whatever stands in between closes what it takes for dead."""

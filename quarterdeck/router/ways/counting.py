@@ -1,0 +1,189 @@
+"""Tokens that no provider told, counted by LiteLLM's tokenizers in a process of its own.
+
+    python -m quarterdeck.router.ways.counting        reads and answers lines of JSON until its input ends
+
+The process costs seconds and 200 MB, which the router must not have: it is started when first needed, ends by
+itself after some idle minutes, and with its parent. It has no secrets and makes no connection.
+"""
+
+import asyncio
+import json
+import os
+import select
+import sys
+from collections.abc import Callable, Iterator
+from collections.abc import Mapping as Map
+from contextlib import suppress
+from typing import Any
+
+from quarterdeck.router.backend import Usage
+
+IDLE_SECONDS = 180.0
+START_SECONDS = 60.0
+COUNT_SECONDS = 10.0
+LONGEST = 2_000_000
+"""Characters that are counted; more are estimated."""
+
+CHARACTERS_PER_TOKEN = 4
+_KEPT = ("PATH", "HOME", "LANG", "PYTHONPATH", "SYSTEMROOT", "TMPDIR")
+_OFFLINE = {
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    "LITELLM_MODE": "PRODUCTION",
+    "HF_HUB_OFFLINE": "1",
+}
+
+
+class TokenCounter:
+    """Counts one after the other. What cannot be counted in time is estimated at four characters a token."""
+
+    def __init__(self, *, idle: float = IDLE_SECONDS, limit: float = COUNT_SECONDS) -> None:
+        self._idle = idle
+        self._limit = limit
+        self._process: asyncio.subprocess.Process | None = None
+        self._turn = asyncio.Lock()
+
+    @property
+    def pid(self) -> int | None:
+        """The helper's process id while it runs."""
+        process = self._process
+        return process.pid if process and process.returncode is None else None
+
+    async def count(self, native_id: str, path: str, body: Map[str, Any], text: str) -> Usage:
+        """Never raises: an estimate is made where nothing can be counted."""
+        asked = "\n".join(_texts(_prompt(body)))
+        prompt, completion = _estimate(asked), _estimate(text)
+        if len(asked) + len(text) <= LONGEST:
+            question = {"model": native_id, "prompt": _prompt(body), "asked": asked, "text": text}
+            with suppress(OSError, ValueError, KeyError, TimeoutError):
+                told = await self._asked(json.dumps(question).encode() + b"\n")
+                prompt, completion = int(told["prompt"]), int(told["completion"])
+        return Usage(prompt, completion, prompt + completion, is_estimate=True)
+
+    async def close(self) -> None:
+        """End the helper."""
+        async with self._turn:
+            await self._end()
+
+    async def _asked(self, line: bytes) -> dict[str, Any]:
+        """One answer. A helper that has just ended by itself is started once more."""
+        async with self._turn:
+            try:
+                return await self._answer(line)
+            except (ConnectionError, EOFError):
+                await self._end()
+                return await self._answer(line)
+            except BaseException:
+                await self._end()  # an answer that comes too late must not answer the next question
+                raise
+
+    async def _answer(self, line: bytes) -> dict[str, Any]:
+        process = await self._started()
+        assert process.stdin is not None and process.stdout is not None
+        async with asyncio.timeout(self._limit):
+            process.stdin.write(line)
+            await process.stdin.drain()
+            told: dict[str, Any] = json.loads(await _line(process.stdout))
+        return told
+
+    async def _started(self) -> asyncio.subprocess.Process:
+        if self._process is None:
+            self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", __name__, str(self._idle)),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.DEVNULL,
+                env={**{name: os.environ[name] for name in _KEPT if name in os.environ}, **_OFFLINE},
+                start_new_session=True,  # Ctrl-C ends the router, and it the helper
+            )
+            assert self._process.stdout is not None
+            async with asyncio.timeout(START_SECONDS):
+                await _line(self._process.stdout)
+        return self._process
+
+    async def _end(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+        process._transport.close()  # type: ignore[attr-defined] # else its pipes wait for the collector
+
+
+async def _line(stream: asyncio.StreamReader) -> bytes:
+    """Raises `EOFError` when the helper has ended."""
+    line = await stream.readline()
+    if not line:
+        raise EOFError
+    return line
+
+
+def _prompt(body: Map[str, Any]) -> dict[str, Any]:
+    """The fields that a provider reads as the prompt, in any dialect."""
+    names = ("messages", "tools", "functions", "system", "prompt", "input", "instructions")
+    return {name: body[name] for name in names if body.get(name)}
+
+
+def _estimate(text: str) -> int:
+    return -(-len(text) // CHARACTERS_PER_TOKEN)
+
+
+def _texts(part: Any) -> Iterator[str]:
+    """All texts in it, but pictures and sounds, which are no text."""
+    if isinstance(part, str):
+        if not part.startswith("data:"):
+            yield part
+    elif isinstance(part, Map):
+        for name, value in part.items():
+            if name not in ("image_url", "input_audio", "source", "file", "type", "role", "id"):
+                yield from _texts(value)
+    elif isinstance(part, list):
+        for value in part:
+            yield from _texts(value)
+
+
+# In the helper
+
+
+def serve(idle: float) -> None:
+    """Answer until the input ends, or nothing has come for so long."""
+    count = _tokenizer()
+    print("{}", flush=True)
+    while select.select([sys.stdin], [], [], idle)[0]:
+        line = sys.stdin.buffer.raw.readline() if hasattr(sys.stdin.buffer, "raw") else b""
+        if not line:
+            return
+        print(json.dumps(_counted(json.loads(line), count)), flush=True)
+
+
+def _tokenizer() -> Callable[..., int]:
+    os.environ.update(_OFFLINE)
+    import litellm
+
+    litellm.disable_hf_tokenizer_download = True
+    return litellm.token_counter  # type: ignore[no-any-return]
+
+
+def _counted(question: dict[str, Any], count: Callable[..., int]) -> dict[str, int]:
+    model, text = question["model"], question["text"]
+    said = count(model=model, text=text, count_response_tokens=True) if text else 0
+    return {"prompt": _prompt_tokens(model, question, count), "completion": said}
+
+
+def _prompt_tokens(model: str, question: dict[str, Any], count: Callable[..., int]) -> int:
+    """Messages have tokens of their own beside their texts; other dialects' are counted as texts."""
+    prompt = question["prompt"]
+    if "messages" in prompt and not prompt.keys() & {"system", "input", "functions"}:
+        with suppress(Exception):  # parts that this counter does not know
+            return count(
+                model=model,
+                messages=prompt["messages"],
+                tools=prompt.get("tools"),
+                use_default_image_token_count=True,
+            )
+    asked = question["asked"]
+    return count(model=model, text=asked) if asked else 0
+
+
+if __name__ == "__main__":
+    serve(float(sys.argv[1]))

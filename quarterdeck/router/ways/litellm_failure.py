@@ -1,0 +1,93 @@
+"""What it means when LiteLLM raises: what the wire saw counts, never what LiteLLM makes of it."""
+
+from typing import TYPE_CHECKING
+
+import orjson
+
+from quarterdeck.router.exchange import Failure, Outcome
+from quarterdeck.router.limits import rules
+from quarterdeck.router.ways.litellm_request import refused
+from quarterdeck.router.ways.openai_way import failure_of, failure_of_error
+
+if TYPE_CHECKING:
+    from quarterdeck.router.ways.litellm_wire import Wire
+
+_UNCLEAR = 500
+
+
+class EndedEarly(Exception):
+    """A stream was over before the model had said that it had finished."""
+
+
+def failure_from(error: BaseException, wire: "Wire", *, is_open: bool = False) -> Failure:
+    """The same that the short way would raise. `is_open`: the client has part of the answer."""
+    if isinstance(error, Failure):
+        return error
+    if wire.status and not 200 <= wire.status < 300:
+        return _of_status(wire)
+    if wire.error is not None:
+        return _broken_off(wire.error, is_open)
+    if isinstance(error, TimeoutError):
+        return failure_of(error)
+    if isinstance(error, EndedEarly):
+        outcome = Outcome.CUT if is_open else Outcome.BROKEN
+        return Failure(outcome, "The stream ended before the model had finished.", wire.status)
+    if not wire.is_used:
+        return _not_sent(error)
+    if is_open:
+        return Failure(Outcome.CUT, f"The stream went wrong: {_kind(error)}.", wire.status)
+    return _told(wire) or Failure(Outcome.BROKEN, f"The answer is none: {_kind(error)}.", wire.status)
+
+
+def _told(wire: "Wire") -> Failure | None:
+    """An error that came with a good status."""
+    try:
+        told = orjson.loads(wire.body)["error"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return None
+    return failure_of_error(told, wire.body, wire.headers)
+
+
+def _of_status(wire: "Wire") -> Failure:
+    where = " It wants to send us elsewhere." if wire.status < 400 else ""
+    kind = wire.headers.get("content-type", "application/json")
+    reason = f"The provider answered {wire.status}.{where}"
+    return Failure(rules.outcome_of(wire.status), reason, wire.status, wire.body, kind, wire.headers)
+
+
+def _broken_off(error: Exception, is_open: bool) -> Failure:
+    if not is_open:
+        return failure_of(error)
+    if isinstance(error, TimeoutError):
+        return Failure(Outcome.TIMED_OUT, "The stream stood still for too long.")
+    return Failure(Outcome.CUT, f"The stream broke off: {type(error).__name__}.")
+
+
+def _not_sent(error: BaseException) -> Failure:
+    """LiteLLM found the request or the key wanting, and nothing went out."""
+    status = _status(error)
+    if status in (401, 403):
+        return Failure(Outcome.BAD_KEY, "The backend's key is none that LiteLLM can use.")
+    if 400 <= status < 500 and status != 408:
+        return refused(_text(error), status)
+    return Failure(Outcome.BROKEN, f"LiteLLM cannot make this request: {_kind(error)}.")
+
+
+def _original(error: BaseException) -> BaseException:
+    """Under what LiteLLM wraps around errors of streams."""
+    inner = getattr(error, "original_exception", None)
+    return _original(inner) if isinstance(inner, BaseException) and inner is not error else error
+
+
+def _status(error: BaseException) -> int:
+    status = getattr(_original(error), "status_code", _UNCLEAR)
+    return status if isinstance(status, int) else _UNCLEAR
+
+
+def _kind(error: BaseException) -> str:
+    return type(_original(error)).__name__
+
+
+def _text(error: BaseException) -> str:
+    """Its sentence for the client, without its own name in front."""
+    return str(getattr(error, "message", "") or error).partition("Error: ")[2] or str(error)
