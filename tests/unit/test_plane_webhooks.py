@@ -1,6 +1,8 @@
 """What Plane's webhooks say, read off real deliveries and off the documented second version."""
 
 import json
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +16,7 @@ from quarterdeck.forge.plane_shapes import news
 from quarterdeck.forge.tracker import Group
 from quarterdeck.kernel import signatures
 from quarterdeck.kernel.errors import Invalid
+from tests.fakes.plane import FakePlane
 from tests.fakes.plane_books import Books
 from tests.fakes.plane_hooks import SECRET, Hook
 
@@ -139,3 +142,28 @@ def test_wrongly_typed_deliveries_are_refused_and_break_nothing(
     payload = {"event": event, "action": "updated", "version": version, "data": data, "activity": activity}
     with suppress(Invalid):
         news(payload)
+
+
+def test_the_fake_repeats_what_found_nobody_and_never_what_was_refused() -> None:
+    """As the real one: an answer of any kind ends a delivery, and who is never there is given up."""
+    with FakePlane() as plane, FakePlane() as receiver:
+        project, anna = plane.books.project("ORC"), plane.books.person("anna")
+        receiver.fail("POST", "/hook", 500)
+        sender = plane.tell(f"{receiver.url}/hook")
+        for number in range(2):
+            plane.books.file(project, anna, f"Number {number}")
+        wait_until(lambda: len(sender.answers) == 2)
+        assert sender.answers[0] == 500
+        assert receiver.count("POST", "/hook") == 2
+    with FakePlane(pause=0) as plane:
+        sender = plane.tell("http://127.0.0.1:9/hook")
+        plane.books.file(plane.books.project("ORC"), plane.books.person("anna"), "Fix login")
+        wait_until(lambda: not sender.is_active)
+        assert sender.answers == []
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
