@@ -18,6 +18,8 @@ class FakePrefect:
 
     runs: dict[str, dict[str, Any]] = field(default_factory=dict)
     is_away: bool = False
+    loses_answers: int = 0
+    """How many runs it starts without being able to say so."""
     port: int = 0
 
     async def __aenter__(self) -> Self:
@@ -47,4 +49,7 @@ class FakePrefect:
         wanted = await request.json()
         key = wanted.get("idempotency_key", f"none {len(self.runs)}")
         self.runs.setdefault(key, wanted["parameters"])
+        if self.loses_answers:
+            self.loses_answers -= 1
+            return web.Response(status=503)
         return web.json_response({"id": f"run-{key}", "name": f"eager-otter-{len(self.runs)}"})

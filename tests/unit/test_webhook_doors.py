@@ -15,6 +15,7 @@ import structlog
 from deployments.web import create_app
 from quarterdeck.house import House
 from quarterdeck.kernel.connections import Source
+from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.inbox import Delivery, Ignored, Standing
 from quarterdeck.kernel.web import LARGEST_BODY
 from tests.fakes import senders
@@ -337,10 +338,12 @@ async def test_when_the_database_is_away_for_a_moment_nothing_is_refused(
 ):
     """Plane does not send again what was answered with an error."""
     await post(web, example("plane"))
-    away = type(house.database)("postgresql+psycopg://nobody@127.0.0.1:9/none")
+    away, tries = Database("postgresql+psycopg://nobody@127.0.0.1:9/none"), list[str]()
+    command = away.command
+    monkeypatch.setattr(away, "command", lambda name: tries.append(name) or command(name))
     monkeypatch.setattr(house.inbox, "_database", away)
     waiting = asyncio.create_task(post(web, example("plane", "n-2")))
-    while house.inbox._arrivals or house.inbox._keeping is None:
+    while len(tries) < 2 and not waiting.done():
         await asyncio.sleep(0.01)
     monkeypatch.setattr(house.inbox, "_database", house.database)
     assert (await waiting).json() == {"status": "accepted"}
@@ -352,7 +355,7 @@ async def test_when_the_database_stays_away_the_sender_is_told_to_come_again(
 ):
     await post(web, example("plane"))
     monkeypatch.setattr("quarterdeck.kernel.inbox.HOLD", 0.1)
-    away = type(house.database)("postgresql+psycopg://nobody@127.0.0.1:9/none")
+    away = Database("postgresql+psycopg://nobody@127.0.0.1:9/none")
     monkeypatch.setattr(house.inbox, "_database", away)
     answer = await post(web, example("plane", "n-2"))
     assert (answer.status_code, "retry-after" in answer.headers) == (503, True)

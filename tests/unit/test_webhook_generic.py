@@ -79,6 +79,16 @@ async def test_two_orders_of_the_same_start_it_twice_and_a_replay_once_more(
     assert len(prefect.runs) == 3
 
 
+async def test_a_run_whose_start_nobody_confirmed_is_not_started_again(house: House, prefect: FakePrefect):
+    await order(house, "n-1", ORDER)
+    prefect.loses_answers = 1
+    seconds = await house.deliveries.work_off()
+    assert seconds is not None
+    clock(house).go(seconds)
+    await house.deliveries.work_off()
+    assert ((await ended(house))[0], len(prefect.runs)) == (Standing.DONE, 1)
+
+
 async def test_an_outage_of_prefect_is_waited_for(house: House, prefect: FakePrefect):
     await order(house, "n-1", ORDER)
     prefect.is_away = True
