@@ -39,8 +39,8 @@ class Swept:
     is_whole: bool
 
     def __str__(self) -> str:
-        found = f"{self.issues} lost changes and {self.comments} lost decisions found"
-        return found if self.is_whole else f"{found}; the rest next time: the minute's requests are used up"
+        found = f"What had not arrived: {self.issues} changes, {self.comments} decisions"
+        return found if self.is_whole else f"{found}; the rest next time, this minute is used up"
 
 
 async def sweep(mirror: Mirror) -> Swept:

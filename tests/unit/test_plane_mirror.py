@@ -1,5 +1,6 @@
 """Issues of Plane and items of ours: in, once; followed; never started by ourselves."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from random import Random
@@ -54,6 +55,14 @@ async def test_deliveries_twice_and_shuffled_end_where_plane_is(company: PlaneCo
         ("Turn 2", "urgent", ""), ("Number 1", "none", "More"), ("Number 2", "none", ""),
     }  # fmt: skip
     assert len(cards) == 3
+
+
+async def test_an_issue_that_many_take_at_once_is_one_item(company: PlaneCompany) -> None:
+    company.books.file(company.project, company.anna, "Fix login")
+    [hook] = company.news()
+    told = await asyncio.gather(*(company.hear(hook) for _ in range(8)))
+    assert [answer for answer in told if answer == ["Filed ET-001."]] == [["Filed ET-001."]]
+    assert await keys(company) == ["ET-001"]
 
 
 async def test_what_was_changed_only_here_stays_when_something_else_changes_there(
