@@ -77,7 +77,9 @@ def _pull_request(event: str, repository: str, payload: Json) -> News:
     if action not in _TELLING:
         return News(f"{what}: no gate asks about it")
     is_ours = answers.is_signed(_text(_part(payload, "review"), "content"))
-    return News(what, repository, _commits(head.get("sha")), _branches(branch), is_ours)
+    commits = _commits(head.get("sha"))
+    pushed = "".join(commits) if action == "synchronized" else ""
+    return News(what, repository, commits, _branches(branch), is_ours, pushed)
 
 
 def _commits(*found: Any) -> frozenset[str]:
