@@ -38,7 +38,7 @@ LONGEST_PAUSE = 10.0
 CI_AT_ONCE = 2
 SENT_AGAIN = 300.0
 """Seconds in which a stage that was sent to a work pool must have begun."""
-TOPICS = ("items", "ci_waiting", "approvals", "outbox", "connections", "inbox", "tracker")
+TOPICS = ("items", "ci_waiting", "approvals", "outbox", "connections", "inbox", "tracker", "assignments")
 """The bells: what a commit may wake us for (see `bus`)."""
 
 
@@ -61,6 +61,7 @@ class Desk:
             ("approvals", self._show_approvals),
             ("outbox", self._deliver),
             ("inbox", self._work_off),
+            ("assignments", self.house.assignments.see_through),
             ("tracker", self._tell_tracker),
             ("connections", self._copy_blocks),
             ("cancellations", self._obey_cancellations),
@@ -76,6 +77,7 @@ class Desk:
         for going_on in [*loops, *self._at_work.values()]:
             going_on.cancel()
         await asyncio.gather(*loops, *self._at_work.values(), return_exceptions=True)
+        await self.house.assignments.close()
         with suppress(Unavailable):
             await self.house.engine.free_claims(lambda holder: holder == this_holder())
         log.info("desk_closed")

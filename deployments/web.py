@@ -21,6 +21,7 @@ import quarterdeck.board.api
 import quarterdeck.crew.api
 import quarterdeck.notify.api
 import quarterdeck.pipeline.api
+import quarterdeck.pipeline.assignments_api
 import quarterdeck.pipeline.webhook_api
 from deployments import api as deployments_api
 from deployments import home, leash, prefect_api, prefect_server
@@ -38,6 +39,7 @@ ROOMS: tuple[APIRouter, ...] = (
     quarterdeck.board.api.router,
     quarterdeck.pipeline.api.router,
     quarterdeck.crew.api.router,
+    quarterdeck.pipeline.assignments_api.router,
     quarterdeck.notify.api.router,
     quarterdeck.pipeline.webhook_api.router,
     deployments_api.router,
@@ -73,7 +75,17 @@ def create_app(house: House) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.house = house
-    for name in ("settings", "database", "board", "crew", "deliveries", "engine", "forge", "notify"):
+    for name in (
+        "settings",
+        "database",
+        "board",
+        "crew",
+        "deliveries",
+        "engine",
+        "forge",
+        "notify",
+        "assignments",
+    ):
         setattr(app.state, name, getattr(house, name))
     app.include_router(front)
     app.include_router(quarterdeck.pipeline.webhook_api.doors)

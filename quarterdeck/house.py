@@ -31,10 +31,12 @@ from quarterdeck.kernel.keyring import Keyring
 from quarterdeck.kernel.postgres import server_for
 from quarterdeck.kernel.settings import Settings, load
 from quarterdeck.notify.service import Notify
+from quarterdeck.pipeline.assignments import Assignments
 from quarterdeck.pipeline.comments import Comments
 from quarterdeck.pipeline.deliveries import Deliveries
 from quarterdeck.pipeline.gitea_door import GiteaDoor
 from quarterdeck.pipeline.mirror import Mirror
+from quarterdeck.pipeline.openclaw_door import OpenClawDoor
 from quarterdeck.pipeline.posts import Posts
 from quarterdeck.pipeline.service import Engine
 from quarterdeck.router.agents import AgentCalls
@@ -51,8 +53,10 @@ class House:
         self.connections = Connections(self.database, self.keyring)
         self.crew = Crew(self.database, self._runtimes(), settings.runs_folder)
         self.engine = Engine(self.database, self.crew)
+        self.assignments = Assignments(self.database, self.crew)
         self.inbox = Inbox(self.database)
         self.deliveries = Deliveries(self.inbox, self.connections)
+        self.deliveries.add("openclaw", OpenClawDoor(self.crew.callbacks))
         self.forge = Forges(
             LocalForge(self.database, settings.forge_folder),
             GiteaForge(self.connections, settings.forge_folder / "gitea"),
@@ -85,6 +89,7 @@ class House:
         return self.settings.work_folder / item_key
 
     async def close(self) -> None:
+        await self.assignments.close()
         await self.notify.close()
         await self.forge.close()
         await self.database.close()

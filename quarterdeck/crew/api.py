@@ -6,9 +6,10 @@ from fastapi import Depends, Path, Query, Request
 from fastapi.responses import StreamingResponse
 
 from quarterdeck.crew.cards import AgentCard, RunCard, run_card
+from quarterdeck.crew.roster import AgentEntry
 from quarterdeck.crew.service import Crew
 from quarterdeck.kernel.paging import Page
-from quarterdeck.kernel.web import problems, room
+from quarterdeck.kernel.web import Known, problems, room
 
 router = room("Crew")
 
@@ -19,6 +20,7 @@ def _crew(request: Request) -> Crew:
 
 
 TheCrew = Annotated[Crew, Depends(_crew)]
+AgentId = Annotated[str, Path(max_length=50, description="Its slug or its id.", examples=["developer"])]
 RunId = Annotated[int, Path(ge=1, le=2**63 - 1, description="The `run_id` of the messages.", examples=[26])]
 Follow = Annotated[bool, Query(description="Keep the answer open until the run has ended.")]
 
@@ -33,6 +35,18 @@ async def list_agents(crew: TheCrew) -> Page[AgentCard]:
 async def show_agent(crew: TheCrew, slug: str) -> AgentCard:
     """One agent."""
     return await crew.agent_card(slug)
+
+
+@router.post("/agents", status_code=201, summary="Create an agent", responses=problems(403, 409))
+async def create_agent(crew: TheCrew, caller: Known, wanted: AgentEntry) -> AgentCard:
+    """The owner's right: an agent may be any program. 409: an agent or a person has this slug."""
+    return await crew.create_agent(caller, wanted)
+
+
+@router.put("/agents/{agent_id}", summary="Change an agent", responses=problems(403, 404, 409))
+async def change_agent(crew: TheCrew, caller: Known, agent_id: AgentId, wanted: AgentEntry) -> AgentCard:
+    """Make it as the body says; what is left out has its default. Runs under way go on as they were."""
+    return await crew.change_agent(caller, agent_id, wanted)
 
 
 @router.get("/runs/{run_id}", summary="Show an agent run", responses=problems(404))

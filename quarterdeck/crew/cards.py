@@ -46,6 +46,7 @@ class RunCard(BaseModel):
     timed_out: bool
     cancelled: bool
     error: str
+    session_key: str = Field(examples=["task:ET-007"], description="What its conversation is called.")
     result: dict[str, Any] | None = Field(description="What the agent reported.")
     tokens: int | None
     cost_usd: Decimal | None
@@ -64,6 +65,7 @@ def run_card(run: AgentRun) -> RunCard:
         run.model_dump()
         | {
             "item": run.item_key,
+            "session_key": f"task:{run.item_key}",
             "seconds": (ended - began).total_seconds() if began and ended else None,
             "cost_usd": None if cost is None else Decimal(cost) / 1_000_000,
             "log": f"/api/v1/runs/{run.id}/log",

@@ -94,6 +94,7 @@ def description(job: Job) -> dict[str, Any]:
         "stage": job.stage,
         "round": job.round,
         "note": job.note,
+        "prompt": job.prompt,
         "run_id": job.run_id,
         "agent": {"slug": job.agent, "model": job.model, "system_prompt": job.system_prompt},
         "work_tree": str(job.work_tree),

@@ -7,9 +7,9 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from quarterdeck.crew import rules, store
 from quarterdeck.crew.model import Agent, Person, Role
-from quarterdeck.crew.roster import OWNER, Roster
+from quarterdeck.crew.roster import ENGINE, OWNER, AgentEntry, Roster
 from quarterdeck.kernel.database import Unit
-from quarterdeck.kernel.errors import Misconfigured
+from quarterdeck.kernel.errors import Conflict, Misconfigured, NotFound
 
 
 async def differences(session: AsyncSession, roster: Roster) -> list[str]:
@@ -29,6 +29,33 @@ async def enrol(unit: Unit, roster: Roster, given: Mapping[str, str]) -> list[st
     told = await differences(unit.session, roster)
     await _enrol_agents(unit, roster)
     return told + await _enrol_people(unit, roster, given)
+
+
+async def create(unit: Unit, entry: AgentEntry) -> Agent:
+    """A new agent. Raises `Conflict` when an agent or a person has this name."""
+    await store.lock_people(unit.session)
+    taken = await store.agent(unit.session, entry.slug) or await store.person(unit.session, entry.slug)
+    if taken or entry.slug in (OWNER, ENGINE):
+        raise Conflict(f"The name {entry.slug} is taken.", "Choose another slug.", code="slug_taken")
+    row = Agent(slug=entry.slug, name="", created_at=unit.now, updated_at=unit.now)
+    _change(unit, row, entry.columns())
+    await unit.session.flush()
+    return row
+
+
+async def change(unit: Unit, slug: str, entry: AgentEntry) -> Agent:
+    """Make an agent as an entry says; its slug stays. Raises `NotFound`, `Conflict` for another slug."""
+    row = await store.locked_agent(unit.session, slug)
+    if row is None:
+        raise NotFound.among("agent", slug, [agent.slug for agent in await store.agents(unit.session)])
+    if entry.slug != slug:
+        raise Conflict(
+            f"Agent {slug} cannot be renamed: its runs and pipelines know it by this name.",
+            "Create another agent, and disable this one.",
+            code="slug_fixed",
+        )
+    _change(unit, row, entry.columns())
+    return row
 
 
 async def _enrol_agents(unit: Unit, roster: Roster) -> None:

@@ -54,6 +54,10 @@ class Person(SQLModel, table=True):
     updated_at: datetime = Field(sa_column=timestamp())
 
 
+ASSIGNED = "@assigned"
+"""The stage of a run that was asked for by hand; no pipeline can have one of this name."""
+
+
 class RunState(StrEnum):
     """Where an agent run stands. `ended` is final; the rest of the row says how it ended."""
 
@@ -83,6 +87,7 @@ class AgentRun(SQLModel, table=True):
     limit_seconds: float
     host: str = ""
     folder: str = ""
+    prompt: str = Field(default="", sa_column_kwargs={"server_default": ""})
     created_at: datetime = Field(sa_column=timestamp())
     started_at: datetime | None = Field(default=None, sa_column=timestamp(nullable=True))
     ended_at: datetime | None = Field(default=None, sa_column=timestamp(nullable=True))

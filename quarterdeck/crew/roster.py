@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from quarterdeck.crew import agent_api_runtime, command, model_runtime, openclaw_runtime
 from quarterdeck.crew.model import Role
 from quarterdeck.kernel.documents import Document, load_yaml
-from quarterdeck.kernel.errors import Misconfigured
+from quarterdeck.kernel.errors import Invalid, Misconfigured
 from quarterdeck.kernel.outside import STORABLE
 
 OWNER = "owner"
@@ -138,6 +138,23 @@ def _check_parameters(document: Document, position: int, agent: AgentEntry) -> N
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         raise document.wrong(("agents", position, "parameters", *first["loc"]), first["msg"]) from None
+
+
+def check_entry(entry: AgentEntry) -> None:
+    """An entry that came without a file. Raises `Invalid` naming the field."""
+    if entry.runtime not in PARAMETERS:
+        known = ", ".join(sorted(PARAMETERS))
+        raise Invalid(f"There is no runtime {entry.runtime!r}.", f"There is: {known}.", field="runtime")
+    try:
+        PARAMETERS[entry.runtime].model_validate(entry.parameters)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        field = ".".join(map(str, ("parameters", *first["loc"])))
+        raise Invalid(
+            f"{field}: {first['msg']}.", "docs/reference/roster.md says more.", field=field
+        ) from None
+    if entry.runtime == "model" and not (entry.model or entry.parameters.get("model")):
+        raise Invalid(f"The agent {entry.slug} names no model.", "Give it one.", field="model")
 
 
 def tokens(roster: Roster, environ: Mapping[str, str]) -> dict[str, str]:

@@ -17,8 +17,9 @@ CLOSED = "everything was closed"
 class Job:
     """What an agent is asked to do, and where. `note` says why the item was sent back to its stage.
 
-    `needs` are the documents that the stage must bring forth, `gates` what is asked afterwards, `base` is
-    the branch that the work will be merged into.
+    `prompt` is what somebody asks for besides the item itself. `needs` are the documents that the stage
+    must bring forth, `gates` what is asked afterwards, `base` is the branch that the work will be merged
+    into.
     """
 
     run_id: int
@@ -33,6 +34,7 @@ class Job:
     branch: str
     limit: timedelta
     note: str = ""
+    prompt: str = ""
     model: str = ""
     system_prompt: str = ""
     needs: tuple[str, ...] = ()

@@ -23,9 +23,10 @@ from uuid import UUID
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from quarterdeck.crew import enrolment, rules, store
+from quarterdeck.crew.callbacks import Callbacks
 from quarterdeck.crew.cards import AgentCard, RunCard, agent_card, run_card
 from quarterdeck.crew.model import Agent, AgentRun, Person, RunState
-from quarterdeck.crew.roster import OWNER, Roster, tokens
+from quarterdeck.crew.roster import OWNER, AgentEntry, Roster, check_entry, tokens
 from quarterdeck.crew.runtime import Job, Outcome, Runtime
 from quarterdeck.kernel import crash
 from quarterdeck.kernel.database import Database, Unit
@@ -40,6 +41,7 @@ class Crew:
         self.database = database
         self._runtimes = runtimes
         self._runs_folder = runs_folder
+        self.callbacks = Callbacks(database, self.folder_of, lambda: self.host)
 
     # Agents
 
@@ -55,6 +57,11 @@ class Crew:
         """One agent. Raises `NotFound` naming those there are."""
         async with self.database.read() as session:
             return await _agent(session, await store.agent(session, slug), slug)
+
+    async def agent_named(self, name: str) -> Agent:
+        """One agent, by slug or id. Raises `NotFound`."""
+        async with self.database.read() as session:
+            return await _agent(session, await store.agent_named(session, name), name)
 
     async def agent_card(self, slug: str) -> AgentCard:
         async with self.database.read() as session:
@@ -74,6 +81,23 @@ class Crew:
             agent.slug: rules.free_slots(agent, open_counts.get(agent.slug, 0))
             for agent in await store.agents(session)
         }
+
+    async def create_agent(self, caller: Caller, entry: AgentEntry) -> AgentCard:
+        """A new agent. Raises `Forbidden` for all but the owner, `Conflict` for a name that is taken."""
+        caller.must_be_owner()
+        check_entry(entry)
+        async with self.database.command("create agent") as unit:
+            return agent_card(await enrolment.create(unit, entry), 0)
+
+    async def change_agent(self, caller: Caller, name: str, entry: AgentEntry) -> AgentCard:
+        """Make an agent as this entry says. Raises `Forbidden`, `NotFound`, `Conflict`, `Invalid`."""
+        caller.must_be_owner()
+        check_entry(entry)
+        agent = await self.agent_named(name)
+        async with self.database.command("change agent") as unit:
+            row = await enrolment.change(unit, agent.slug, entry)
+            unit.wake("items")
+            return agent_card(row, await store.open_count(unit.session, row.slug))
 
     # People
 
@@ -179,6 +203,7 @@ class Crew:
         agent: str,
         limit_seconds: float,
         idempotency_key: str,
+        prompt: str = "",
     ) -> AgentRun:
         """Take a slot of the agent for a run of this host; the same key gives the same run again.
 
@@ -199,6 +224,7 @@ class Crew:
             idempotency_key=idempotency_key,
             limit_seconds=limit_seconds,
             host=self.host,
+            prompt=prompt,
             folder=f"{item_key}-{stage}-{round}-{secrets.token_hex(4)}",
             created_at=unit.now,
         )

@@ -1,6 +1,8 @@
 """All queries of the crew room."""
 
+from contextlib import suppress
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import func
 from sqlmodel import col, select, update
@@ -15,6 +17,13 @@ async def agents(session: AsyncSession) -> list[Agent]:
 
 async def agent(session: AsyncSession, slug: str) -> Agent | None:
     return (await session.exec(select(Agent).where(col(Agent.slug) == slug))).one_or_none()
+
+
+async def agent_named(session: AsyncSession, name: str) -> Agent | None:
+    """By slug, or by id."""
+    with suppress(ValueError):
+        return await session.get(Agent, UUID(name))
+    return await agent(session, name)
 
 
 async def locked_agent(session: AsyncSession, slug: str) -> Agent | None:

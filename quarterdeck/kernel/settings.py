@@ -77,7 +77,7 @@ class Settings(BaseSettings):
     openclaw_hooks_token: SecretStr | None = Field(
         default=None,
         validation_alias=AliasChoices("OPENCLAW_HOOKS_TOKEN"),
-        description="The token of its hooks (`hooks.token`), another one; fills its connection on first start.",
+        description="The token of its hooks (`hooks.token`), another one; fills its connection.",
     )
     openclaw_webhook_token: SecretStr | None = Field(
         default=None,

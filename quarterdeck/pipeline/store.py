@@ -12,9 +12,9 @@ from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 from sqlmodel.sql.expression import SelectOfScalar
 
-from quarterdeck.board.model import ItemDependency, Priority, Project, State, WorkItem
+from quarterdeck.board.model import FINAL, ItemDependency, Priority, Project, State, WorkItem
 from quarterdeck.board.store import dependencies_done
-from quarterdeck.crew.model import AgentRun, RunState
+from quarterdeck.crew.model import ASSIGNED, AgentRun, RunState
 from quarterdeck.kernel.errors import NotFound
 from quarterdeck.pipeline.model import Approval, Claim, CommitNews, GateCheck, StoredPipeline
 
@@ -207,9 +207,15 @@ async def stray_runs(session: AsyncSession) -> list[AgentRun]:
         .where(
             col(AgentRun.state) != RunState.ENDED,
             or_(
-                col(WorkItem.stage) != col(AgentRun.stage),
-                col(WorkItem.round) != col(AgentRun.round),
-                col(WorkItem.state) != State.RUNNING,
+                and_(
+                    col(AgentRun.stage) != ASSIGNED,
+                    or_(
+                        col(WorkItem.stage) != col(AgentRun.stage),
+                        col(WorkItem.round) != col(AgentRun.round),
+                        col(WorkItem.state) != State.RUNNING,
+                    ),
+                ),
+                and_(col(AgentRun.stage) == ASSIGNED, col(WorkItem.state).in_(FINAL)),
             ),
         )
     )

@@ -179,7 +179,7 @@ class StageWork:
         """Record how a run ended, once."""
         async with self._command("end run") as (unit, item, _):
             if await self._crew.close_run(unit, run_id, outcome):
-                tell_outcome(unit, item.key, run_id, self.stage, outcome)
+                tell_outcome(unit, item.key, run_id, self.stage.agent, self.stage.limit, outcome)
 
     async def published(self, head: str) -> None:
         async with self._command("record publication") as (unit, item, claim):
@@ -327,9 +327,10 @@ def run_facts(run: AgentRun) -> rules.RunFacts:
     )
 
 
-def tell_outcome(unit: Unit, key: str, run_id: int, stage: Stage, outcome: Outcome) -> None:
+def tell_outcome(
+    unit: Unit, key: str, run_id: int, agent: str, limit: timedelta, outcome: Outcome
+) -> None:
     """The one event that says how a run ended."""
-    agent = stage.agent
     seconds = (
         (outcome.ended_at - outcome.started_at).total_seconds()
         if outcome.started_at and outcome.ended_at
@@ -338,8 +339,8 @@ def tell_outcome(unit: Unit, key: str, run_id: int, stage: Stage, outcome: Outco
     if outcome.cancelled:
         unit.record("run_cancelled", item=key, run=run_id, agent=agent)
     elif outcome.timed_out:
-        limit = stage.limit.total_seconds()
-        unit.record("agent_timed_out", item=key, run=run_id, agent=agent, limit_seconds=limit)
+        seconds = limit.total_seconds()
+        unit.record("agent_timed_out", item=key, run=run_id, agent=agent, limit_seconds=seconds)
     elif outcome.started_at is None:
         unit.record("error", item=key, run=run_id, reason="Failed to launch agent", detail=outcome.error)
     elif outcome.exit_code == 0 and not outcome.error:

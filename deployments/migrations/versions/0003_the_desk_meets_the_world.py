@@ -116,9 +116,11 @@ def upgrade() -> None:
         unique=False,
         postgresql_where=sa.text("state = 'queued'"),
     )
+    op.add_column("agent_runs", sa.Column("prompt", sa.String(), server_default="", nullable=False))
 
 
 def downgrade() -> None:
+    op.drop_column("agent_runs", "prompt")
     op.drop_index(
         "tracker_posts_waiting", table_name="tracker_posts", postgresql_where=sa.text("state = 'queued'")
     )

@@ -1,0 +1,138 @@
+"""Runs that somebody asks for by hand: an agent, an item, and a prompt.
+
+They take a slot like every other run, work in a folder of their own, and move nothing: their answer stands
+in the run and in the journal. The rows are all there is, so any desk of the host goes on with them.
+"""
+
+import asyncio
+import secrets
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+
+from quarterdeck.board.model import FINAL
+from quarterdeck.crew.model import ASSIGNED, AgentRun
+from quarterdeck.crew.runtime import Job
+from quarterdeck.crew.service import Crew
+from quarterdeck.kernel.database import Database
+from quarterdeck.kernel.errors import Conflict, Unavailable
+from quarterdeck.kernel.identity import Caller
+from quarterdeck.pipeline import store
+from quarterdeck.pipeline.work import tell_outcome
+
+
+class NotAssigned(Conflict):
+    """The agent takes nothing up now: it is disabled, or busy."""
+
+    status = 400
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is asked for. `item` is the item's key."""
+
+    agent: str
+    item: str
+    prompt: str
+    limit: timedelta
+
+
+class Assignments:
+    """Opens such runs, and sees them through."""
+
+    def __init__(self, database: Database, crew: Crew) -> None:
+        self._database = database
+        self._crew = crew
+        self._at_work: dict[int, asyncio.Task[None]] = {}
+
+    async def assign(self, caller: Caller, wish: Wish, request_key: str = "") -> AgentRun:
+        """Open a run; the same key gives the same run again.
+
+        Raises `Forbidden`, `NotFound`, `NotAssigned`, and `Conflict` for an item that is done or cancelled.
+        """
+        caller.must_write()
+        key = f"assigned · {caller.name} · {request_key or secrets.token_hex(16)}"
+        try:
+            async with self._database.command("assign") as unit:
+                item = await store.item(unit.session, wish.item)
+                if item.state in FINAL:
+                    raise Conflict(f"{item.key} is {item.state.value}.", "Retry it first.", code="item_final")
+                run = await self._crew.open_run(
+                    unit,
+                    item_id=item.id,
+                    item_key=item.key,
+                    stage=ASSIGNED,
+                    round=1,
+                    agent=wish.agent,
+                    limit_seconds=wish.limit.total_seconds(),
+                    idempotency_key=key,
+                    prompt=wish.prompt,
+                )
+                unit.wake("assignments", run.id)
+        except Conflict as error:
+            if error.code not in ("busy", "agent_disabled"):
+                raise
+            what = "busy" if error.code == "busy" else "disabled"
+            raise NotAssigned(f"Agent is {what}", error.instruction, code=error.code) from None
+        return run
+
+    async def see_through(self) -> float:
+        """Start, adopt and follow every such run of this host; seconds until it should be looked at again."""
+        for run in await self._crew.open_runs(self._crew.host):
+            if run.stage == ASSIGNED and run.id is not None and run.id not in self._at_work:
+                task = asyncio.create_task(self._follow(run))
+                self._at_work[run.id] = task
+                task.add_done_callback(partial(self._let_go, run.id))
+        return 5.0
+
+    def _let_go(self, run_id: int, _: asyncio.Task[None]) -> None:
+        self._at_work.pop(run_id, None)
+
+    async def close(self) -> None:
+        """Let go of the runs; they go on."""
+        tasks = [*self._at_work.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _follow(self, run: AgentRun) -> None:
+        """One run, to its recorded end. What is down meanwhile is found again at the next look."""
+        assert run.id is not None
+        with suppress(Unavailable):
+            if await self._crew.start(run, await self._job(run)):
+                async with self._database.command("start run") as unit:
+                    if await self._crew.mark_started(unit, run.id):
+                        unit.record("agent_started", item=run.item_key, run=run.id, agent=run.agent)
+            outcome = await self._crew.wait(run)
+            async with self._database.command("end run") as unit:
+                if await self._crew.close_run(unit, run.id, outcome):
+                    limit = timedelta(seconds=run.limit_seconds)
+                    tell_outcome(unit, run.item_key, run.id, run.agent, limit, outcome)
+                    unit.wake("items")  # the slot may be what an item waits for
+
+    async def _job(self, run: AgentRun) -> Job:
+        agent = await self._crew.agent(run.agent)
+        async with self._database.read() as session:
+            item = await store.item(session, run.item_key)
+        folder = self._crew.folder_of(run)
+        tree = folder / "tree"
+        await asyncio.to_thread(tree.mkdir, 0o700, parents=True, exist_ok=True)
+        assert run.id is not None
+        return Job(
+            run_id=run.id,
+            item_key=item.key,
+            title=item.title,
+            description=item.description,
+            stage=run.stage,
+            round=run.round,
+            prompt=run.prompt,
+            agent=agent.slug,
+            model=agent.model,
+            system_prompt=agent.system_prompt,
+            parameters=agent.parameters,
+            folder=folder,
+            work_tree=tree,
+            branch="",
+            limit=timedelta(seconds=run.limit_seconds),
+        )
