@@ -4,6 +4,10 @@ It needs the database to begin with, and goes on without it; it never needs Pref
 Run by `quarterdeck up`, or alone by `quarterdeck router`.
 """
 
+from deployments import lean  # noqa: F401 - before all that imports structlog or uvicorn
+
+# isort: split
+
 import asyncio
 import gc
 import signal
