@@ -32,8 +32,8 @@ TRUST = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
 PARAMETERS = "parameters.json"
 
-CRASH = "QUARTERDECK_CRASH"
-"""Beginnings of the variables with which a test kills the first client (`kernel.crash`)."""
+CRASH = ("QUARTERDECK_CRASH_AT", "QUARTERDECK_CRASH_LOG")
+"""With these a test kills the first client (`kernel.crash`)."""
 
 
 class Connected(Protocol):
@@ -68,7 +68,7 @@ class RemoteRuntime(CommandRuntime):
         run.write(PARAMETERS, job.parameters)
         run.write(ERRAND, dict(order.facts))
         run.write(SECRETS, dict(order.secrets))
-        dying = {name: value for name, value in os.environ.items() if name.startswith(CRASH)}
+        dying = {name: os.environ[name] for name in CRASH if name in os.environ}
         return self._client_in(job.folder, dying)
 
     def _client_in(self, folder: Path, more: dict[str, str]) -> Program:
