@@ -5,10 +5,10 @@ MINUTES ?= 30
 OPTIONS ?=
 RUN = .venv/bin
 READY = .venv/.ready
-QUICK = -n auto -m "not services" --ignore=tests/services --ignore=tests/chaos --ignore=tests/browser
+QUICK = -n auto -m "not services" --ignore=tests/services --ignore=tests/chaos --ignore=tests/browser --ignore=tests/openclaw
 
 .DEFAULT_GOAL = help
-.PHONY: help setup demo up test test-services lint bench bench-router soak-router docs lock clean
+.PHONY: help setup demo up test test-services test-openclaw lint bench bench-router soak-router docs lock clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -29,6 +29,9 @@ test: $(READY) ## the quick tests: no network, no root, some minutes
 
 test-services: $(READY) ## the slow tests: real servers, killed and restarted
 	$(RUN)/python -m pytest -m services -n 2 --dist loadfile
+
+test-openclaw: $(READY) ## a real OpenClaw gateway, installed in .openclaw on first use (1 GB of memory)
+	$(RUN)/python -m pytest tests/openclaw -o addopts="-q --strict-markers --strict-config"
 
 lint: $(READY) ## style, types, floors of the house, the lock, generated files
 	$(RUN)/ruff check .

@@ -17,8 +17,10 @@ from deployments.commands.forge import upkeep
 from deployments.commands.plane import tried as tried_plane
 from deployments.doctor import Check, Finding, Patient
 from deployments.prefect_api import is_healthy, prefect_api, schema_of
+from quarterdeck.crew.agent_api_runtime import fallback_url
 from quarterdeck.crew.model import Role
 from quarterdeck.crew.roster import read_roster
+from quarterdeck.crew.route_check import Options, Route, check_all, check_gateway
 from quarterdeck.forge.tracker_model import PostState
 from quarterdeck.kernel import disk, http, keyring
 from quarterdeck.kernel.errors import QuarterdeckError, Unavailable
@@ -308,6 +310,33 @@ async def plane_is_followed(patient: Patient) -> Finding:
     return Finding("ok", f"{', '.join(trial.followed) or 'No project follows one of its projects'}.")
 
 
+async def openclaw_takes_both_tokens(patient: Patient) -> Finding:
+    value = await patient.open_house().connections.get("openclaw")
+    if not value:
+        fix = "Fill the block `openclaw` in Prefect, or set OPENCLAW_URL and OPENCLAW_TOKEN."
+        return Finding("ok", "Not connected; no agent works there.", fix=fix)
+    found = await check_gateway("openclaw", value)
+    if wrong := [f"{step.stage}: {step.error}" for step in found if not step.ok]:
+        return Finding("fail", " ".join(wrong), "Its agents cannot work.", "Correct the block `openclaw`.")
+    return Finding("ok", f"{value['url']}: {', '.join(step.stage for step in found)}.")
+
+
+async def agents_behind_sockets_answer(patient: Patient) -> Finding:
+    crew = patient.open_house().crew
+    agents = [await crew.agent(card.slug) for card in await crew.agents() if card.is_enabled]
+    routes = [
+        Route(id=a.slug, label=a.name, base_url=str(a.parameters.get("base_url") or ""))
+        for a in agents
+        if a.runtime == "agent_api"
+    ]
+    options = Options(base_url=fallback_url(os.environ), timeout=5)
+    found = await check_all(list(enumerate(routes)), options)
+    if wrong := [f"{r.agent_id}: {r.error}" for r in found if not r.ok]:
+        fix = "`quarterdeck check-agents` shows how far each came."
+        return Finding("fail", "; ".join(wrong), "Their runs end with an error and use up rounds.", fix)
+    return Finding("ok", f"{len(routes)} agents behind WebSockets.")
+
+
 async def messages_arrive(patient: Patient) -> Finding:
     dead = (await patient.open_house().notify.dead_letters(limit=1)).items
     if dead:
@@ -345,6 +374,8 @@ CHECKS: tuple[Check, ...] = (
     Check("gitea", gitea_lets_us_work, needs_house=True),
     Check("plane", plane_is_followed, needs_house=True),
     Check("telegram", telegram_knows_the_bot, needs_house=True),
+    Check("openclaw", openclaw_takes_both_tokens, needs_house=True),
+    Check("agent sockets", agents_behind_sockets_answer, needs_house=True),
     Check("messages", messages_arrive, needs_house=True),
     Check("webhooks", deliveries_are_worked_on, needs_house=True),
 )

@@ -16,6 +16,7 @@ from deployments.commands import (
     processes,
     project,
     router,
+    routes,
     status,
     terminal,
     webhook,
@@ -42,6 +43,7 @@ app.command(rich_help_panel="Everything at once")(processes.up)
 app.command(rich_help_panel="Everything at once")(processes.demo)
 app.command(rich_help_panel="Look")(status.status)
 app.command(rich_help_panel="Look")(doctor.doctor)
+app.command("check-agents", rich_help_panel="Look")(routes.check_agents)
 app.add_typer(project.app, name="project", rich_help_panel="Work")
 app.add_typer(item.app, name="item", rich_help_panel="Work")
 app.add_typer(forge.app, name="forge", rich_help_panel="Work")

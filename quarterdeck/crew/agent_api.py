@@ -4,14 +4,14 @@
         async for event in agent.ask("hello", ["note.txt"]):
             ...
 
-The URL's last number selects the agent's memory. Rules and frames: docs/reference/agent-api.md.
+The URL's last number selects the agent's memory. Rules and frames: docs/reference/text-agents.md.
 """
 
 import asyncio
 import json
 import re
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -153,7 +153,7 @@ class Connection:
         if kind != self._names.status:
             raise UnexpectedFrame("The agent did not begin with its status", json.dumps(frame), kind)
 
-    async def ask(self, text: str, attachments: Sequence[str] = ()) -> AsyncIterator[Event]:
+    async def ask(self, text: str, attachments: Sequence[str] = ()) -> AsyncGenerator[Event, None]:
         """Send a message; what the agent does about it, to its end.
 
         Raises `Conflict` (code `agent_error`) for the agent's own error, `UnexpectedFrame`, `Unavailable`.
@@ -222,7 +222,12 @@ def _broke_off(why: object) -> Unavailable:
 
 @asynccontextmanager
 async def connected(
-    url: str, limits: Limits | None = None, names: Names | None = None, *, heartbeat: float | None = None
+    url: str,
+    limits: Limits | None = None,
+    names: Names | None = None,
+    *,
+    heartbeat: float | None = None,
+    on_open: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[Connection]:
     """A connection to a chat whose agent is ready; closed in every case.
 
@@ -253,6 +258,7 @@ async def connected(
                 code="unreachable",
             ) from None
         try:
+            on_open()
             agent = Connection(socket, limits, names or Names())
             await agent.handshake()
             yield agent

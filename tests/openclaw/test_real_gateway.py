@@ -1,0 +1,140 @@
+"""A real agent turn: our run, the real gateway, our real router, and a provider that is a fake.
+
+make test-openclaw
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from quarterdeck.board.cards import Draft, ProjectDraft
+from quarterdeck.crew.model import AgentRun, RunState
+from quarterdeck.crew.openclaw import Address, Gateway
+from quarterdeck.crew.roster import AgentEntry
+from quarterdeck.house import House
+from quarterdeck.kernel.connections import Source
+from quarterdeck.kernel.errors import Conflict
+from quarterdeck.kernel.identity import owner
+from quarterdeck.pipeline.assignments import Wish
+from tests.fakes.company import company
+from tests.fakes.provider import FakeProvider
+from tests.fakes.router_process import RouterProcess
+from tests.openclaw.gateway import HOOKS_TOKEN, TOKEN, RealGateway, install
+
+pytestmark = pytest.mark.timeout(400)
+
+
+@dataclass
+class Scene:
+    house: House
+    gateway: RealGateway
+    router: RouterProcess
+    provider: FakeProvider
+
+
+@pytest.fixture
+async def scene(tmp_path: Path, database_url: str) -> AsyncIterator[Scene]:
+    install()
+    async with (
+        FakeProvider() as provider,
+        RouterProcess(tmp_path / "router", database_url) as router,
+        company(tmp_path / "home", database_url) as house,
+    ):
+        provider.offer("native-gpt", completion=12)
+        await router.add_backend(f"{provider.url}/v1", "gpt")
+        made = await router.admin("POST", "/clients", json={"name": "openclaw", "agent": "openclaw"})
+        key = made.json()["key"]
+        async with RealGateway(tmp_path / "gateway", f"{router.addresses.calls}/v1", key, "gpt") as gateway:
+            await _connect(house, gateway)
+            yield Scene(house, gateway, router, provider)
+
+
+async def _connect(house: House, gateway: RealGateway) -> None:
+    value = {"url": gateway.url, "token": TOKEN, "hooks_token": HOOKS_TOKEN}
+    async with house.database.command("connect") as unit:
+        await house.connections.put(unit, "openclaw", "default", value, Source.API)
+    await house.board.create_project(owner("test"), ProjectDraft(key="ET", name="Enduro"), "")
+    await house.board.file(owner("test"), Draft(project="ET", title="Count the laps"), "")
+    for route in ("chat", "hooks"):
+        entry = AgentEntry(slug=f"claw-{route}", runtime="openclaw", parameters={"route": route})
+        await house.crew.create_agent(owner("test"), entry)
+
+
+async def assigned(scene: Scene, agent: str, limit: float = 180) -> AgentRun:
+    wish = Wish(agent, "ET-001", "Say what you see.", timedelta(seconds=limit))
+    run = await scene.house.assignments.assign(owner("test"), wish)
+    await scene.house.assignments.see_through()
+    return run
+
+
+async def ended(scene: Scene, run: AgentRun) -> AgentRun:
+    assert run.id is not None
+    async with asyncio.timeout(300):
+        while (now := await scene.house.crew.run(run.id)).state is not RunState.ENDED:
+            await asyncio.sleep(0.2)
+    return now
+
+
+def said(scene: Scene, run: AgentRun) -> str:
+    return (scene.house.crew.folder_of(run) / "agent.log").read_text("utf-8")
+
+
+async def test_assign_a_real_turn_and_its_result_tokens_and_cost(scene: Scene) -> None:
+    run = await ended(scene, await assigned(scene, "claw-chat"))
+    assert run.exit_code == 0, said(scene, run)
+    assert run.result and run.result["summary"]
+    assert run.tokens and run.cost_micro_usd
+    calls = (await scene.router.admin("GET", "/calls", params={"agent": "openclaw"})).json()
+    assert calls, "the turn's model call went through our router"
+    by_hook = await ended(scene, await assigned(scene, "claw-hooks"))
+    assert by_hook.exit_code == 0, said(scene, by_hook)
+    assert by_hook.result and by_hook.result["summary"] and by_hook.tokens
+    print(run.tokens, run.cost_micro_usd, by_hook.tokens, run.result["summary"][:80])
+
+
+async def test_a_turn_that_is_stopped_is_stopped_there(scene: Scene) -> None:
+    for agent in ("claw-chat", "claw-hooks"):
+        release = scene.provider.hold("native-gpt", after=3)
+        before = len(scene.provider.to("native-gpt"))
+        run = await assigned(scene, agent)
+        await scene.provider.until(lambda before=before: len(scene.provider.to("native-gpt")) > before, 60)
+        assert await scene.house.crew.stop(run, "cancelled")
+        request = scene.provider.to("native-gpt")[before]
+        async with asyncio.timeout(20):
+            await request.over.wait()
+        release.set()
+        assert (await ended(scene, run)).cancelled
+
+
+async def test_a_gateway_that_is_killed_in_a_turn_answers_after_its_restart(scene: Scene) -> None:
+    release = scene.provider.hold("native-gpt", after=3)
+    run = await assigned(scene, "claw-chat")
+    await scene.provider.until(lambda: bool(scene.provider.to("native-gpt")), 60)
+    await scene.gateway.kill()
+    release.set()
+    await scene.gateway.start()
+    done = await ended(scene, run)
+    assert done.exit_code == 0, said(scene, run)
+    assert done.result and done.result["summary"]
+    print(said(scene, run))
+
+
+async def test_the_two_tokens_are_two_secrets(scene: Scene) -> None:
+    gateway = Gateway(Address(scene.gateway.url, TOKEN, HOOKS_TOKEN))
+    swapped = Gateway(Address(scene.gateway.url, HOOKS_TOKEN, TOKEN))
+    try:
+        await gateway.health()
+        assert "main" in await gateway.agents()
+        await gateway.check_hooks()
+        assert await gateway.wake("Look around.") in ("queued", "coalesced")
+        for check in (swapped.agents, swapped.check_hooks):
+            with pytest.raises(Conflict) as refused:
+                await check()
+            assert refused.value.data["status"] == 401
+    finally:
+        await gateway.close()
+        await swapped.close()
