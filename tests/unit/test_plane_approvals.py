@@ -98,9 +98,12 @@ async def test_the_desks_own_words_never_decide(company: PlaneCompany) -> None:
     company.books.say(issue, company.plane.bot, ":approved:")
     own = next(i for i, c in company.books.comments.items() if c["external_source"])
     company.books.edit(own, company.anna, ":approved:")
+    said = len(company.plane.comments(issue))
     await company.hear_twice_and_shuffled(Random(2))
     await sweep(company.house.mirror)
+    await company.tell()
     assert await place(company, key) == WAITING
+    assert len(company.plane.comments(issue)) == said  # nor is it answered, for ever and ever
 
 
 async def test_an_edit_counts_if_the_editor_may(company: PlaneCompany) -> None:
@@ -167,5 +170,9 @@ async def test_an_edit_by_an_unknown_hand_is_no_decision(company: PlaneCompany) 
     company.books.edit(note, company.anna, ":approved:")
     company.books.comments[note]["updated_by"] = None
     company.news()
+    await company.tell()
+    said = len(company.plane.comments(issue))
     await sweep(company.house.mirror)
+    await company.tell()
     assert await place(company, key) == WAITING
+    assert len(company.plane.comments(issue)) == said
