@@ -8,4 +8,11 @@ from blocks.plane import PlaneWorkspace
 from blocks.provider_key import ProviderKey
 from blocks.telegram import TelegramBot
 
-BLOCKS: tuple[type[ConnectionBlock], ...] = (GenericWebhook, Gitea, OpenClaw, PlaneWorkspace, ProviderKey, TelegramBot)
+BLOCKS: tuple[type[ConnectionBlock], ...] = (
+    GenericWebhook,
+    Gitea,
+    OpenClaw,
+    PlaneWorkspace,
+    ProviderKey,
+    TelegramBot,
+)

@@ -327,9 +327,7 @@ def run_facts(run: AgentRun) -> rules.RunFacts:
     )
 
 
-def tell_outcome(
-    unit: Unit, key: str, run_id: int, agent: str, limit: timedelta, outcome: Outcome
-) -> None:
+def tell_outcome(unit: Unit, key: str, run_id: int, agent: str, limit: timedelta, outcome: Outcome) -> None:
     """The one event that says how a run ended."""
     seconds = (
         (outcome.ended_at - outcome.started_at).total_seconds()
