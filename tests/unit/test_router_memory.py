@@ -7,7 +7,10 @@ import pytest
 
 from deployments.supervisor import ROOT
 
-HEAVY = ("litellm", "prefect", "fastapi", "typer", "httpx", "openai", "anthropic", "alembic", "numpy")
+HEAVY = (
+    *("litellm", "prefect", "fastapi", "typer", "httpx", "openai", "anthropic", "alembic", "numpy"),
+    *("rich", "watchfiles"),  # for what is installed beside the router, see deployments/lean.py
+)
 
 
 @pytest.fixture(scope="module")
