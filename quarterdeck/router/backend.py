@@ -77,7 +77,7 @@ class Prices:
         return any((self.input, self.output, self.cache_read, self.cache_write))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # frozen ones take five times as long to make, and each call makes one
 class Usage:
     """Tokens of one attempt. `prompt` includes the cached ones; `total` may be all a provider tells.
 
