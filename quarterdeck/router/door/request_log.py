@@ -19,6 +19,7 @@ DELAY = 0.2
 """Seconds that a line may wait for others."""
 
 EVENT = "request_completed"
+_HEAD = f" [info     ] {EVENT:<30} [{LOGGER}]"
 
 
 @dataclass(slots=True)
@@ -113,12 +114,21 @@ def _as_json(entry: Entry) -> str:
 
 
 def _as_text(entry: Entry) -> str:
-    fields = " ".join(f"{name}={_plain(value)}" for name, value in _fields(entry).items())
-    return f"{_iso(entry.at)} [info     ] {EVENT:<30} [{LOGGER}] {fields}\n"
+    """The same fields. Only what is not made or checked at the door can need quotation marks."""
+    client = f" client={entry.client}" if entry.client else ""
+    agent = f" agent={_plain(entry.agent)}" if entry.agent else ""
+    item = f" item={entry.item}" if entry.item else ""
+    return (
+        f"{_iso(entry.at)}{_HEAD} request={entry.request} backend={_plain(entry.backend)}"
+        f" pool={_plain(entry.pool)} model={_plain(entry.model)} status={entry.status}"
+        f" outcome={entry.outcome} tokens={entry.tokens} cost={entry.cost / 1e12:.9f}"
+        f" elapsed_ms={entry.elapsed_ms} attempts={entry.attempts} stream={entry.is_stream}"
+        f"{client}{agent}{item}\n"
+    )
 
 
-def _plain(value: str | int | bool) -> str:
-    text = str(value)
+@lru_cache(maxsize=1024)
+def _plain(text: str) -> str:
     return text if text.isprintable() and " " not in text and text else repr(text)
 
 
