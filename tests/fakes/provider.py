@@ -48,12 +48,16 @@ MODELS = "/models"
 
 @dataclass(frozen=True)
 class Offer:
-    """A model: what it costs, how long its answers are, how much of each prompt the cache knows."""
+    """A model: what it costs, how long its answers are, how much of each prompt the cache knows.
+
+    `calls_tools`: whether it calls the first tool that it is offered, or only talks.
+    """
 
     prices: Prices = field(default_factory=Prices)
     completion: int = 12
     cached_read: int = 0
     cached_write: int = 0
+    calls_tools: bool = True
 
 
 @dataclass(frozen=True)
@@ -323,7 +327,8 @@ def _object(raw: bytes) -> dict[str, Any]:
 def _reply(number: int, request: Received, offer: Offer, dialect: Dialect) -> Reply:
     """A tool is called when one is offered and the last message does not bring a tool's result."""
     body = request.body
-    tool = None if _has_result(body) else next(iter(body.get("tools") or ()), None)
+    silent = _has_result(body) or not offer.calls_tools
+    tool = None if silent else next(iter(body.get("tools") or ()), None)
     limits = (body.get(name) for name in ("max_tokens", "max_completion_tokens", "max_output_tokens"))
     limit = min((given for given in limits if given), default=offer.completion)
     if tool is not None:

@@ -129,8 +129,10 @@ class RealGateway:
         await asyncio.to_thread(self._process.wait, 30)
 
     async def end(self) -> None:
-        """SIGTERM."""
+        """SIGTERM; it waits for turns under way as long as it likes, so not for ever."""
         assert self._process is not None
-        if self._process.poll() is None:
-            self._process.terminate()
-            await asyncio.to_thread(self._process.wait, 60)
+        self._process.terminate()
+        try:
+            await asyncio.to_thread(self._process.wait, 20)
+        except subprocess.TimeoutExpired:
+            await self.kill()

@@ -44,7 +44,7 @@ async def scene(tmp_path: Path, database_url: str) -> AsyncIterator[Scene]:
         RouterProcess(tmp_path / "router", database_url) as router,
         company(tmp_path / "home", database_url) as house,
     ):
-        provider.offer("native-gpt", completion=12)
+        provider.offer("native-gpt", completion=12, calls_tools=False)
         await router.add_backend(f"{provider.url}/v1", "gpt")
         made = await router.admin("POST", "/clients", json={"name": "openclaw", "agent": "openclaw"})
         key = made.json()["key"]
