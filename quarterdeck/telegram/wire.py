@@ -1,0 +1,100 @@
+"""What comes in and what goes out, as values: the same on the bus, over HTTP and between rooms.
+
+Nothing here is derived from a bot's token, and nothing holds one.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Literal
+
+SCHEMA = 1
+
+UPDATE, SEND, REGISTERED = "agent.telegram.update", "agent.telegram.send", "bot.registered"
+"""The subjects of the bus."""
+
+ParseMode = Literal["HTML", "MarkdownV2"]
+
+
+@dataclass(frozen=True)
+class Update:
+    """Something that happened in a chat. `event_id` is the same at every redelivery.
+
+    `bot_id` is `bot:<number>`. `user_id` is 0 where nobody sent it. `text` is the text or the caption.
+    """
+
+    event_id: str
+    agent_id: str
+    bot_id: str
+    update_id: int
+    kind: str
+    chat_id: int
+    user_id: int
+    ts: datetime
+    text: str | None = None
+    message_id: int | None = None
+    message_thread_id: int | None = None
+    mode: str | None = None
+    team_id: str | None = None
+    channel_id: str | None = None
+    schema: int = SCHEMA
+    raw_update: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True)
+class Button:
+    """One button below a message: `data` comes back when it is pressed (1 to 64 bytes), or it opens `url`."""
+
+    text: str
+    data: str = ""
+    url: str = ""
+
+
+@dataclass(frozen=True)
+class File:
+    """A file to be sent: where it lies on this host, as what, and under which name."""
+
+    path: str
+    kind: Literal["document", "photo", "audio", "video", "voice"] = "document"
+    name: str = ""
+    mime_type: str = ""
+
+
+@dataclass(frozen=True)
+class Send:
+    """Something an agent says. The same `idempotency_key` says it once; without one, every call does."""
+
+    agent_id: str
+    chat_id: int | str
+    text: str = ""
+    reply_to_message_id: int | None = None
+    message_thread_id: int | None = None
+    parse_mode: ParseMode | None = None
+    disable_notification: bool = False
+    buttons: tuple[tuple[Button, ...], ...] = ()
+    attachments: tuple[File, ...] = ()
+    idempotency_key: str = ""
+
+
+class SendState(StrEnum):
+    """Where a message stands; all but the first are final."""
+
+    QUEUED = "queued"
+    SENT = "sent"
+    MAYBE_SENT = "maybe_sent"  # its request had left when something broke
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What became of a message: one id per part that it was split into; `reason` where it was refused."""
+
+    id: str
+    state: SendState
+    message_ids: tuple[int, ...] = ()
+    reason: str = ""
+
+
+Consumer = Callable[[Update], Awaitable[None]]
+"""Who is told of updates, in order within a chat. An update is told again until this returned."""
