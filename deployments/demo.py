@@ -23,7 +23,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from deployments.parts import with_ports
+from deployments import parts
 from deployments.up import OpenDesk
 from quarterdeck.kernel.settings import Settings, load
 from quarterdeck.notify.texts import MESSAGES
@@ -51,7 +51,7 @@ def _prepare_home() -> Settings:
     shutil.rmtree(home, ignore_errors=True)
     os.environ["QUARTERDECK_HOME"] = str(home)
     os.environ["QUARTERDECK_TOKEN"] = secrets.token_urlsafe(24)
-    os.environ["QUARTERDECK_HTTP_PORT"] = os.environ["QUARTERDECK_PREFECT_PORT"] = "0"
+    os.environ.update(dict.fromkeys(parts.PORTS, "0"))
     for own_desk in ("QUARTERDECK_DATABASE_URL", "QUARTERDECK_CREW", "QUARTERDECK_PUBLIC_URL"):
         os.environ.pop(own_desk, None)
     (home / "pipelines").mkdir(parents=True)
@@ -59,7 +59,7 @@ def _prepare_home() -> Settings:
     shutil.copy(EXAMPLES / "agents" / "rehearsal.py", home / "agents")
     (home / "pipelines" / "default.yaml").write_text(_pipeline(), encoding="utf-8")
     (home / "crew.yaml").write_text(_crew(), encoding="utf-8")
-    return with_ports(load())
+    return parts.with_ports(load())
 
 
 def _pipeline() -> str:

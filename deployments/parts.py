@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from deployments import prefect_server
 from deployments.prefect_api import is_healthy
@@ -10,6 +10,9 @@ from deployments.supervisor import Program
 from quarterdeck.kernel.errors import Misconfigured
 from quarterdeck.kernel.postgres import PREFECT, Server
 from quarterdeck.kernel.settings import Settings
+
+PORTS = ("QUARTERDECK_HTTP_PORT", "QUARTERDECK_PREFECT_PORT", "SIDECAR_PORT", "SIDECAR_METRICS_PORT")
+"""The variables of every port that an open desk listens on; 0 = any free one."""
 
 
 def prefect(settings: Settings, server: Server) -> Program:
@@ -34,10 +37,11 @@ def router(settings: Settings, *, drain: float | None = None) -> Program:
     if drain is not None:
         told["SIDECAR_DRAIN_SECONDS"] = str(drain)
     told.pop("QUARTERDECK_TOKEN", None)
+    taken = {settings.http_port, settings.prefect_port}
     for name in ("SIDECAR_PORT", "SIDECAR_METRICS_PORT"):
-        wants_any = "0" if os.environ.get("QUARTERDECK_HTTP_PORT") == "0" else ""
-        if told.get(name, wants_any) == "0":  # chosen once, so that it is the same after a restart
-            told[name] = str(free_port(name, prefect_server.HOST, 0))
+        if told.get(name) == "0":  # chosen here, so that it is the same after a restart
+            told[name] = str(port := free_port(name, prefect_server.HOST, 0, taken))
+            taken.add(port)
     return Program("router", ("deployments.router",), told)
 
 
@@ -60,16 +64,22 @@ def _ours(settings: Settings) -> dict[str, str]:
 
 def with_ports(settings: Settings) -> Settings:
     """The settings with free ports chosen where 0 was asked for. Raises `Misconfigured` for taken ones."""
-    return settings.model_copy(
-        update={
-            "http_port": free_port("QUARTERDECK_HTTP_PORT", settings.http_host, settings.http_port),
-            "prefect_port": free_port("QUARTERDECK_PREFECT_PORT", prefect_server.HOST, settings.prefect_port),
-        }
-    )
+    http = free_port("QUARTERDECK_HTTP_PORT", settings.http_host, settings.http_port)
+    prefect = free_port("QUARTERDECK_PREFECT_PORT", prefect_server.HOST, settings.prefect_port, {http})
+    return settings.model_copy(update={"http_port": http, "prefect_port": prefect})
 
 
-def free_port(variable: str, host: str, port: int) -> int:
-    """The port if it is free, or any free one for 0. Raises `Misconfigured` naming what to change."""
+def free_port(variable: str, host: str, port: int, taken: Collection[int] = ()) -> int:
+    """The port if it is free, or any free one for 0. Raises `Misconfigured` naming what to change.
+
+    `taken`: ports that were chosen already and are not listened on yet; they look free.
+    """
+    while (found := _bound(variable, host, port)) in taken and port == 0:
+        pass
+    return found
+
+
+def _bound(variable: str, host: str, port: int) -> int:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

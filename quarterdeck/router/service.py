@@ -60,8 +60,6 @@ CHANGES_EVERY = 0.2
 """Seconds until a change of a backend's standing is on its way to the database."""
 
 SIZES_EVERY = 30.0
-COUNTING_SECONDS = 5.0
-"""How long a stop waits for tokens that are still being counted."""
 
 
 class Router:
@@ -86,6 +84,7 @@ class Router:
         self._ways = Ways(OpenAIWay(steady.now), self._translated, rehearsal.RehearsalWay())
         self._counter = TokenCounter()
         self._log = RequestLog()
+        self._log_level = ""
         self._names = {rehearsal.BACKEND.id: rehearsal.BACKEND.name}
         self._rows: dict[str, str] = {}
         self._sizes = (0, 0)
@@ -133,8 +132,7 @@ class Router:
             settings=self._environment,
         )
         source = snapshots(self._balancer, self._stats.total, self._began, steady.now)
-        interval = lambda: self._balancer.tuning.dashboard_sse_interval_seconds  # noqa: E731
-        dashboard = Dashboard(source, admin.refusal, interval)
+        dashboard = Dashboard(source, admin.refusal, self._pace)
         stack.callback(dashboard.close)
         self._dashboard = dashboard
         self.application = Application(
@@ -154,6 +152,10 @@ class Router:
             task = asyncio.create_task(work())
             stack.push_async_callback(_ended, task)
         log.info("router_started", models=self._balancer.models())
+
+    def _pace(self) -> float:
+        """Seconds between two looks of the dashboard."""
+        return self._balancer.tuning.dashboard_sse_interval_seconds
 
     def record(self, call: Call) -> None:
         """Book a call: count it, and write it down."""
@@ -189,8 +191,6 @@ class Router:
         self._balancer.adopt(snapshot.backends or (rehearsal.BACKEND,), now, snapshot.states)
         self._clients.adopt(snapshot.clients)
         self._line.wake()
-
-    _log_level = ""
 
     async def _refresh_always(self) -> None:
         is_known = True

@@ -13,7 +13,7 @@ import psutil
 from sqlmodel import col, select
 
 from deployments import home as homes
-from deployments.parts import with_ports
+from deployments.parts import PORTS, with_ports
 from deployments.setup import EXAMPLES
 from deployments.up import OpenDesk
 from quarterdeck.board.cards import Draft, ProjectDraft, Wanted
@@ -66,8 +66,7 @@ def _prepare(folder: Path) -> Path:
     (home / "crew.yaml").write_text(crew.replace("max_concurrent: 2", "max_concurrent: 8"), encoding="utf-8")
     os.environ |= {
         "QUARTERDECK_HOME": str(home),
-        "QUARTERDECK_HTTP_PORT": "0",
-        "QUARTERDECK_PREFECT_PORT": "0",
+        **dict.fromkeys(PORTS, "0"),
         "QUARTERDECK_TOKEN": "bench-token-that-is-long-enough",
     }
     return make_repository(folder / "sample", {".quarterdeck.yaml": "test: 'true'\n"})

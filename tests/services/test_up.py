@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from deployments import home as homes
+from deployments import parts
 from deployments.leash import GRACE
 from deployments.supervisor import ROOT
 from quarterdeck.kernel.settings import Settings
@@ -46,7 +47,7 @@ class OpenDesk:
 
     def __init__(self, home: Path, *, entrance: Sequence[str] = (), **environment: str) -> None:
         self.home = home
-        told = {"QUARTERDECK_HOME": str(home), "QUARTERDECK_HTTP_PORT": "0", "QUARTERDECK_PREFECT_PORT": "0"}
+        told = {"QUARTERDECK_HOME": str(home)} | dict.fromkeys(parts.PORTS, "0")
         told["QUARTERDECK_TOKEN"] = TOKEN
         self.process = subprocess.Popen(
             [*entrance, sys.executable, "-m", "deployments.cli", "up", "--json"],

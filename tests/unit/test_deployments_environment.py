@@ -97,3 +97,30 @@ def test_an_agent_is_told_neither_prefects_login_nor_any_key(settings: Settings,
     assert not any(name.startswith("PREFECT") for name in told)
     login = prefect_server.auth_string(settings)
     assert not any(login in value or "canary" in value for value in told.values())
+
+
+def test_a_port_that_was_chosen_already_is_not_chosen_again() -> None:
+    """It looks free until somebody listens on it; two parts of one desk must not be given the same."""
+    lower = range(1, 47_000)  # about half of those that the system gives out
+    assert min(parts.free_port("X", "127.0.0.1", 0, lower) for _ in range(30)) >= 47_000
+
+
+def test_the_routers_ports_are_chosen_once_and_are_none_of_the_others(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in parts.PORTS:
+        monkeypatch.setenv(name, "0")
+    told = parts.router(settings).environment
+    chosen = {told["SIDECAR_PORT"], told["SIDECAR_METRICS_PORT"]}
+    assert len(chosen | {"0", "4321", "8765"}) == 5
+
+
+def test_the_router_is_told_no_login_of_prefect_and_no_token_of_the_owner(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in SHELL.items():
+        monkeypatch.setenv(name, value)
+    told = parts.router(settings).environment
+    assert not [name for name in told if name.startswith("PREFECT_")]
+    assert "QUARTERDECK_TOKEN" not in told
+    assert "SIDECAR_PORT" not in told, "unset, so that a stored one counts"

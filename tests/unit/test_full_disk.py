@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from deployments.parts import PORTS
 from deployments.supervisor import ROOT
 from quarterdeck.crew.folder import RunFolder
 from quarterdeck.kernel import disk
@@ -84,8 +85,7 @@ def test_a_desk_that_cannot_be_opened_for_lack_of_room_says_so(small: SmallDisk)
     told = {
         "QUARTERDECK_HOME": str(small.inside / "home"),
         "QUARTERDECK_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/elsewhere",
-        "QUARTERDECK_HTTP_PORT": "0",
-        "QUARTERDECK_PREFECT_PORT": "0",
+        **dict.fromkeys(PORTS, "0"),
     }
     command = [*small.entrance, sys.executable, "-m", "deployments.cli", "up"]
     done = subprocess.run(command, env=os.environ | told, cwd=ROOT, capture_output=True, text=True)
