@@ -106,10 +106,13 @@ async def _quota(exchange: "Exchange") -> None:
     await exchange.refuse(429, "requests", message, "rate_limit_exceeded")
 
 
+NO_CREDIT = "Your credit balance is too low to access the Anthropic API. Please go to Plans & Billing."
+
+
 async def _account(exchange: "Exchange") -> None:
     message = "You exceeded your current quota, please check your plan and billing details."
     if exchange.is_anthropic:
-        message = "Your credit balance is too low to access the Anthropic API. Please go to Plans & Billing."
+        message = NO_CREDIT
     await exchange.refuse(429, "insufficient_quota", message, "insufficient_quota")
 
 
@@ -283,6 +286,11 @@ _ALL = (
     Fault("429-text", "`Retry-After: soon`", _limited(lambda: "soon")),
     Fault("429-quota", "daily quota used up; the body says until when", _quota),
     Fault("429-account", "account without money", _account),
+    Fault(
+        "400-account",
+        "account without money, told with 400 as Anthropic does",
+        _refusing(400, "invalid_request_error", NO_CREDIT),
+    ),
     Fault(
         "400",
         "request refused",

@@ -17,6 +17,7 @@ from tests.fakes.served_router import CHAT, MemoryBook, Served, asked, backend
 OUTCOMES = {
     "429": Outcome.LIMITED,
     "429-account": Outcome.LIMITED,
+    "400-account": Outcome.LIMITED,
     "401": Outcome.BAD_KEY,
     "403": Outcome.BAD_KEY,
     "408": Outcome.BROKEN,

@@ -124,6 +124,7 @@ EXPECTED: dict[str, Expected] = {
     "429-text": cooling("rate, 30 s"),
     "429-quota": cooling("quota, until the date"),
     "429-account": cooling("account, 1 h"),
+    "400-account": cooling("account, 1 h"),
     "400": refused(400),
     "401": failed_over("bad_key", BAD_KEY),
     "403": failed_over("bad_key", BAD_KEY),

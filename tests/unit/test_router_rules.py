@@ -252,6 +252,22 @@ def test_each_status_has_its_outcome(statuses: tuple[int, ...], outcome: Outcome
 
 
 @pytest.mark.parametrize(
+    ("status", "body", "outcome"),
+    [
+        (400, error("Your credit balance is too low to access the Anthropic API."), Outcome.LIMITED),
+        (400, error("messages.0: 'Your credit balance is too low' is no role."), Outcome.REFUSED),
+        (400, b"Your credit balance is too low", Outcome.REFUSED),
+        (400, b'{"error": "Your credit balance is too low"}', Outcome.REFUSED),
+        (404, error("Your credit balance is too low to access the Anthropic API."), Outcome.REFUSED),
+    ],
+)
+def test_an_empty_account_told_with_400_is_no_wrong_request(
+    status: int, body: bytes, outcome: Outcome
+) -> None:
+    assert rules.outcome_of(status, body) is outcome
+
+
+@pytest.mark.parametrize(
     ("statuses", "probe"),
     [
         ((200, 204), Probe.GOOD),

@@ -14,6 +14,8 @@ from enum import StrEnum
 from functools import lru_cache
 from urllib.parse import urlsplit, urlunsplit
 
+import orjson
+
 from quarterdeck.kernel.log import HIDDEN, redact
 from quarterdeck.router.backend import Health, Limit
 from quarterdeck.router.config import Tuning
@@ -52,6 +54,9 @@ _ACCOUNT = re.compile(
     r"|account (?:is |has been )?(?:not active|suspended|overdue)",
     re.IGNORECASE,
 )
+_NO_CREDIT = "your credit balance is too low"
+"""How Anthropic begins what it says of an empty account, with status 400."""
+
 _QUOTA = re.compile(
     r"per[ _-]?(?:day|week|month)|\b(?:daily|weekly|monthly)\b|_(?:daily|weekly|monthly)\b|\b[RT]PD\b"
     r"|usage limits?\b|regain access",
@@ -106,20 +111,30 @@ class LimitHint:
     source: Hint = Hint.NONE
 
 
-def outcome_of(status: int) -> Outcome:
+def outcome_of(status: int, body: bytes = b"") -> Outcome:
     """What a provider's status means for the attempt (section 8).
 
     402 says that an account is empty, not that the request is wrong: the next backend may well answer it.
+    Anthropic says the same with 400, and only its text tells.
     """
     if 200 <= status < 300:
         return Outcome.OK
-    if status in (429, 402):
+    if status in (429, 402) or (status == 400 and _is_without_credit(body)):
         return Outcome.LIMITED
     if status in (401, 403):
         return Outcome.BAD_KEY
     if 400 <= status < 500 and status != 408:
         return Outcome.REFUSED
     return Outcome.BROKEN
+
+
+def _is_without_credit(body: bytes) -> bool:
+    """Does the message begin with that? Further on it could be the client's own words."""
+    try:
+        message = orjson.loads(body)["error"]["message"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return False
+    return isinstance(message, str) and message.lower().startswith(_NO_CREDIT)
 
 
 def probe_of(status: int) -> Probe:

@@ -52,7 +52,8 @@ def _of_status(wire: "Wire") -> Failure:
     where = " It wants to send us elsewhere." if wire.status < 400 else ""
     kind = wire.headers.get("content-type", "application/json")
     reason = f"The provider answered {wire.status}.{where}"
-    return Failure(rules.outcome_of(wire.status), reason, wire.status, wire.body, kind, wire.headers)
+    outcome = rules.outcome_of(wire.status, wire.body)
+    return Failure(outcome, reason, wire.status, wire.body, kind, wire.headers)
 
 
 def _broken_off(error: Exception, is_open: bool) -> Failure:

@@ -202,7 +202,7 @@ class OpenAIStream:
 
     def _refused(self, error: Any, data: bytes) -> Failure:
         status = error_status(error)
-        outcome = Outcome.CUT if self._is_sent else outcome_of(status)
+        outcome = Outcome.CUT if self._is_sent else outcome_of(status, data)
         reason = f"The provider sent an error ({status}) in its stream."
         return Failure(outcome, reason, status, data[:64_000], headers=dict(self._response.headers))
 

@@ -207,7 +207,7 @@ def failure_of_error(error: Any, raw: bytes, headers: dict[str, str]) -> Failure
     """What an error means that came with a good status, or as an event."""
     status = error_status(error)
     reason = f"The provider sent an error ({status}) with a good status."
-    return Failure(rules.outcome_of(status), reason, status, raw[:LONGEST_REFUSAL], headers=headers)
+    return Failure(rules.outcome_of(status, raw), reason, status, raw[:LONGEST_REFUSAL], headers=headers)
 
 
 async def _refusal(response: aiohttp.ClientResponse) -> Failure:
@@ -221,7 +221,7 @@ async def _refusal(response: aiohttp.ClientResponse) -> Failure:
         pass
     where = " It wants to send us elsewhere." if status in _REDIRECTS else ""
     return Failure(
-        rules.outcome_of(status),
+        rules.outcome_of(status, body),
         f"The provider answered {status}.{where}",
         status,
         body[:LONGEST_REFUSAL],
