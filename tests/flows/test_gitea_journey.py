@@ -5,87 +5,21 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-import httpx
 import pytest
-from sqlmodel import col, select
 
-from deployments.web import create_app
-from quarterdeck.board.cards import Card
 from quarterdeck.board.model import State
-from quarterdeck.forge.protocol import PullRequestInfo, Verdict
-from quarterdeck.kernel.connections import Source
-from quarterdeck.kernel.inbox import InboxEntry
-from quarterdeck.kernel.journal import Event
-from quarterdeck.pipeline.gitea_upkeep import GiteaUpkeep
-from quarterdeck.pipeline.rules import POLL
-from tests.fakes.clock import ManualClock
-from tests.fakes.gitea import BOT, STRANGER, TOKEN, FakeGitea
-from tests.fakes.gitea_state import Repo
-from tests.flows.conftest import OWNER, OpenDesk, QuietDesk, Surroundings
+from quarterdeck.forge.protocol import Verdict
+from tests.fakes.gitea import BOT, STRANGER, TOKEN
+from tests.fakes.gitea_house import (
+    BRANCH,
+    REPOSITORY,
+    GiteaCompany,
+    gitea_company,
+    leave_the_word_to_people,
+)
+from tests.fakes.quiet_desk import OpenDesk, Surroundings
 
-REPOSITORY = "gitea:acme/shop"
-KEY = "ET-001"
-BRANCH = f"item/{KEY}"
-NOT_MOVING = (State.DONE, State.BLOCKED, State.WAITING_APPROVAL, State.WAITING_GATE)
-
-
-class Company:
-    """A desk, a Gitea, and hooks from one to the other."""
-
-    def __init__(self, desk: QuietDesk, gitea: FakeGitea, repo: Repo, clock: ManualClock) -> None:
-        self.desk, self.gitea, self.repo, self.clock = desk, gitea, repo, clock
-
-    async def file(self) -> None:
-        """An item, worked on until its development waits for CI."""
-        await self.desk.file(REPOSITORY)  # type: ignore[arg-type]
-        await self.desk.rest(KEY)
-        await self.desk.house.engine.decide(KEY, OWNER, approved=True)
-        await self.until("development", State.WAITING_GATE)
-
-    async def until(self, stage: str, state: State) -> Card:
-        """Work, hear what Gitea says, until nothing moves; the item must stand there then."""
-        card = await self.settle()
-        assert (card.stage, card.state) == (stage, state), card.move
-        return card
-
-    async def settle(self) -> Card:
-        for _ in range(100):
-            await self.gitea.settled()
-            await self.desk.house.deliveries.work_off()
-            card = await self.desk.house.board.item(KEY)
-            idle = not await self.desk.house.engine.candidates(1)
-            if card.state in NOT_MOVING and idle:
-                return card
-            self.clock.go(1 if idle else 0.01)  # idle: it was told to pause
-            await self.desk.work_once()
-        async with self.desk.house.database.read() as session:
-            told = (await session.exec(select(Event).order_by(col(Event.id)))).all()
-        raise AssertionError([(event.kind, event.data) for event in told])
-
-    async def pull(self) -> PullRequestInfo:
-        found = await self.desk.house.forge.pull_request(REPOSITORY, BRANCH)
-        assert found
-        return found
-
-    async def outcomes(self) -> list[str]:
-        """What came of each delivery that was kept, oldest first."""
-        async with self.desk.house.database.read() as session:
-            query = select(InboxEntry.outcome).order_by(col(InboxEntry.id))
-            return list((await session.exec(query)).all())
-
-    async def woken(self) -> list[str]:
-        return [outcome for outcome in await self.outcomes() if "woke" in outcome]
-
-    async def kinds(self) -> Counter[str]:
-        async with self.desk.house.database.read() as session:
-            return Counter((await session.exec(select(Event.kind).where(col(Event.item_key) == KEY))).all())
-
-    async def wait_for_a_look(self) -> None:
-        """So long that every waiting item is looked at, delivery or not."""
-        self.clock.go(POLL.total_seconds())
-
-
-OpenCompany = Callable[[], Awaitable[Company]]
+OpenCompany = Callable[[], Awaitable[GiteaCompany]]
 
 
 @pytest.fixture
@@ -93,34 +27,19 @@ async def company(
     surroundings: Surroundings, open_desk: OpenDesk, tmp_path: Path
 ) -> AsyncIterator[OpenCompany]:
     """Opened when the test has prepared its surroundings; its reviewer leaves the word to people."""
-    silent = surroundings.settings.folder / "agents" / "silent"
-    silent.write_text("#!/bin/sh\necho '{}' > \"$QUARTERDECK_RESULT\"\n")
-    silent.chmod(0o755)
-    surroundings.parameters("reviewer")["program"] = "agents/silent"
-    surroundings.settings = surroundings.settings.model_copy(update={"public_url": "http://desk.test"})
+    leave_the_word_to_people(surroundings)
     async with AsyncExitStack() as stack:
 
-        async def open_it() -> Company:
-            desk = await open_desk()
-            clock = ManualClock()
-            clock.time = desk.house.database.clock.now()
-            desk.house.database.clock = clock
-            door = httpx.ASGITransport(app=create_app(desk.house))
-            gitea = await stack.enter_async_context(FakeGitea(tmp_path / "gitea", transport=door))
-            repo = await gitea.create("acme/shop", {"README.md": "Welcome\n"})
-            async with desk.house.database.command("connect") as unit:
-                await desk.house.connections.put(unit, "gitea", "default", gitea.connection, Source.API)
-            return Company(desk, gitea, repo, clock)
+        async def open_it() -> GiteaCompany:
+            return await stack.enter_async_context(gitea_company(await open_desk(), tmp_path / "gitea"))
 
         yield open_it
 
 
-async def hooked(company: Company) -> None:
+async def hooked(company: GiteaCompany) -> None:
     """The item is filed, and from now on Gitea tells what happens."""
     await company.file()
-    house = company.desk.house
-    upkeep = GiteaUpkeep(house.database, house.connections, house.forge.gitea, house.settings.public_url)
-    await upkeep.install_hooks()
+    await company.install_hooks()
 
 
 async def test_an_item_travels_to_done_with_every_delivery_sent_twice_and_one_of_each_kind_lost(

@@ -16,9 +16,9 @@ from quarterdeck.forge.protocol import Verdict
 from quarterdeck.kernel.connections import Source
 from quarterdeck.kernel.journal import Event, OutboxMessage
 from tests.fakes.clock import ManualClock
+from tests.fakes.quiet_desk import OWNER, OpenDesk, QuietDesk, Surroundings
 from tests.fakes.repositories import git, make_repository
 from tests.fakes.telegram import CHAT, TOKEN, FakeTelegram
-from tests.flows.conftest import OWNER, OpenDesk, QuietDesk, Surroundings
 
 
 async def texts(desk: QuietDesk) -> list[str]:

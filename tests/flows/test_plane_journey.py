@@ -19,7 +19,7 @@ from quarterdeck.pipeline.doors import Ring
 from quarterdeck.pipeline.mirror_sweep import sweep
 from tests.fakes.plane import FakePlane
 from tests.fakes.plane_hooks import Hook
-from tests.flows.conftest import OWNER, OpenDesk, QuietDesk, Surroundings
+from tests.fakes.quiet_desk import OWNER, OpenDesk, QuietDesk, Surroundings
 
 
 class Post:
