@@ -13,6 +13,7 @@ from quarterdeck.kernel import connections, idempotency, inbox_model, journal
 from quarterdeck.notify import model as notify
 from quarterdeck.pipeline import model as pipeline
 from quarterdeck.router import model as router
+from quarterdeck.surfaces import model as surfaces
 
 MODULES = (
     board,
@@ -25,6 +26,7 @@ MODULES = (
     notify,
     pipeline,
     router,
+    surfaces,
     tracker_model,
 )
 """Where tables are declared; importing them is what fills `metadata`."""
