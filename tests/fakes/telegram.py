@@ -3,30 +3,55 @@
     with FakeTelegram() as telegram:
         ...                                     # point TELEGRAM_API_BASE at telegram.base
         telegram.fail("sendMessage", 429, "Too Many Requests: retry after 3", retry_after=3)
+        telegram.say("/start")                  # somebody writes to the bot
         assert telegram.texts() == ["…"]
 
 It runs in a thread of its own, so a test may block while programs talk to it. What it was asked is kept in
-order, with times. Faults are switched by the test; bad HTML, long texts, wrong tokens and unknown chats are
-refused as Telegram does.
+order, with times. Faults are switched by the test; bad markup, long texts, wrong tokens and unknown chats are
+refused as Telegram does. `Limits` on the client's clock make it count, and refuse with 429, what comes too
+early. With `local` it is a local server: files lie below that folder and are named by absolute paths.
 """
 
 import asyncio
 import json
 import re
-import threading
 import time
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from html.parser import HTMLParser
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
-from urllib.parse import parse_qsl, urlsplit
 
-import h11
+from tests.fakes import telegram_shapes as shapes
+from tests.fakes.telegram_http import Answer, Door
+from tests.fakes.telegram_methods import Methods, parse
+from tests.fakes.telegram_state import Ask, Bot, Limits, Refusal, State, Violation
+
+__all__ = [
+    "CHAT",
+    "GROUP",
+    "TOKEN",
+    "Call",
+    "FakeTelegram",
+    "Limits",
+    "Refusal",
+    "Violation",
+    "parsed",
+    "token_of",
+]
 
 TOKEN = "7000000001:AAFakeTokenForTestsOnly-0123456789abc"
 CHAT = 1001
 GROUP = -1002003004005
+
+
+def token_of(number: int) -> str:
+    """A token of another bot."""
+    return f"{7000000000 + number}:AAFakeTokenForTestsOnly-{number:013d}"
+
+
+def parsed(text: str) -> str:
+    """An HTML text without its markup. Raises `Refusal` for what Telegram cannot parse."""
+    return parse(text, "HTML").shown
 
 
 @dataclass(frozen=True)
@@ -52,75 +77,103 @@ class _Fault:
     chat: str | None
     times: int
     worked: bool = False
-    refusal: "Refusal | None" = None
+    refusal: Refusal | None = None
     hangs: bool = False
     raw: tuple[int, bytes] | None = None
+    token: str | None = None
 
-
-class Refusal(Exception):
-    """An answer with `ok: false`."""
-
-    def __init__(self, status: int, description: str, **parameters: Any) -> None:
-        super().__init__(description)
-        self.status = status
-        self.body: dict[str, Any] = {"ok": False, "error_code": status, "description": description}
-        if parameters:
-            self.body["parameters"] = parameters
-
-
-class _Drop(Exception):
-    """The connection breaks without an answer."""
-
-
-@dataclass
-class _Bot:
-    updates: deque[dict[str, Any]] = field(default_factory=deque)
-    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    def meets(self, ask: Ask) -> bool:
+        return (
+            self.times > 0
+            and self.method in ("*", ask.method)
+            and self.chat in (None, ask.chat)
+            and self.token in (None, ask.token)
+        )
 
 
 class FakeTelegram:
-    """Knows the bots of `tokens`, and any chat that is not in `missing_chats` or `blocking_chats`."""
+    """Knows the bots of `tokens`, and any chat that is not in `missing_chats`, `blocking_chats` and so on."""
 
-    def __init__(self, *tokens: str) -> None:
-        self.tokens = tokens or (TOKEN,)
+    def __init__(
+        self, *tokens: str, local: Path | None = None, limits: Limits | None = None, topics: bool = False
+    ) -> None:
+        self.tokens: tuple[str, ...] = ()
         self.calls: list[Call] = []
-        self.missing_chats: set[str] = set()
-        self.blocking_chats: set[str] = set()
-        self.port = 0
+        self.state = State(local=local, limits=limits)
+        self.missing_chats = self.state.missing_chats
+        self.blocking_chats = self.state.blocking_chats
+        self.kicked_chats = self.state.kicked_chats
+        self.deactivated_chats = self.state.deactivated_chats
+        self.forum_chats = self.state.forum_chats
+        for token in tokens or (TOKEN,):
+            self.add_bot(token, topics=topics)
+        self._methods = Methods(self.state)
         self._faults: list[_Fault] = []
-        self._messages: dict[tuple[str, int], dict[str, Any]] = {}
-        self._bots = {token: _Bot() for token in self.tokens}
-        self._last_id = 0
-        self._last_update = 0
-        self._connections: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server | None = None
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="fake-telegram", daemon=True)
+        self._door = Door(self._answer, self._file)
 
-    # For tests
+    # The server
+
+    @property
+    def port(self) -> int:
+        return self._door.port
 
     @property
     def base(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._door.start()
         self.up()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.down()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        self._door.stop()
 
     def up(self) -> None:
         """Listen, on the same port as before."""
-        self._run(self._up())
+        self._door.run(self._door.up())
 
     def down(self) -> None:
-        """Stop listening and break every connection."""
-        self._run(self._down())
+        """Stop listening and break every connection, long polls among them."""
+        self._door.run(self._door.down())
+
+    # Bots and chats
+
+    def add_bot(self, token: str, *, topics: bool = False) -> None:
+        """One more bot; with `topics`, its private chats have topics."""
+        self.state.bots[token] = Bot(token, topics=topics)
+        self.tokens = tuple(self.state.bots)
+
+    def revoke(self, token: str) -> None:
+        """Its owner asked BotFather for a new token: this one is answered with 401."""
+        del self.state.bots[token]
+        self.tokens = tuple(self.state.bots)
+
+    def mode(self, token: str, mode: str, *, retry_after: int = 3) -> None:
+        """What a bot does from now on: `hang`, `flood` (polls never end), `limit` (429), or work ("")."""
+        self.state.bots[token].mode = mode
+        self.state.bots[token].retry_after = retry_after
+
+    def is_polled(self, token: str | None = None) -> bool:
+        """Whether somebody waits for the bot's updates now."""
+        return self.state.bots[token or self.tokens[0]].poll is not None
+
+    def unread(self, token: str | None = None) -> int:
+        """How many updates of a bot are not acknowledged."""
+        return len(self.state.bots[token or self.tokens[0]].updates)
+
+    def migrate(self, old: object, new: int) -> None:
+        """A group became a supergroup."""
+        self.state.moved[str(old)] = new
+
+    def topic(self, name: str, *, chat: int = CHAT) -> int:
+        """A person opens a topic; returns its thread."""
+        thread = next(self.state.ids)
+        self.state.topics[str(chat)][thread] = name
+        return thread
+
+    # Faults
 
     def fail(
         self,
@@ -130,17 +183,24 @@ class FakeTelegram:
         *,
         chat: object = None,
         times: int = 1,
+        token: str | None = None,
         **parameters: Any,
     ) -> None:
-        """Refuse the next `times` calls (to one chat)."""
+        """Refuse the next `times` calls of a method (`*` = of any), to one chat, of one bot."""
         refusal = Refusal(status, description, **parameters)
-        self._faults.append(_Fault(method, _text(chat), times, refusal=refusal))
+        self._faults.append(_Fault(method, _text(chat), times, refusal=refusal, token=token))
 
     def hang(
-        self, method: str = "sendMessage", *, chat: object = None, times: int = 1, worked: bool = False
+        self,
+        method: str = "sendMessage",
+        *,
+        chat: object = None,
+        times: int = 1,
+        worked: bool = False,
+        token: str | None = None,
     ) -> None:
         """Never answer the next `times` calls."""
-        self._faults.append(_Fault(method, _text(chat), times, worked=worked, hangs=True))
+        self._faults.append(_Fault(method, _text(chat), times, worked=worked, hangs=True, token=token))
 
     def drop(
         self, method: str = "sendMessage", *, chat: object = None, times: int = 1, worked: bool = False
@@ -156,39 +216,31 @@ class FakeTelegram:
         """Forget all faults."""
         self._faults.clear()
 
-    def sent(self, chat: object = None) -> list[Call]:
-        """The `sendMessage` calls that succeeded, in order."""
-        return [
-            call
-            for call in self.calls
-            if call.method == "sendMessage" and call.ok and chat in (None, call.body["chat_id"])
-        ]
-
-    def texts(self, chat: object = None) -> list[str]:
-        """What people have read, as it was sent."""
-        return [call.body["text"] for call in self.sent(chat)]
-
-    def wait_for(self, condition: Callable[[], bool], seconds: float = 10) -> None:
-        """Block until the condition holds. Raises `TimeoutError`."""
-        deadline = time.monotonic() + seconds
-        while not condition():
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"not so within {seconds} s; got {[call.method for call in self.calls]}")
-            time.sleep(0.01)
+    # What people did and see
 
     def say(
         self, text: str, *, chat: int = CHAT, user: int = 42, token: str | None = None, **more: Any
     ) -> int:
         """A person writes to the bot; returns the update's id."""
-        message = {
-            "message_id": self._next_id(),
-            "date": int(time.time()),
-            "chat": _chat(chat),
-            "from": {"id": user, "is_bot": False, "first_name": f"Person {user}"},
-            "text": text,
-            **more,
-        }
-        return self.update({"message": message}, token=token)
+        content = {"text": text, **_command(text), **more}
+        return self.update({"message": self._written(chat, user, token, content)}, token=token)
+
+    def hand_over(
+        self,
+        kind: str,
+        content: bytes,
+        *,
+        name: str = "",
+        mime: str = "",
+        chat: int = CHAT,
+        user: int = 42,
+        token: str | None = None,
+        **more: Any,
+    ) -> int:
+        """A person sends a file (`document`, `photo`, `voice`, ...); returns the update's id."""
+        kept = self.state.keep(token or self.tokens[0], kind, name, content)
+        field = {kind: shapes.media(kind, kept.shape(), name, mime)}
+        return self.update({"message": self._written(chat, user, token, field | more)}, token=token)
 
     def press(
         self, data: str, message_id: int, *, chat: int = CHAT, user: int = 42, token: str | None = None
@@ -196,292 +248,140 @@ class FakeTelegram:
         """A person presses a button below a message; returns the update's id."""
         token = token or self.tokens[0]
         query = {
-            "id": str(self._next_id()),
-            "from": {"id": user, "is_bot": False, "first_name": f"Person {user}"},
-            "message": self._messages[token, message_id],
+            "id": str(next(self.state.ids)),
+            "from": shapes.person(user),
+            "message": self.state.messages[token, message_id],
             "chat_instance": str(chat),
             "data": data,
         }
+        self.state.queries.add((token, query["id"]))
         return self.update({"callback_query": query}, token=token)
 
     def update(self, content: dict[str, Any], *, token: str | None = None) -> int:
         """Queue any update for a bot; returns its id."""
-        self._last_update += 1
-        update = {"update_id": self._last_update, **content}
-        self._loop.call_soon_threadsafe(self._queue, token or self.tokens[0], update)
-        return self._last_update
+        number = next(self.state.update_ids)
+        bot = self.state.bots[token or self.tokens[0]]
+        frozen = json.loads(json.dumps({"update_id": number, **content}))
+        self._door.loop.call_soon_threadsafe(bot.queue, frozen)
+        return number
 
-    # The server
+    def sent(self, chat: object = None) -> list[Call]:
+        """The `sendMessage` calls that succeeded, in order."""
+        return [call for call in self.done("sendMessage") if chat is None or call.body["chat_id"] == chat]
 
-    def _run(self, work: Any) -> None:
-        asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+    def texts(self, chat: object = None) -> list[str]:
+        """What people were sent, as it was sent."""
+        return [call.body["text"] for call in self.sent(chat)]
 
-    def _queue(self, token: str, update: dict[str, Any]) -> None:
-        self._bots[token].updates.append(update)
-        self._bots[token].arrived.set()
+    def done(self, method: str, *, chat: object = None, token: str | None = None) -> list[Call]:
+        """The calls of a method that succeeded, in order."""
+        return [
+            call
+            for call in self.calls
+            if call.method == method
+            and call.ok
+            and (chat is None or str(call.body.get("chat_id")) == str(chat))
+            and token in (None, call.token)
+        ]
 
-    async def _up(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
+    def shown(self, chat: object = CHAT, *, token: str | None = None) -> list[dict[str, Any]]:
+        """The messages of a bot's chat as they stand there now, in order."""
+        wanted = token or self.tokens[0]
+        stored = list(self.state.messages.items())
+        return [one for (owner, _), one in stored if owner == wanted and str(one["chat"]["id"]) == str(chat)]
 
-    async def _down(self) -> None:
-        if self._server is not None:
-            self._server.close()
-            self._server = None
-        for connection in self._connections:
-            connection.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
+    def draft(self, chat: object = CHAT, *, thread: int = 0, token: str | None = None) -> str | None:
+        """The draft that a person sees being written; None without one."""
+        return self.state.drafts.get((token or self.tokens[0], str(chat), thread))
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._connections.add(task)
-        try:
-            await self._converse(reader, writer)
-        except (_Drop, OSError, h11.RemoteProtocolError, asyncio.CancelledError):
-            writer.transport.abort()
-        finally:
-            self._connections.discard(task)
-            writer.close()
+    @property
+    def violations(self) -> list[Violation]:
+        """What came too early for the limits."""
+        return self.state.limits.violations if self.state.limits else []
 
-    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Requests of one kept-alive connection, one after the other."""
-        wire = h11.Connection(h11.SERVER)
-        while True:
-            request, body = await _read(wire, reader)
-            if request is None:
-                return
-            status, answer, headers = await self._answer(request, body)
-            told = [("Content-Type", "application/json"), ("Content-Length", str(len(answer))), *headers]
-            writer.write(wire.send(h11.Response(status_code=status, headers=told)) or b"")
-            writer.write(wire.send(h11.Data(data=answer)) or b"")
-            writer.write(wire.send(h11.EndOfMessage()) or b"")
-            await writer.drain()
-            if wire.our_state is h11.MUST_CLOSE:
-                return
-            wire.start_next_cycle()
+    def wait_for(self, condition: Callable[[], bool], seconds: float = 10) -> None:
+        """Block until the condition holds. Raises `TimeoutError`."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > deadline:
+                got = [call.method for call in self.calls[-50:]]
+                raise TimeoutError(f"not so within {seconds} s; got {got}")
+            time.sleep(0.01)
 
-    async def _answer(self, request: h11.Request, raw: bytes) -> tuple[int, bytes, list[tuple[str, str]]]:
-        path = urlsplit(request.target.decode())
-        match = re.fullmatch(r"/bot([^/]+)/(\w+)", path.path)
-        token, method = match.groups() if match else ("", "")
-        body = _body(request, raw, path.query)
-        fault = self._fault(method, str(body.get("chat_id", "")))
+    def _written(self, chat: int, user: int, token: str | None, content: dict[str, Any]) -> dict[str, Any]:
+        """A message of a person, kept like any other."""
+        thread = content.pop("message_thread_id", None)
+        if thread:
+            self.state.topics[str(chat)].setdefault(thread, f"Topic {thread}")
+        who, where = shapes.person(user), self.state.chat(chat)
+        message = shapes.message(next(self.state.ids), where, who, **shapes.in_thread(thread), **content)
+        self.state.messages[token or self.tokens[0], message["message_id"]] = message
+        return message
+
+    # Answers
+
+    async def _answer(self, ask: Ask) -> Answer:
+        fault = next((fault for fault in self._faults if fault.meets(ask)), None)
+        if fault is not None:
+            fault.times -= 1
         if fault is not None and not fault.worked:
-            answer, refusal = None, fault.refusal
+            told = fault.refusal.body if fault.refusal else None
         else:
-            answer, refusal = await self._do(token, method, body)
-        told = refusal.body if refusal else answer
-        self.calls.append(Call(method, token, body, time.monotonic(), told))
-        if fault is not None and fault.hangs:
-            await asyncio.Event().wait()
+            told = await self._do(ask)
+        self.calls.append(Call(ask.method, ask.token, ask.body, time.monotonic(), told))
+        if fault.hangs if fault is not None else told is None:
+            return await _never()
         if fault is not None and fault.raw:
-            return fault.raw[0], fault.raw[1], []
+            return Answer(*fault.raw)
         if told is None or (fault is not None and fault.worked):
-            raise _Drop
-        return (refusal.status if refusal else 200), json.dumps(told).encode(), _headers(told)
+            return Answer(drops=True)
+        return Answer(told.get("error_code", 200), json.dumps(told).encode(), _headers(told))
 
-    def _fault(self, method: str, chat: str) -> _Fault | None:
-        for fault in self._faults:
-            if fault.method == method and fault.chat in (None, chat) and fault.times > 0:
-                fault.times -= 1
-                return fault
-        return None
-
-    async def _do(
-        self, token: str, method: str, body: dict[str, Any]
-    ) -> tuple[dict[str, Any] | None, Refusal | None]:
+    async def _do(self, ask: Ask) -> dict[str, Any] | None:
+        """The answer as Telegram would give it; None while the bot hangs."""
         try:
-            if not re.fullmatch(r"\d+:[\w-]+", token):
+            if not re.fullmatch(r"\d+:[\w-]+", ask.token):
                 raise Refusal(404, "Not Found")
-            if token not in self.tokens:
+            if ask.token not in self.state.bots:
                 raise Refusal(401, "Unauthorized")
-            work = getattr(self, f"_do_{method}", None)
-            if work is None:
-                raise Refusal(404, "Not Found: method not found")
-            return {"ok": True, "result": await work(token, body)}, None
+            bot = self.state.bots[ask.token]
+            if bot.mode == "hang":
+                return None
+            if bot.mode == "limit":
+                wait = bot.retry_after
+                raise Refusal(429, f"Too Many Requests: retry after {wait}", retry_after=wait)
+            return {"ok": True, "result": await self._methods.answer(ask)}
         except Refusal as refusal:
-            return None, refusal
+            return refusal.body
 
-    # The methods
-
-    async def _do_getMe(self, token: str, body: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
-        return _me(token)
-
-    async def _do_sendMessage(self, token: str, body: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
-        self._must_reach(str(body.get("chat_id", "")))
-        message = {
-            "message_id": self._next_id(),
-            "date": int(time.time()),
-            "chat": _chat(body["chat_id"]),
-            "from": _me(token),
-            "text": readable(body),
-        }
-        if "message_thread_id" in body:
-            message |= {"message_thread_id": int(body["message_thread_id"]), "is_topic_message": True}
-        if "reply_markup" in body:
-            message["reply_markup"] = _structured(body["reply_markup"])
-        self._messages[token, message["message_id"]] = message
-        return message
-
-    async def _do_editMessageText(self, token: str, body: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
-        message = self._messages.get((token, int(body.get("message_id", 0))))
-        if message is None:
-            raise Refusal(400, "Bad Request: message to edit not found")
-        text, markup = readable(body), _structured(body.get("reply_markup"))
-        if text == message["text"] and markup == message.get("reply_markup"):
-            raise Refusal(400, "Bad Request: message is not modified")
-        message |= {"text": text, "edit_date": int(time.time())}
-        message.pop("reply_markup", None)
-        if markup:
-            message["reply_markup"] = markup
-        return message
-
-    async def _do_getUpdates(self, token: str, body: dict[str, Any]) -> list[dict[str, Any]]:  # noqa: N802
-        """Long polling: `offset` forgets everything before it, `timeout` waits for the first."""
-        bot, offset = self._bots[token], int(body.get("offset", 0))
-        while bot.updates and bot.updates[0]["update_id"] < offset:
-            bot.updates.popleft()
-        if not bot.updates:
-            bot.arrived.clear()
-            try:
-                await asyncio.wait_for(bot.arrived.wait(), float(body.get("timeout", 0)))
-            except TimeoutError:
-                return []
-        return list(bot.updates)[: int(body.get("limit", 100))]
-
-    async def _do_answerCallbackQuery(self, token: str, body: dict[str, Any]) -> bool:  # noqa: N802
-        if not body.get("callback_query_id"):
-            raise Refusal(400, "Bad Request: query ID is invalid")
-        return True
-
-    async def _do_deleteMessage(self, token: str, body: dict[str, Any]) -> bool:  # noqa: N802
-        if self._messages.pop((token, int(body.get("message_id", 0))), None) is None:
-            raise Refusal(400, "Bad Request: message to delete not found")
-        return True
-
-    async def _done(self, token: str, body: dict[str, Any]) -> bool:
-        return True
-
-    _do_deleteWebhook = _done  # noqa: N815
-    _do_sendChatAction = _done  # noqa: N815
-    _do_setMyCommands = _done  # noqa: N815
-
-    def _must_reach(self, chat: str) -> None:
-        if not chat or chat in self.missing_chats:
-            raise Refusal(400, "Bad Request: chat not found")
-        if chat in self.blocking_chats:
-            raise Refusal(403, "Forbidden: bot was blocked by the user")
-
-    def _next_id(self) -> int:
-        self._last_id += 1
-        return self._last_id
+    def _file(self, token: str, path: str) -> Answer:
+        found = [kept for kept in self.state.files.values() if kept.path == path]
+        if token not in self.state.bots or self.state.local is not None or not found:
+            return Answer(404, b'{"ok":false,"error_code":404,"description":"Not Found"}')
+        return Answer(200, found[0].content, kind="application/octet-stream")
 
 
-async def _read(wire: h11.Connection, reader: asyncio.StreamReader) -> tuple[h11.Request | None, bytes]:
-    request, body = None, b""
-    while True:
-        event = wire.next_event()
-        if event is h11.NEED_DATA:
-            wire.receive_data(await reader.read(65536))
-        elif isinstance(event, h11.Request):
-            request = event
-        elif isinstance(event, h11.Data):
-            body += bytes(event.data)
-        elif isinstance(event, h11.EndOfMessage):
-            return request, body
-        else:
-            return None, b""
+async def _never() -> Answer:
+    """Until the client goes away."""
+    await asyncio.Event().wait()
+    raise AssertionError
 
 
-def _body(request: h11.Request, raw: bytes, query: str) -> dict[str, Any]:
-    """Parameters come as JSON, as a form, or in the address."""
-    kind = dict(request.headers).get(b"content-type", b"")
-    if kind.startswith(b"application/json"):
-        return {**dict(parse_qsl(query)), **json.loads(raw or b"{}")}
-    form = parse_qsl(raw.decode()) if kind.startswith(b"application/x-www-form-urlencoded") else []
-    return dict([*parse_qsl(query), *form])
-
-
-def _headers(answer: dict[str, Any]) -> list[tuple[str, str]]:
+def _headers(answer: dict[str, Any]) -> dict[str, str]:
     wait = answer.get("parameters", {}).get("retry_after")
-    return [("Retry-After", str(wait))] if wait is not None else []
+    return {"Retry-After": str(wait)} if wait is not None else {}
 
 
 def _text(value: object) -> str | None:
     return None if value is None else str(value)
 
 
-def _structured(value: Any) -> Any:
-    return json.loads(value) if isinstance(value, str) else value
-
-
-def _me(token: str) -> dict[str, Any]:
-    number = int(token.partition(":")[0])
-    return {"id": number, "is_bot": True, "first_name": "Fake", "username": f"fake_{number}_bot"}
-
-
-def _chat(chat: object) -> dict[str, Any]:
-    number = int(str(chat)) if str(chat).lstrip("-").isdigit() else 1
-    return {"id": number, "type": "private" if number > 0 else "supergroup"}
-
-
-# What a text may be
-
-LONGEST = 4096
-TAGS = {"b", "strong", "i", "em", "u", "ins", "s", "strike", "del", "span", "tg-spoiler"}
-TAGS |= {"a", "code", "pre", "blockquote", "tg-emoji", "tg-time"}
-
-
-def readable(body: dict[str, Any]) -> str:
-    """The text as people see it. Raises `Refusal` as Telegram would."""
-    text = str(body.get("text", ""))
-    if str(body.get("parse_mode", "")).upper() == "HTML":
-        text = parsed(text)
-    if not text.strip():
-        raise Refusal(400, "Bad Request: message text is empty")
-    if len(text.encode("utf-16-le")) // 2 > LONGEST:
-        raise Refusal(400, "Bad Request: message is too long")
-    return text
-
-
-def parsed(text: str) -> str:
-    """The text without markup. Raises `Refusal` for what Telegram cannot parse."""
-    if re.search(r"<(?![a-zA-Z/])|<[^>]*$", text):
-        raise _unparsable("unclosed or empty start tag")
-    parser = _Parser()
-    parser.feed(text)
-    parser.close()
-    if parser.opened:
-        raise _unparsable(f"can't find end tag corresponding to start tag {parser.opened[-1]!r}")
-    return "".join(parser.text)
-
-
-def _unparsable(why: str) -> Refusal:
-    return Refusal(400, f"Bad Request: can't parse entities: {why}")
-
-
-class _Parser(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=False)
-        self.text: list[str] = []
-        self.opened: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag not in TAGS:
-            raise _unparsable(f"unsupported start tag {tag!r}")
-        self.opened.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if not self.opened or self.opened.pop() != tag:
-            raise _unparsable(f"unmatched end tag {tag!r}")
-
-    def handle_data(self, data: str) -> None:
-        self.text.append(data)
-
-    def handle_entityref(self, name: str) -> None:
-        known = {"lt": "<", "gt": ">", "amp": "&", "quot": '"'}
-        self.text.append(known.get(name, f"&{name}"))
-
-    def handle_charref(self, name: str) -> None:
-        self.text.append(chr(int(name[1:], 16) if name[:1] in "xX" else int(name)))
+def _command(text: str) -> dict[str, Any]:
+    """The entity that marks a command."""
+    found: Iterable[re.Match[str]] = re.finditer(r"(?<!\S)/\w+(@\w+)?", text)
+    marks = [
+        {"type": "bot_command", "offset": one.start(), "length": len(one[0])}
+        for one in found
+        if text.isascii() or one.start() == 0
+    ]
+    return {"entities": marks} if marks else {}
