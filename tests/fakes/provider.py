@@ -51,6 +51,7 @@ class Offer:
     """A model: what it costs, how long its answers are, how much of each prompt the cache knows.
 
     `calls_tools`: whether it calls the first tool that it is offered, or only talks.
+    `text`: what it says, word for word; else it talks of nothing for `completion` tokens.
     """
 
     prices: Prices = field(default_factory=Prices)
@@ -58,6 +59,7 @@ class Offer:
     cached_read: int = 0
     cached_write: int = 0
     calls_tools: bool = True
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -330,12 +332,13 @@ def _reply(number: int, request: Received, offer: Offer, dialect: Dialect) -> Re
     silent = _has_result(body) or not offer.calls_tools
     tool = None if silent else next(iter(body.get("tools") or ()), None)
     limits = (body.get(name) for name in ("max_tokens", "max_completion_tokens", "max_output_tokens"))
-    limit = min((given for given in limits if given), default=offer.completion)
+    limit = min((given for given in limits if given), default=None)
     if tool is not None:
         function = tool.get("function", tool)
         pieces, name, full = arguments(function), function["name"], False
     else:
-        pieces, name, full = prose(min(limit, offer.completion)), None, limit < offer.completion
+        whole = tuple(re.findall(r"\s*\S+\s*", offer.text)) or prose(offer.completion)
+        pieces, name, full = whole[:limit], None, limit is not None and limit < len(whole)
     if dialect.stream is None:
         pieces = ()
     tokens = Tokens(prompt_tokens(body), len(pieces), offer.cached_read, offer.cached_write)

