@@ -22,6 +22,7 @@ from quarterdeck.crew.model import Role
 from quarterdeck.crew.roster import read_roster
 from quarterdeck.crew.route_check import Options, Route, check_all, check_gateway
 from quarterdeck.forge.tracker_model import PostState
+from quarterdeck.heartbeat.roster import complaints
 from quarterdeck.kernel import disk, http, keyring
 from quarterdeck.kernel.errors import QuarterdeckError, Unavailable
 from quarterdeck.kernel.inbox import Standing
@@ -180,7 +181,7 @@ async def crew_is_the_file(patient: Patient) -> Finding:
     if not file.exists():
         meaning = "The tables count; nobody can see from a file who works here."
         return Finding("warn", f"There is no {file}.", meaning, "Write the roster down there.")
-    if differences := await crew.drift(read_roster(file)):
+    if differences := await crew.drift(read_roster(file, complaints)):
         return Finding("warn", "; ".join(differences), DRIFT, APPLY)
     return Finding("ok", f"{len(await crew.agents())} agents, as in {file}.")
 

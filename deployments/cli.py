@@ -9,6 +9,7 @@ from deployments.commands import (
     agent,
     doctor,
     forge,
+    heartbeat,
     item,
     keys,
     letters,
@@ -48,6 +49,7 @@ app.add_typer(project.app, name="project", rich_help_panel="Work")
 app.add_typer(item.app, name="item", rich_help_panel="Work")
 app.add_typer(forge.app, name="forge", rich_help_panel="Work")
 app.add_typer(agent.app, name="agent", rich_help_panel="Work")
+app.add_typer(heartbeat.app, name="heartbeat", rich_help_panel="Work")
 app.add_typer(plane.app, name="plane", rich_help_panel="Work")
 app.add_typer(router.backend, name="backend", rich_help_panel="Models")
 app.add_typer(router.client, name="client", rich_help_panel="Models")

@@ -23,6 +23,7 @@ from deployments import home, parts, prefect_server, schema, supervisor
 from deployments.prefect_api import is_healthy
 from deployments.supervisor import Supervised
 from quarterdeck.crew.roster import read_roster
+from quarterdeck.heartbeat.roster import complaints
 from quarterdeck.house import House, open_house
 from quarterdeck.kernel import log as logs
 from quarterdeck.kernel import postgres
@@ -140,7 +141,7 @@ async def _roster(house: House, apply: bool) -> Step:
     file = house.settings.crew_file
     if not file.exists():
         return Step("crew", "skipped", f"there is no {file}")
-    roster = read_roster(file)
+    roster = read_roster(file, complaints)
     differences = await house.crew.drift(roster)
     is_first = await house.crew.is_empty()
     if not (apply or is_first):

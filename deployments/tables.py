@@ -9,6 +9,7 @@ from quarterdeck.board import model as board
 from quarterdeck.crew import model as crew
 from quarterdeck.forge import model as forge
 from quarterdeck.forge import tracker_model
+from quarterdeck.heartbeat import model as heartbeat
 from quarterdeck.kernel import connections, idempotency, inbox_model, journal
 from quarterdeck.notify import model as notify
 from quarterdeck.pipeline import model as pipeline
@@ -20,6 +21,7 @@ MODULES = (
     connections,
     crew,
     forge,
+    heartbeat,
     idempotency,
     inbox_model,
     journal,

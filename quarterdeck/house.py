@@ -22,6 +22,7 @@ from quarterdeck.forge.forges import Forges
 from quarterdeck.forge.gitea import GiteaForge
 from quarterdeck.forge.local import LocalForge
 from quarterdeck.forge.plane import Plane
+from quarterdeck.heartbeat.roster import complaints
 from quarterdeck.kernel.bus import PostgresBus
 from quarterdeck.kernel.connections import Connections
 from quarterdeck.kernel.database import Database
@@ -52,6 +53,7 @@ class House:
         self.keyring = Keyring(settings.keys_folder)
         self.connections = Connections(self.database, self.keyring)
         self.crew = Crew(self.database, self._runtimes(), settings.runs_folder)
+        self.crew.heartbeats = complaints
         self.engine = Engine(self.database, self.crew)
         self.assignments = Assignments(self.database, self.crew)
         self.inbox = Inbox(self.database)

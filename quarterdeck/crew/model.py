@@ -26,6 +26,7 @@ class Agent(SQLModel, table=True):
     parameters: dict[str, Any] = Field(default_factory=dict, sa_column=document())
     max_concurrent: int = 1
     is_enabled: bool = True
+    heartbeat: dict[str, Any] | None = Field(default=None, sa_column=document(nullable=True))
     created_at: datetime = Field(sa_column=timestamp())
     updated_at: datetime = Field(sa_column=timestamp())
 

@@ -1,7 +1,7 @@
 """The roster file, `crew.yaml`: who works here. Its format is described in docs/reference/roster.md."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from quarterdeck.crew import agent_api_runtime, command, model_runtime, openclaw_runtime
 from quarterdeck.crew.model import Role
-from quarterdeck.kernel.documents import Document, load_yaml
+from quarterdeck.kernel.documents import Document, Place, load_yaml
 from quarterdeck.kernel.errors import Invalid, Misconfigured
 from quarterdeck.kernel.outside import STORABLE
 
@@ -52,11 +52,12 @@ class AgentEntry(_Entry):
     parameters: dict[str, Any] = {}
     max_concurrent: int = Field(default=1, ge=1, le=100)
     enabled: bool = True
+    heartbeat: dict[str, Any] | None = None
 
     def columns(self) -> dict[str, Any]:
         """The entry as the table has it."""
         return self.model_dump(
-            include={"model", "system_prompt", "runtime", "parameters", "max_concurrent"}
+            include={"model", "system_prompt", "runtime", "parameters", "max_concurrent", "heartbeat"}
         ) | {
             "name": self.shown_name,
             "is_enabled": self.enabled,
@@ -86,7 +87,16 @@ class Roster(BaseModel):
     notifications: list[Any] = []
 
 
-def read_roster(path: Path) -> Roster:
+Complaints = Callable[[Sequence[tuple[str, Any]]], Iterable[tuple[int, Place, str]]]
+"""Another room's check of all agents' `heartbeat:` (slug and entry): position, place in the entry, what."""
+
+
+def no_complaints(_: Sequence[tuple[str, Any]]) -> Iterable[tuple[int, Place, str]]:
+    """Takes every heartbeat as it is."""
+    return ()
+
+
+def read_roster(path: Path, heartbeats: Complaints = no_complaints) -> Roster:
     """The file, checked. Raises `Misconfigured` naming file and line."""
     document = load_yaml(path)
     roster = document.validate(Roster)
@@ -95,10 +105,9 @@ def read_roster(path: Path) -> Roster:
     for position, agent in enumerate(roster.agents):
         _check_parameters(document, position, agent)
         _find_program(path.parent, agent)
+    for position, place, complaint in heartbeats([(agent.slug, agent.heartbeat) for agent in roster.agents]):
+        raise document.wrong(("agents", position, "heartbeat", *place), complaint)
     return roster
-
-
-Place = tuple[str | int, ...]
 
 
 def _complaints(roster: Roster) -> Iterator[tuple[Place, str]]:
@@ -140,8 +149,11 @@ def _check_parameters(document: Document, position: int, agent: AgentEntry) -> N
         raise document.wrong(("agents", position, "parameters", *first["loc"]), first["msg"]) from None
 
 
-def check_entry(entry: AgentEntry) -> None:
+def check_entry(entry: AgentEntry, heartbeats: Complaints = no_complaints) -> None:
     """An entry that came without a file. Raises `Invalid` naming the field."""
+    for _, place, complaint in heartbeats([(entry.slug, entry.heartbeat)]):
+        field = ".".join(map(str, ("heartbeat", *place)))
+        raise Invalid(f"{field}: {complaint}.", "docs/reference/roster.md says more.", field=field)
     if entry.runtime not in PARAMETERS:
         known = ", ".join(sorted(PARAMETERS))
         raise Invalid(f"There is no runtime {entry.runtime!r}.", f"There is: {known}.", field="runtime")

@@ -7,7 +7,7 @@ from typing import Any
 from quarterdeck.crew.model import Agent, Person, Role
 from quarterdeck.kernel.identity import Caller
 
-HIDDEN = frozenset({"parameters", "system_prompt", "handles"})
+HIDDEN = frozenset({"parameters", "system_prompt", "handles", "heartbeat"})
 """Fields of the roster whose values are not repeated: they are long, or may hold secrets."""
 
 

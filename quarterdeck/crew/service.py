@@ -26,7 +26,7 @@ from quarterdeck.crew import enrolment, rules, store
 from quarterdeck.crew.callbacks import Callbacks
 from quarterdeck.crew.cards import AgentCard, RunCard, agent_card, run_card
 from quarterdeck.crew.model import Agent, AgentRun, Person, RunState
-from quarterdeck.crew.roster import OWNER, AgentEntry, Roster, check_entry, tokens
+from quarterdeck.crew.roster import OWNER, AgentEntry, Complaints, Roster, check_entry, no_complaints, tokens
 from quarterdeck.crew.runtime import Job, Outcome, Runtime
 from quarterdeck.kernel import crash
 from quarterdeck.kernel.database import Database, Unit
@@ -41,6 +41,7 @@ class Crew:
         self.database = database
         self._runtimes = runtimes
         self._runs_folder = runs_folder
+        self.heartbeats: Complaints = no_complaints
         self.callbacks = Callbacks(database, self.folder_of, lambda: self.host)
 
     # Agents
@@ -74,6 +75,12 @@ class Crew:
             agents, people = await store.agents(session), await store.people(session)
             return {agent.slug for agent in agents} | {person.slug for person in people}
 
+    async def heartbeat_entries(self) -> dict[str, Any]:
+        """What the roster says of heartbeats, by the agents that it says it of; the disabled are left out."""
+        async with self.database.read() as session:
+            agents = await store.agents(session)
+        return {agent.slug: agent.heartbeat for agent in agents if agent.is_enabled and agent.heartbeat}
+
     async def free_slots(self, session: AsyncSession) -> dict[str, int]:
         """How many more runs each agent may begin now; 0 for the disabled."""
         open_counts = await store.open_counts(session)
@@ -85,14 +92,14 @@ class Crew:
     async def create_agent(self, caller: Caller, entry: AgentEntry) -> AgentCard:
         """A new agent. Raises `Forbidden` for all but the owner, `Conflict` for a name that is taken."""
         caller.must_be_owner()
-        check_entry(entry)
+        check_entry(entry, self.heartbeats)
         async with self.database.command("create agent") as unit:
             return agent_card(await enrolment.create(unit, entry), 0)
 
     async def change_agent(self, caller: Caller, name: str, entry: AgentEntry) -> AgentCard:
         """Make an agent as this entry says. Raises `Forbidden`, `NotFound`, `Conflict`, `Invalid`."""
         caller.must_be_owner()
-        check_entry(entry)
+        check_entry(entry, self.heartbeats)
         agent = await self.agent_named(name)
         async with self.database.command("change agent") as unit:
             row = await enrolment.change(unit, agent.slug, entry)

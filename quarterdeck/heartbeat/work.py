@@ -117,6 +117,11 @@ class Source(Protocol):
         """Which source comes first among work of the same priority; 1 is first."""
         ...
 
+    @property
+    def is_driven(self) -> bool:
+        """Its work is taken up by an engine of ours: a sweep wakes it (`start`), and starts no run for it."""
+        ...
+
     async def look(self, agents: Sequence[Watched]) -> Answer:
         """All work that is not finished, of all these agents and of nobody, in one answer."""
         ...
