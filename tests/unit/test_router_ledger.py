@@ -30,7 +30,7 @@ from quarterdeck.router.call import Caller
 from quarterdeck.router.config import Tuning
 from quarterdeck.router.exchange import Outcome
 from quarterdeck.router.ledger import booking
-from quarterdeck.router.ledger.writer import Ledger, Totals
+from quarterdeck.router.ledger.writer import TICK, Ledger, Totals
 from quarterdeck.router.limits.standing import (
     Change,
     CooldownEnded,
@@ -198,6 +198,19 @@ async def test_lines_reach_postgresql_by_themselves_within_a_second_or_so(
     async with ledger:
         ledger.record(call())
         await _until(lambda: rows(database_url, "select 1 from model_calls"))
+
+
+async def test_many_calls_are_written_together_however_quick_postgresql_is(
+    ledger: Ledger, database_url: str
+) -> None:
+    began = steady.now()
+    async with ledger:
+        while steady.now() < began + 3 * TICK:
+            ledger.record(call())
+            await asyncio.sleep(0.002)
+    ticks = (steady.now() - began) / TICK
+    ((batches,),) = await rows(database_url, "select count(distinct xmin::text) from model_calls")
+    assert 1 < batches <= ticks + 1  # the last one is that of the end
 
 
 async def _until(look: Any, seconds: float = 30) -> None:

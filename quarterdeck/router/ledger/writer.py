@@ -188,6 +188,8 @@ class Ledger:
         while True:
             await asyncio.sleep(TICK)
             self._file()
+            if self.waiting_bytes:
+                self._filed.set()
 
     def _file(self) -> None:
         if self._lines:
@@ -196,8 +198,6 @@ class Ledger:
         if self._change_lines:
             changed, self._change_lines = self._change_lines, []
             self._changes.add(b"".join(changed))
-        if self.waiting_bytes:
-            self._filed.set()
 
     # From files to PostgreSQL.
 
