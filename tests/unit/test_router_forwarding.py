@@ -197,6 +197,27 @@ async def test_an_answer_without_end_is_cut_off() -> None:
         assert router.calls[0].outcome is Outcome.BROKEN
 
 
+async def test_what_a_crowd_opened_is_not_kept_open_by_the_calls_after_it() -> None:
+    """A connection that rests is closed after a while; those in turn use would never rest."""
+
+    async def answer(request: web.Request) -> web.Response:
+        assert request.transport is not None
+        callers.append(request.transport.get_extra_info("peername"))
+        if len(callers) == crowd:
+            all_here.set()
+        await all_here.wait()
+        return web.json_response({"model": "x", "choices": [], "usage": {"total_tokens": 1}})
+
+    callers: list[tuple[str, int]] = []
+    crowd, all_here = 8, asyncio.Event()
+    async with Servant(answer) as servant, Served([backend(servant.url, "gpt")]) as router:
+        await asyncio.gather(*(router.ask("gpt") for _ in range(crowd)))
+        for _ in range(crowd):
+            await router.ask("gpt")
+        assert len(set(callers[:crowd])) == crowd
+        assert len(set(callers[crowd:])) == 1
+
+
 async def test_cached_tokens_are_charged_at_their_own_price() -> None:
     async with FakeProvider() as provider, Served([backend(provider, "gpt")]) as router:
         provider.offer("native-gpt", cached_read=4, cached_write=2)

@@ -19,6 +19,7 @@ from quarterdeck.router.ways.litellm_failure import failure_from
 from quarterdeck.router.ways.litellm_request import request_of
 from quarterdeck.router.ways.litellm_stream import stream_of
 from quarterdeck.router.ways.openai_way import KEPT_ALIVE_SECONDS
+from quarterdeck.router.ways.pool import Pool
 
 if TYPE_CHECKING:
     from quarterdeck.router.ways.litellm_wire import Wire
@@ -87,6 +88,6 @@ class LiteLLMWay:
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
-            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEPT_ALIVE_SECONDS, ttl_dns_cache=60)
+            connector = Pool(limit=0, keepalive_timeout=KEPT_ALIVE_SECONDS, ttl_dns_cache=60)
             self._session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
         return self._session

@@ -18,6 +18,7 @@ from quarterdeck.router.exchange import Answer, Attempt, Failure, Outcome, Strea
 from quarterdeck.router.limits import rules
 from quarterdeck.router.ways.openai_dialect import error_status, text_of, usage_of
 from quarterdeck.router.ways.openai_stream import OpenAIStream
+from quarterdeck.router.ways.pool import Pool
 from quarterdeck.router.ways.raw_json import quoted, with_member, with_model
 
 CONNECT_SECONDS = 10.0
@@ -79,7 +80,7 @@ class OpenAIWay:
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
-            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEPT_ALIVE_SECONDS, ttl_dns_cache=60)
+            connector = Pool(limit=0, keepalive_timeout=KEPT_ALIVE_SECONDS, ttl_dns_cache=60)
             self._session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
         return self._session
 
