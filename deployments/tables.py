@@ -15,6 +15,7 @@ from quarterdeck.notify import model as notify
 from quarterdeck.pipeline import model as pipeline
 from quarterdeck.router import model as router
 from quarterdeck.surfaces import model as surfaces
+from quarterdeck.telegram import model as telegram
 
 MODULES = (
     board,
@@ -29,6 +30,7 @@ MODULES = (
     pipeline,
     router,
     surfaces,
+    telegram,
     tracker_model,
 )
 """Where tables are declared; importing them is what fills `metadata`."""

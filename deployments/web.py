@@ -23,6 +23,7 @@ import quarterdeck.notify.api
 import quarterdeck.pipeline.api
 import quarterdeck.pipeline.assignments_api
 import quarterdeck.pipeline.webhook_api
+import quarterdeck.telegram.api
 from deployments import api as deployments_api
 from deployments import home, leash, prefect_api, prefect_server
 from quarterdeck.house import House, open_house
@@ -85,10 +86,15 @@ def create_app(house: House) -> FastAPI:
         "forge",
         "notify",
         "assignments",
+        "bots",
+        "sends",
+        "asked",
     ):
         setattr(app.state, name, getattr(house, name))
     app.include_router(front)
     app.include_router(quarterdeck.pipeline.webhook_api.doors)
+    app.include_router(quarterdeck.telegram.api.open_doors)
+    app.include_router(quarterdeck.telegram.api.router)
     for router in ROOMS:
         app.include_router(router, prefix="/api/v1")
     furnish(app)

@@ -41,6 +41,9 @@ from quarterdeck.pipeline.openclaw_door import OpenClawDoor
 from quarterdeck.pipeline.posts import Posts
 from quarterdeck.pipeline.service import Engine
 from quarterdeck.router.agents import AgentCalls
+from quarterdeck.telegram.bots import Bots
+from quarterdeck.telegram.queue import Queue
+from quarterdeck.telegram.requests import Asked
 
 
 class House:
@@ -52,6 +55,9 @@ class House:
         self.bus = PostgresBus(database.url)
         self.keyring = Keyring(settings.keys_folder)
         self.connections = Connections(self.database, self.keyring)
+        self.bots = Bots(self.database, self.keyring, self.connections, settings.telegram_api_base)
+        self.sends = Queue(self.database, self.bots)
+        self.asked = Asked(self.sends, (settings.files_folder, settings.runs_folder, settings.work_folder))
         self.crew = Crew(self.database, self._runtimes(), settings.runs_folder)
         self.crew.heartbeats = complaints
         self.engine = Engine(self.database, self.crew)

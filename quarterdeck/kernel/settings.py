@@ -119,6 +119,16 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("TELEGRAM_API_BASE"),
         description="Address of the Bot API: Telegram's own, or a local server.",
     )
+    nats_url: str = Field(
+        default="",
+        validation_alias=AliasChoices("NATS_URL"),
+        description="NATS server that gets the events of the Telegram gateway; unset = the built-in bus.",
+    )
+    router_base_url: str = Field(
+        default="",
+        validation_alias=AliasChoices("ROUTER_BASE_URL"),
+        description="Service that gets every Telegram update posted to `/telegram/updates`; unset = none.",
+    )
 
     gitea_url: str = Field(
         default="",
@@ -167,6 +177,11 @@ class Settings(BaseSettings):
     def work_folder(self) -> Path:
         """Work trees, one per item."""
         return self.folder / "work"
+
+    @property
+    def files_folder(self) -> Path:
+        """Files that programs may have sent, and files that people sent us."""
+        return self.folder / "files"
 
     @property
     def forge_folder(self) -> Path:

@@ -4,7 +4,7 @@ Nothing here is derived from a bot's token, and nothing holds one.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Literal
@@ -72,6 +72,7 @@ class Send:
     message_thread_id: int | None = None
     parse_mode: ParseMode | None = None
     disable_notification: bool = False
+    link_preview: bool = True
     buttons: tuple[tuple[Button, ...], ...] = ()
     attachments: tuple[File, ...] = ()
     idempotency_key: str = ""
@@ -82,7 +83,7 @@ class SendState(StrEnum):
 
     QUEUED = "queued"
     SENT = "sent"
-    MAYBE_SENT = "maybe_sent"  # its request had left when something broke
+    MAYBE_SENT = "maybe_sent"  # sent; an attempt before broke after its request had left: maybe there twice
     REFUSED = "refused"
 
 
@@ -97,4 +98,28 @@ class Receipt:
 
 
 Consumer = Callable[[Update], Awaitable[None]]
-"""Who is told of updates, in order within a chat. An update is told again until this returned."""
+"""Who is told of updates, in order within a chat. An update is told again until this returned; one that
+fails twenty times is left out, which the journal tells."""
+
+
+def event_of(update: Update) -> dict[str, Any]:
+    """An update as it is published: JSON."""
+    return {**asdict(update), "ts": update.ts.isoformat(), "raw_update": dict(update.raw_update)}
+
+
+def document_of(send: Send) -> dict[str, Any]:
+    """A message as it is stored: JSON, without what is the default."""
+    return {key: value for key, value in asdict(send).items() if value}
+
+
+def send_of(document: Mapping[str, Any]) -> Send:
+    """A message from what `document_of` made."""
+    rows = document.get("buttons", ())
+    return Send(
+        **{
+            **document,
+            "link_preview": document.get("link_preview", False),
+            "buttons": tuple(tuple(Button(**button) for button in row) for row in rows),
+            "attachments": tuple(File(**file) for file in document.get("attachments", ())),
+        }
+    )

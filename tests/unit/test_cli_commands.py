@@ -183,7 +183,8 @@ def test_messages_are_listed(quarterdeck: Command):
 
 def test_keys_are_rotated(quarterdeck: Command, tmp_path: Path):
     before = len(list((tmp_path / "keys").glob("master-*")))
-    assert quarterdeck("keys", "rotate", "--json").json["sealed_anew"] == {"connections": 0}
+    sealed = quarterdeck("keys", "rotate", "--json").json["sealed_anew"]
+    assert sealed == {"connections": 0, "telegram bots": 0}
     assert len(list((tmp_path / "keys").glob("master-*"))) == before + 1
 
 

@@ -1,0 +1,206 @@
+"""Says what one bot has to say: in order within each chat, all chats side by side, within the limits."""
+
+import asyncio
+import random
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import structlog
+
+from quarterdeck.kernel import crash
+from quarterdeck.kernel.database import Database
+from quarterdeck.kernel.errors import Unavailable
+from quarterdeck.telegram import rules, store
+from quarterdeck.telegram.bot_api import BotApi
+from quarterdeck.telegram.limits import Limiter, Sleep
+from quarterdeck.telegram.model import Lease, StoredSend
+from quarterdeck.telegram.rules import Answer, Done, Failed, Limited, Moved, Part, Refused
+from quarterdeck.telegram.wire import SendState, send_of
+from quarterdeck.telegram.writer import Outcome, Writer
+
+log = structlog.get_logger(__name__)
+
+AT_ONCE = 24
+"""Requests of one bot under way; its poller has its connections besides."""
+
+AHEAD = 20
+"""Messages of a chat that are read at once."""
+
+LOOK_ANYWAY = 5.0
+REPAIRS = 3
+
+
+class Sender:
+    """One bot's queue. `revoked` is called when Telegram does not know the token any more."""
+
+    def __init__(
+        self,
+        lease: Lease,
+        api: BotApi,
+        limiter: Limiter,
+        writer: Writer,
+        database: Database,
+        sleep: Sleep,
+        revoked: Callable[[], None],
+    ) -> None:
+        self._lease = lease
+        self._api = api
+        self._limiter = limiter
+        self._writer = writer
+        self._database = database
+        self._sleep = sleep
+        self._revoked = revoked
+        self._places = asyncio.Semaphore(AT_ONCE)
+        self._lanes: dict[str, asyncio.Task[None]] = {}
+        self._requesting: set[asyncio.Task[Any]] = set()
+        self._moved: dict[str, int] = {}
+        self._is_ending = False
+        self.bell = asyncio.Event()
+
+    async def run(self) -> None:
+        """Send whatever waits, until cancelled; then requests that have left are answered and recorded."""
+        await self._remember_what_was_sent()
+        try:
+            while True:
+                self.bell.clear()
+                await self._start_lanes()
+                try:
+                    await asyncio.wait_for(self.bell.wait(), LOOK_ANYWAY)
+                except TimeoutError:
+                    continue
+        finally:
+            await self._drain()
+
+    async def _drain(self) -> None:
+        self._is_ending = True
+        lanes = list(self._lanes.values())
+        if lanes:
+            _, late = await asyncio.wait(lanes, timeout=0.05)
+            for lane in late - self._requesting:
+                lane.cancel()
+            await asyncio.gather(*lanes, return_exceptions=True)
+
+    async def _remember_what_was_sent(self) -> None:
+        """The limits count what an earlier process sent, too."""
+        now = self._database.clock.now()
+        async with self._database.read() as session:
+            sent = await store.sent_lately(session, self._lease.agent_id, now - timedelta(minutes=1))
+        for chat, at in sent:
+            self._limiter.remember(chat, at)
+
+    async def _start_lanes(self) -> None:
+        try:
+            async with self._database.read() as session:
+                chats = await store.chats_to_send(session, self._lease.agent_id)
+        except Unavailable as error:
+            log.warning("queue_waits", agent=self._lease.agent_id, reason=error.detail)
+            return
+        for chat in chats:
+            if chat not in self._lanes:
+                self._lanes[chat] = asyncio.create_task(self._work_off(chat))
+
+    async def _work_off(self, chat: str) -> None:
+        """Everything that waits for a chat, one after the other."""
+        try:
+            after = 0
+            while rows := await self._next(chat, after):
+                for row in rows:
+                    if self._is_ending or not await self._deliver(row):
+                        return
+                    after = row.id or after
+        except Unavailable as error:
+            log.warning("chat_waits", agent=self._lease.agent_id, chat=chat, reason=error.detail)
+            await self._sleep(1.0)
+        except Exception:
+            log.exception("chat_broke", agent=self._lease.agent_id, chat=chat)
+            await self._sleep(5.0)
+        finally:
+            self._requesting.discard(_this_task())
+            del self._lanes[chat]
+            self.bell.set()  # something may have come while we looked for the last time
+
+    async def _next(self, chat: str, after: int) -> list[StoredSend]:
+        async with self._database.read() as session:
+            return list(await store.to_send(session, self._lease.agent_id, chat, after, AHEAD))
+
+    async def _deliver(self, row: StoredSend) -> bool:
+        """Send one message until its fate is known; False: it is not ours any more."""
+        assert row.id is not None
+        parts, failures = rules.parts(send_of(row.content)), 0
+        current: StoredSend | None = row
+        while current is not None and current.state is SendState.QUEUED:
+            if len(current.message_ids) >= len(parts):
+                outcome = Outcome(row.id, Refused(400, "There is nothing in it."), is_last=True)
+                current = await self._writer.end(outcome)
+                continue
+            await self._wait_until_due(current)
+            answer = await self._attempt(row.id, row.chat, parts[len(current.message_ids)])
+            if answer is None:
+                return False
+            failures = failures + 1 if isinstance(answer, Failed) else 0
+            wait = rules.pause(failures, random.random()) if failures else timedelta()  # noqa: S311
+            is_last = len(current.message_ids) + 1 == len(parts)
+            current = await self._record(Outcome(row.id, answer, is_last, wait))
+            if self._is_ending:
+                return False
+        return current is not None
+
+    async def _wait_until_due(self, row: StoredSend) -> None:
+        if row.not_before is not None:
+            await self._sleep(max(0.0, (row.not_before - self._database.clock.now()).total_seconds()))
+
+    async def _attempt(self, number: int, chat: str, part: Part) -> Answer | None:
+        """One request and, where it was refused for its form, the better one; None: not ours."""
+        request = await self._limiter.turn(chat)
+        if self._is_ending or not await self._writer.begin(self._lease, number):
+            return None
+        async with self._places:
+            self._requesting.add(_this_task())
+            crash.point("before sending a message")
+            answer = await self._call(self._addressed(part))
+            crash.point("after sending a message")
+        self._limiter.answered(request)
+        if isinstance(answer, Limited):
+            until = self._database.clock.now() + rules.obeyed(answer.seconds)
+            self._limiter.close(chat, until)
+        if isinstance(answer, Refused) and answer.is_revoked:
+            self._revoked()
+        return answer
+
+    def _addressed(self, part: Part) -> Part:
+        chat = self._moved.get(str(part.fields["chat_id"]))
+        return part if chat is None else Part(part.method, {**part.fields, "chat_id": chat}, part.file)
+
+    async def _call(self, part: Part) -> Answer:
+        for _ in range(REPAIRS):
+            answer = await self._api.call(part.method, dict(part.fields), file=part.file)
+            better = rules.repaired(part, answer)
+            if better is None:
+                return answer
+            if isinstance(answer, Moved):
+                self._moved[str(part.fields["chat_id"])] = answer.chat_id
+            part = better
+        return Refused(400, "The chat moves in circles.")
+
+    async def _record(self, outcome: Outcome) -> StoredSend | None:
+        """A database that is away for a moment must not make us send twice."""
+        while True:
+            try:
+                row = await self._writer.end(outcome)
+                break
+            except Unavailable as error:
+                log.warning("outcome_waits", message=outcome.number, reason=error.detail)
+                await asyncio.sleep(0.2)
+        self._requesting.discard(_this_task())
+        if isinstance(outcome.answer, Refused):
+            log.warning("message_refused", message=outcome.number, reason=outcome.answer.description)
+        elif not isinstance(outcome.answer, Done):
+            log.info("message_waits", message=outcome.number, reason=row.reason if row else "")
+        return row
+
+
+def _this_task() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    assert task is not None
+    return task

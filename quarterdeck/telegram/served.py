@@ -1,0 +1,124 @@
+"""One bot while it is served: its connections, its poller, its queue, and what is wrong with it."""
+
+import asyncio
+from datetime import datetime
+from typing import Any
+
+import structlog
+
+from quarterdeck.kernel.database import Database
+from quarterdeck.kernel.errors import Unavailable
+from quarterdeck.telegram import rules, store
+from quarterdeck.telegram.bot_api import SECONDS, BotApi, error_of
+from quarterdeck.telegram.limits import Limiter, Sleep
+from quarterdeck.telegram.model import BOTS_TOPIC, BotState, Lease, Standing
+from quarterdeck.telegram.poller import Poller
+from quarterdeck.telegram.rules import Done, Limited, Moved, Refused
+from quarterdeck.telegram.sender import Sender
+from quarterdeck.telegram.writer import Writer
+
+log = structlog.get_logger(__name__)
+
+
+class ServedBot:
+    """`start` it, `stop` it; `is_broken`: something unforeseen ended it."""
+
+    def __init__(self, lease: Lease, database: Database, writer: Writer, sleep: Sleep) -> None:
+        self.lease = lease
+        self.api = BotApi(lease.token, lease.api_base)
+        self.routed_at: datetime | None = None
+        self._database = database
+        self._limiter = Limiter(database.clock, sleep)
+        self._poller = Poller(lease, self.api, writer, database.clock, sleep, self._report)
+        self._revoked = asyncio.Event()
+        self.sender = Sender(lease, self.api, self._limiter, writer, database, sleep, self._revoked.set)
+        self._missing: set[str] = set()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def standing(self) -> Standing:
+        return Standing(self.lease.fence, self._poller.polled_at, self.routed_at)
+
+    @property
+    def is_broken(self) -> bool:
+        return any(task.done() and not task.cancelled() and task.exception() for task in self._tasks)
+
+    def start(self) -> None:
+        """Poll and send, in tasks of its own."""
+        works = (self._poll(), self.sender.run(), self._stop_when_revoked())
+        self._tasks = [asyncio.create_task(work) for work in works]
+        for task in self._tasks:
+            task.add_done_callback(self._ended)
+        log.info("bot_served", agent=self.lease.agent_id, bot=self.lease.bot_id)
+
+    async def stop(self) -> None:
+        """No new update and no new message; requests that have left are answered and recorded."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.api.close()
+
+    async def call(self, method: str, fields: dict[str, Any]) -> Any:
+        """See `Gateway.call`."""
+        if method in self._missing:
+            raise error_of(Refused(404, "Not Found: method not found"), method)
+        chat = rules.chat_of(method, fields)
+        request = await self._limiter.turn(chat)
+        answer = await self.api.call(method, fields, seconds=SECONDS)
+        if isinstance(answer, Moved):
+            answer = await self.api.call(method, {**fields, "chat_id": answer.chat_id})
+        self._limiter.answered(request)
+        match answer:
+            case Done(result):
+                return result
+            case Limited(seconds):
+                self._limiter.close(chat, self._database.clock.now() + rules.obeyed(seconds))
+            case Refused() if answer.lacks_method:
+                self._missing.add(method)
+            case Refused() if answer.is_revoked:
+                self._revoked.set()
+        raise error_of(answer, method)
+
+    async def _poll(self) -> None:
+        if await self._poller.run() == "revoked":
+            self._revoked.set()
+
+    async def _stop_when_revoked(self) -> None:
+        await self._revoked.wait()
+        while True:
+            try:
+                await self._record_stop()
+                return
+            except Unavailable:
+                await asyncio.sleep(1)
+
+    async def _record_stop(self) -> None:
+        reason = "Telegram does not know its token any more."
+        async with self._database.command("stop bot") as unit:
+            row = await store.held(unit, self.lease)
+            if row is None:
+                return
+            row.state, row.trouble, row.leased_until = BotState.STOPPED, reason, unit.now
+            said = f"The bot of {row.agent_id} (@{row.username}) is stopped: {reason}"
+            unit.record("error", reason=said, agent=row.agent_id, bot=row.bot_id)
+            unit.wake(BOTS_TOPIC, row.agent_id)
+        log.error("bot_stopped", agent=self.lease.agent_id, bot=self.lease.bot_id, reason=reason)
+
+    async def _report(self, trouble: str) -> None:
+        """People are told when a trouble begins, and see in the list when it is over."""
+        try:
+            async with self._database.command("report bot") as unit:
+                row = await store.held(unit, self.lease)
+                if row is None or row.trouble == trouble:
+                    return
+                row.trouble = trouble
+                if trouble:
+                    said = f"The bot of {row.agent_id} (@{row.username}): {trouble}"
+                    unit.record("error", reason=said, agent=row.agent_id, bot=row.bot_id)
+        except Unavailable as error:
+            log.warning("trouble_not_recorded", agent=self.lease.agent_id, reason=error.detail)
+        log.warning("bot_trouble", agent=self.lease.agent_id, trouble=trouble or "over")
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()):
+            log.error("bot_broke", agent=self.lease.agent_id, exc_info=error)

@@ -1,0 +1,389 @@
+"""All queries of the telegram room."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ARRAY, BigInteger, DateTime, Text, bindparam, delete, func, text, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlmodel import col, select
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from quarterdeck.kernel.database import Unit
+from quarterdeck.telegram.model import (
+    BOTS_TOPIC,
+    Bot,
+    BotState,
+    Lease,
+    Standing,
+    StoredSend,
+    StoredUpdate,
+    Told,
+)
+from quarterdeck.telegram.wire import SendState, Update
+
+_PUBLISHER = 7_140_006
+"""The advisory lock of whoever publishes, so that the bus gets everything in order."""
+
+# Bots
+
+
+async def bots(session: AsyncSession) -> Sequence[Bot]:
+    """All of them, in the order of their names."""
+    return (await session.exec(select(Bot).order_by(col(Bot.agent_id)))).all()
+
+
+async def bot(session: AsyncSession, agent_id: str, *, for_update: bool = False) -> Bot | None:
+    """The bot of an agent."""
+    return await session.get(Bot, agent_id, with_for_update=for_update or None)
+
+
+async def bot_of(session: AsyncSession, bot_id: str) -> Bot | None:
+    """The bot with that number."""
+    return (await session.exec(select(Bot).where(col(Bot.bot_id) == bot_id))).first()
+
+
+async def queue_lengths(session: AsyncSession) -> dict[str, int]:
+    """How many messages wait, by agent."""
+    query = select(StoredSend.agent_id, func.count()).where(_waits()).group_by(col(StoredSend.agent_id))
+    return dict((await session.exec(query)).all())
+
+
+async def sealed_before(session: AsyncSession, prefix: str, after: str, limit: int) -> Sequence[Bot]:
+    """Bots whose token is sealed under a key that is not the present one, locked."""
+    query = select(Bot).where(col(Bot.agent_id) > after, col(Bot.sealed) != "")
+    older = query.where(~col(Bot.sealed).startswith(prefix, autoescape=True))
+    ordered = older.order_by(col(Bot.agent_id)).limit(limit).with_for_update()
+    return (await session.exec(ordered)).all()
+
+
+# Leases
+
+
+async def hold(unit: Unit, served: Mapping[str, Standing], until: datetime) -> list[Bot]:
+    """Hold bots longer and write down how they fare; those that are still ours."""
+    ours = []
+    for row in await _locked(unit, served):
+        standing = served[row.agent_id]
+        if standing.fence == row.fence and row.state is BotState.ACTIVE:
+            row.leased_until = until
+            row.last_poll_at = standing.polled_at or row.last_poll_at
+            row.last_routed_at = standing.routed_at or row.last_routed_at
+            ours.append(row)
+    return ours
+
+
+async def _locked(unit: Unit, agents: Iterable[str]) -> Sequence[Bot]:
+    query = select(Bot).where(col(Bot.agent_id).in_(list(agents))).order_by(col(Bot.agent_id))
+    return (await unit.session.exec(query.with_for_update())).all()
+
+
+async def take_free(unit: Unit, until: datetime) -> Sequence[Bot]:
+    """Take every bot that nobody serves; skips what others just take."""
+    free = col(Bot.leased_until) <= unit.now, col(Bot.state) == BotState.ACTIVE
+    query = select(Bot).where(*free).order_by(col(Bot.agent_id)).with_for_update(skip_locked=True)
+    found = (await unit.session.exec(query)).all()
+    for row in found:
+        row.fence += 1
+        row.leased_until = until
+    return found
+
+
+async def release(unit: Unit, served: Mapping[str, Standing]) -> None:
+    """Let others take these bots at once."""
+    for row in await hold(unit, served, unit.now):
+        unit.wake(BOTS_TOPIC, row.agent_id)
+
+
+async def held(unit: Unit, lease: Lease) -> Bot | None:
+    """The bot of a lease, locked; None if somebody else took it meanwhile."""
+    query = select(Bot).where(col(Bot.agent_id) == lease.agent_id, col(Bot.fence) == lease.fence)
+    return (await unit.session.exec(query.with_for_update())).first()
+
+
+async def count_active(session: AsyncSession, now: datetime) -> tuple[int, int]:
+    """How many bots there are to be polled, and how many of them somebody serves."""
+    active = select(func.count()).select_from(Bot).where(col(Bot.state) == BotState.ACTIVE)
+    all_of_them = (await session.exec(active)).one()
+    served = (await session.exec(active.where(col(Bot.leased_until) > now))).one()
+    return all_of_them, served
+
+
+# Updates
+
+_KEEP = text(
+    """
+    insert into telegram_updates (event_id, agent_id, bot_id, update_id, kind, chat_id, user_id, ts, text,
+                                  message_id, message_thread_id, raw_update, received_at, published_at)
+    select u.event_id, u.agent_id, u.bot_id, u.update_id, u.kind, u.chat_id, u.user_id, u.ts, u.text,
+           u.message_id, u.message_thread_id, u.raw_update, :now, :published_at
+    from jsonb_to_recordset(cast(:updates as jsonb))
+         as u (place int, fence bigint, event_id text, agent_id text, bot_id text, update_id bigint,
+               kind text, chat_id bigint, user_id bigint, ts timestamptz, text text, message_id bigint,
+               message_thread_id bigint, raw_update jsonb)
+    join telegram_bots b on b.agent_id = u.agent_id and b.fence = u.fence
+    order by u.place
+    on conflict (event_id) do nothing
+    returning id, event_id
+    """
+)
+
+
+async def fences_held(unit: Unit, fences: Mapping[str, int]) -> set[str]:
+    """The agents whose bots nobody took meanwhile."""
+    query = select(Bot.agent_id, Bot.fence).where(col(Bot.agent_id).in_(list(fences)))
+    rows = await unit.session.exec(query)
+    return {agent_id for agent_id, fence in rows if fences[agent_id] == fence}
+
+
+async def keep_updates(
+    unit: Unit, updates: Sequence[tuple[Lease, Update]], published_at: datetime | None
+) -> dict[str, int]:
+    """Store updates in their order, those that are new; the row of each by event id."""
+    if not updates:
+        return {}
+    said = [
+        {"place": place, "fence": lease.fence, **_columns(one)} for place, (lease, one) in enumerate(updates)
+    ]
+    connection = await unit.session.connection()
+    values = {"updates": json.dumps(said), "now": unit.now, "published_at": published_at}
+    kept = _KEEP.bindparams(bindparam("published_at", type_=DateTime(timezone=True)))
+    return {row.event_id: row.id for row in await connection.execute(kept, values)}
+
+
+def _columns(one: Update) -> dict[str, Any]:
+    return {
+        "event_id": one.event_id,
+        "agent_id": one.agent_id,
+        "bot_id": one.bot_id,
+        "update_id": one.update_id,
+        "kind": one.kind,
+        "chat_id": one.chat_id,
+        "user_id": one.user_id,
+        "ts": one.ts.isoformat(),
+        "text": one.text,
+        "message_id": one.message_id,
+        "message_thread_id": one.message_thread_id,
+        "raw_update": one.raw_update,
+    }
+
+
+def update_of(row: StoredUpdate) -> Update:
+    """A row as it is told."""
+    return Update(
+        event_id=row.event_id,
+        agent_id=row.agent_id,
+        bot_id=row.bot_id,
+        update_id=row.update_id,
+        kind=row.kind,
+        chat_id=row.chat_id,
+        user_id=row.user_id,
+        ts=row.ts,
+        text=row.text,
+        message_id=row.message_id,
+        message_thread_id=row.message_thread_id,
+        raw_update=row.raw_update,
+    )
+
+
+async def by_event(session: AsyncSession, event_id: str) -> StoredUpdate | None:
+    """One update."""
+    return (await session.exec(select(StoredUpdate).where(col(StoredUpdate.event_id) == event_id))).first()
+
+
+async def unpublished(session: AsyncSession, limit: int) -> Sequence[StoredUpdate]:
+    """What the bus has not got yet, in order."""
+    query = select(StoredUpdate).where(text("published_at is null")).order_by(col(StoredUpdate.id))
+    return (await session.exec(query.limit(limit))).all()
+
+
+async def mark_published(unit: Unit, ids: Sequence[int]) -> None:
+    """The bus has them."""
+    named = col(StoredUpdate.id).in_(ids)
+    await unit.session.exec(update(StoredUpdate).where(named).values(published_at=unit.now))
+
+
+async def unannounced(session: AsyncSession) -> Sequence[Bot]:
+    """Bots whose registration the bus does not know of."""
+    return (await session.exec(select(Bot).where(~col(Bot.announced)).order_by(col(Bot.registered_at)))).all()
+
+
+async def mark_announced(unit: Unit, agent_id: str, registered_at: datetime) -> None:
+    """The bus knows of that registration."""
+    same = col(Bot.agent_id) == agent_id, col(Bot.registered_at) == registered_at
+    await unit.session.exec(update(Bot).where(*same).values(announced=True))
+
+
+async def forget(unit: Unit, before: datetime, limit: int) -> int:
+    """Drop updates and finished messages from before; how many."""
+    told = (
+        select(StoredUpdate.id)
+        .where(col(StoredUpdate.received_at) < before, col(StoredUpdate.published_at).is_not(None))
+        .limit(limit)
+    )
+    done = select(StoredSend.id).where(col(StoredSend.finished_at) < before).limit(limit)
+    count = (await unit.session.exec(delete(StoredUpdate).where(col(StoredUpdate.id).in_(told)))).rowcount
+    return count + (await unit.session.exec(delete(StoredSend).where(col(StoredSend.id).in_(done)))).rowcount
+
+
+# Telling
+
+_PENDING = text(
+    """
+    select distinct u.agent_id, u.chat_id
+    from telegram_updates u
+    left join telegram_told t
+      on t.consumer = :consumer and t.agent_id = u.agent_id and t.chat_id = u.chat_id
+    where u.agent_id = any(:agents) and u.id > greatest(coalesce(t.update, 0), :since)
+    """
+).bindparams(bindparam("agents", type_=ARRAY(Text)))
+
+
+async def begin_telling(unit: Unit, consumer: str) -> int:
+    """Where a consumer began: a new one is told of what comes from now on."""
+    newest = select(func.coalesce(func.max(col(StoredUpdate.id)), 0)).scalar_subquery()
+    first = insert(Told).values(consumer=consumer, agent_id="", chat_id=0, update=newest)
+    await unit.session.exec(first.on_conflict_do_nothing())
+    row = await unit.session.get(Told, (consumer, "", 0))
+    assert row is not None
+    return row.update
+
+
+async def chats_to_tell(
+    session: AsyncSession, consumer: str, agents: Sequence[str], since: int
+) -> list[tuple[str, int]]:
+    """Agent and chat of everything that a consumer was not told of."""
+    connection = await session.connection()
+    values = {"consumer": consumer, "agents": list(agents), "since": since}
+    return [(row.agent_id, row.chat_id) for row in await connection.execute(_PENDING, values)]
+
+
+async def told(session: AsyncSession, consumer: str, agent_id: str, chat_id: int) -> int:
+    """The last update of a chat that a consumer was told of; 0 = none."""
+    row = await session.get(Told, (consumer, agent_id, chat_id))
+    return row.update if row else 0
+
+
+async def to_tell(
+    session: AsyncSession, agent_id: str, chat_id: int, after: int, limit: int
+) -> Sequence[StoredUpdate]:
+    """The next updates of a chat."""
+    of_chat = col(StoredUpdate.agent_id) == agent_id, col(StoredUpdate.chat_id) == chat_id
+    query = select(StoredUpdate).where(*of_chat, col(StoredUpdate.id) > after)
+    return (await session.exec(query.order_by(col(StoredUpdate.id)).limit(limit))).all()
+
+
+async def move_told(unit: Unit, told: Mapping[tuple[str, str, int], int]) -> None:
+    """Consumers were told of chats as far as that."""
+    rows = [
+        {"consumer": consumer, "agent_id": agent_id, "chat_id": chat_id, "update": place}
+        for (consumer, agent_id, chat_id), place in sorted(told.items())
+    ]
+    moved = insert(Told).values(rows)
+    farther = func.greatest(col(Told.update), moved.excluded["update"])
+    await unit.session.exec(
+        moved.on_conflict_do_update(
+            index_elements=["consumer", "agent_id", "chat_id"], set_={"update": farther}
+        )
+    )
+
+
+# The queue
+
+
+def _waits() -> Any:
+    return text("telegram_sends.state = 'queued'")  # written out: a parameter would not fit the index
+
+
+async def add_send(unit: Unit, row: StoredSend) -> StoredSend:
+    """Queue a message; the one that is there already under its idempotency key."""
+    values = row.model_dump(exclude={"id"})
+    added = insert(StoredSend).values(values).on_conflict_do_nothing().returning(col(StoredSend.id))
+    number = (await unit.session.exec(added)).scalar()
+    if number is None:
+        same = (
+            col(StoredSend.agent_id) == row.agent_id,
+            col(StoredSend.idempotency_key) == row.idempotency_key,
+        )
+        return (await unit.session.exec(select(StoredSend).where(*same))).one()
+    row.id = number
+    return row
+
+
+async def send(session: AsyncSession, number: int) -> StoredSend | None:
+    """One message."""
+    return await session.get(StoredSend, number)
+
+
+async def chats_to_send(session: AsyncSession, agent_id: str) -> Sequence[str]:
+    """The chats for which something waits."""
+    query = select(StoredSend.chat).where(col(StoredSend.agent_id) == agent_id, _waits())
+    return (await session.exec(query.distinct())).all()
+
+
+async def to_send(
+    session: AsyncSession, agent_id: str, chat: str, after: int, limit: int
+) -> Sequence[StoredSend]:
+    """The next messages for a chat."""
+    of_chat = col(StoredSend.agent_id) == agent_id, col(StoredSend.chat) == chat, _waits()
+    query = select(StoredSend).where(*of_chat, col(StoredSend.id) > after)
+    return (await session.exec(query.order_by(col(StoredSend.id)).limit(limit))).all()
+
+
+_BEGIN = text(
+    """
+    update telegram_sends s
+    set possibly_twice = s.possibly_twice or s.begun, begun = true, attempts = s.attempts + 1
+    from unnest(:ids, :agents, :fences) as t (id, agent_id, fence)
+    join telegram_bots b on b.agent_id = t.agent_id and b.fence = t.fence
+    where s.id = t.id and s.agent_id = t.agent_id and s.state = 'queued'
+    returning s.id, s.possibly_twice
+    """
+).bindparams(
+    bindparam("ids", type_=ARRAY(BigInteger)),
+    bindparam("agents", type_=ARRAY(Text)),
+    bindparam("fences", type_=ARRAY(BigInteger)),
+)
+
+
+async def begin_sends(unit: Unit, sends: Sequence[tuple[Lease, int]]) -> dict[int, bool]:
+    """Requests of these messages are about to leave; those still ours, and whether each may be a second."""
+    connection = await unit.session.connection()
+    values = {
+        "ids": [number for _, number in sends],
+        "agents": [lease.agent_id for lease, _ in sends],
+        "fences": [lease.fence for lease, _ in sends],
+    }
+    return {row.id: row.possibly_twice for row in await connection.execute(_BEGIN, values)}
+
+
+async def recorded(unit: Unit, numbers: Sequence[int]) -> dict[int, StoredSend]:
+    """Messages whose outcome is to be recorded, locked."""
+    query = select(StoredSend).where(col(StoredSend.id).in_(numbers)).order_by(col(StoredSend.id))
+    found = (await unit.session.exec(query.with_for_update())).all()
+    return {row.id: row for row in found if row.id is not None}
+
+
+async def sent_lately(
+    session: AsyncSession, agent_id: str, since: datetime
+) -> Sequence[tuple[str, datetime]]:
+    """Chats that were sent to since then, and when."""
+    query = select(StoredSend.chat, StoredSend.finished_at).where(
+        col(StoredSend.agent_id) == agent_id,
+        col(StoredSend.finished_at) > since,
+        col(StoredSend.state) != SendState.REFUSED,
+    )
+    return [(chat, at) for chat, at in await session.exec(query) if at is not None]
+
+
+async def refuse_waiting(unit: Unit, agent_id: str, reason: str) -> int:
+    """Nothing that waits will be sent; how many that were."""
+    waiting = update(StoredSend).where(col(StoredSend.agent_id) == agent_id, _waits())
+    ended = waiting.values(state=SendState.REFUSED, reason=reason, finished_at=unit.now)
+    return (await unit.session.exec(ended)).rowcount
+
+
+async def only_publisher(unit: Unit) -> bool:
+    """Whether nobody else publishes until this command ends."""
+    return bool((await unit.session.exec(select(func.pg_try_advisory_xact_lock(_PUBLISHER)))).one())

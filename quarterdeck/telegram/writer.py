@@ -1,0 +1,114 @@
+"""What the listener writes, many at once: updates, begun and ended sendings, how far was told."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from quarterdeck.kernel.database import Database
+from quarterdeck.telegram import store
+from quarterdeck.telegram.batches import Batches
+from quarterdeck.telegram.model import Lease, StoredSend
+from quarterdeck.telegram.rules import Answer, Done, Failed, Limited, Refused, obeyed
+from quarterdeck.telegram.wire import UPDATE, SendState, Update
+
+Arrival = tuple[Lease, Sequence[Update]]
+Kept = Callable[[Lease, int, Update], None]
+Place = tuple[str, str, int, int]
+"""Consumer, agent, chat, and the update it was told of last."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one request of a message; `is_last`: it was its last part."""
+
+    number: int
+    answer: Answer
+    is_last: bool
+    wait: timedelta = timedelta()
+
+
+class Writer:
+    """`kept` is called for every new update once it is stored; without `nats` that publishes it."""
+
+    def __init__(self, database: Database, kept: Kept, *, nats: bool) -> None:
+        self._database = database
+        self._kept = kept
+        self._nats = nats
+        self._updates = Batches[Arrival, bool](self._keep, most=20)
+        self._begun = Batches[tuple[Lease, int], bool](self._begin)
+        self._ended = Batches[Outcome, StoredSend | None](self._end)
+        self._told = Batches[Place, None](self._tell)
+
+    async def keep(self, lease: Lease, updates: Sequence[Update]) -> bool:
+        """Store updates; False: somebody else has the bot."""
+        return await self._updates.add((lease, updates))
+
+    async def begin(self, lease: Lease, number: int) -> bool:
+        """A request of a message is about to leave; False: it is not ours any more."""
+        return await self._begun.add((lease, number))
+
+    async def end(self, outcome: Outcome) -> StoredSend | None:
+        """Record what became of it; the message as it stands now."""
+        return await self._ended.add(outcome)
+
+    async def tell(self, place: Place) -> None:
+        """A consumer was told."""
+        await self._told.add(place)
+
+    async def close(self) -> None:
+        """Wait until everything is written."""
+        for batches in (self._updates, self._begun, self._ended, self._told):
+            await batches.close()
+
+    async def _keep(self, arrivals: Sequence[Arrival]) -> list[bool]:
+        fences = {lease.agent_id: lease.fence for lease, _ in arrivals}
+        flat = [(lease, update) for lease, updates in arrivals for update in updates]
+        async with self._database.command("store updates") as unit:
+            ours = await store.fences_held(unit, fences)
+            kept = await store.keep_updates(unit, flat, None if self._nats else unit.now)
+            if not self._nats:
+                for event_id in kept:
+                    unit.wake(UPDATE, event_id)
+        for lease, update in flat:
+            if update.event_id in kept:
+                self._kept(lease, kept[update.event_id], update)
+        return [lease.agent_id in ours for lease, _ in arrivals]
+
+    async def _begin(self, sends: Sequence[tuple[Lease, int]]) -> list[bool]:
+        async with self._database.command("begin sends") as unit:
+            ours = await store.begin_sends(unit, sends)
+        return [number in ours for _, number in sends]
+
+    async def _end(self, outcomes: Sequence[Outcome]) -> list[StoredSend | None]:
+        async with self._database.command("record sends") as unit:
+            rows = await store.recorded(unit, [outcome.number for outcome in outcomes])
+            for outcome in outcomes:
+                if row := rows.get(outcome.number):
+                    _settle(row, outcome, unit.now)
+        return [rows.get(outcome.number) for outcome in outcomes]
+
+    async def _tell(self, places: Sequence[Place]) -> list[None]:
+        async with self._database.command("move cursors") as unit:
+            await store.move_told(unit, {place[:3]: place[3] for place in places})
+        return [None] * len(places)
+
+
+def _settle(row: StoredSend, outcome: Outcome, now: datetime) -> None:
+    """Write down what became of a request."""
+    row.begun, row.not_before = False, None
+    match outcome.answer:
+        case Done(result):
+            number = result.get("message_id") if isinstance(result, dict) else None
+            row.message_ids = [*row.message_ids, int(number or 0)]
+            row.reason = ""
+            if outcome.is_last:
+                row.state = SendState.MAYBE_SENT if row.possibly_twice else SendState.SENT
+                row.finished_at = now
+        case Refused(_, description):
+            row.state, row.reason, row.finished_at = SendState.REFUSED, description, now
+        case Limited(seconds):
+            row.not_before = now + obeyed(seconds)
+            row.reason = f"Telegram asked to wait {seconds:g} s."
+        case Failed(reason, maybe_arrived):
+            row.possibly_twice |= maybe_arrived
+            row.reason, row.not_before = reason, now + outcome.wait
