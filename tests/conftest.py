@@ -12,22 +12,18 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import suppress
-from itertools import count
 
 import psutil
-import psycopg
 import pytest
-from psycopg import sql
 
 from deployments import schema
 from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.postgres import EmbeddedPostgres
+from tests.databases import Connection, Databases, connect
 
 TEMPLATE = "template_quarterdeck"
 SLOW = ("tests/services/", "tests/chaos/", "tests/browser/")
 """Folders whose tests wait for servers and browsers: `make test-services` runs them, `make test` does not."""
-
-_numbers = count(1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -104,7 +100,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterat
 
 def _make_template(server: EmbeddedPostgres) -> None:
     """Once in a run: the first worker makes it, the others wait for it."""
-    with (server.home / "template.lock").open("ab") as lock, _admin(server) as connection:
+    with (server.home / "template.lock").open("ab") as lock, connect(server.url("postgres")) as connection:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if connection.execute("select 1 from pg_database where datname = %s", [TEMPLATE]).fetchone():
             return
@@ -113,28 +109,26 @@ def _make_template(server: EmbeddedPostgres) -> None:
         connection.execute(f"alter database in_the_making rename to {TEMPLATE}")
 
 
-def _admin(server: EmbeddedPostgres) -> "psycopg.Connection[tuple[object, ...]]":
-    url = server.url("postgres").replace("+psycopg", "", 1)
-    return psycopg.connect(url, autocommit=True)
-
-
 @pytest.fixture(scope="session")
-def admin(postgres: EmbeddedPostgres) -> "Iterator[psycopg.Connection[tuple[object, ...]]]":
+def admin(postgres: EmbeddedPostgres) -> Iterator[Connection]:
     """The worker's connection for making and dropping databases."""
-    with _admin(postgres) as connection:
+    with connect(postgres.url("postgres")) as connection:
         yield connection
 
 
+@pytest.fixture(scope="session")
+def databases(postgres: EmbeddedPostgres, admin: Connection, worker_id: str) -> Iterator[Databases]:
+    """The worker's databases."""
+    made = Databases(postgres, admin, TEMPLATE, f"test_{worker_id}")
+    yield made
+    made.close()
+
+
 @pytest.fixture
-def database_url(
-    postgres: EmbeddedPostgres, admin: "psycopg.Connection[tuple[object, ...]]", worker_id: str
-) -> Iterator[str]:
-    """The URL of an empty database with all tables, the test's own; dropped afterwards."""
-    name = f"test_{worker_id}_{next(_numbers)}"
-    made = sql.SQL("create database {} template {} strategy file_copy")
-    admin.execute(made.format(sql.Identifier(name), sql.Identifier(TEMPLATE)))
-    yield postgres.url(name)
-    admin.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
+def database_url(databases: Databases) -> Iterator[str]:
+    """The URL of an empty database with all tables, the test's own; emptied afterwards."""
+    with databases.lend() as url:
+        yield url
 
 
 @pytest.fixture
