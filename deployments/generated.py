@@ -110,7 +110,7 @@ SAMPLES: dict[str, dict[str, Any]] = {
     "item_cancelled": {"by": "anna", "comment": "no longer needed"},
     "item_retried": {"by": "anna", "stage": "development", "comment": ""},
     "item_blocked": {"reason": "CI is red on main too", "whose": "owner", "todo": "Mend it, then retry."},
-    "approval_decided": {"approved": True, "by": "anna", "door": "api", "comment": ""},
+    "approval_decided": {"approval": "(id)", "approved": True, "by": "anna", "door": "api", "comment": ""},
     "run_cancelled": {"agent": "developer"},
     "project_created": {"project": "ET", "by": "anna"},
     "work_published": {"commit": "1f0c9d2e4b6a"},

@@ -289,15 +289,30 @@ class Engine:
         async with self.database.read() as session:
             return await store.newest_approval(session, (await store.item(session, key)).id)
 
+    async def approval(self, approval_id: UUID) -> Approval:
+        """One request for a decision. Raises `NotFound`."""
+        async with self.database.read() as session:
+            return await store.approval(session, approval_id)
+
     async def decide(
-        self, key: str, caller: Caller, *, approved: bool, comment: str = "", by: str | None = None
+        self,
+        key: str,
+        caller: Caller,
+        *,
+        approved: bool,
+        comment: str = "",
+        by: str | None = None,
+        asked: UUID | None = None,
     ) -> Approval:
         """Approve or reject what waits for approval. The first decision wins.
 
-        Raises `Forbidden`, `Conflict` ("already decided by X", or nothing waits), `Invalid` (no comment).
+        With `asked` it answers that request and no later one. Raises `Forbidden`, `Conflict` ("already
+        decided by X", or nothing waits), `Invalid` (no comment).
         """
         async with self.database.command("decide approval") as unit:
-            return await self.decide_within(unit, key, caller, approved=approved, comment=comment, by=by)
+            return await self.decide_within(
+                unit, key, caller, approved=approved, comment=comment, by=by, asked=asked
+            )
 
     async def decide_within(
         self,
@@ -308,11 +323,14 @@ class Engine:
         approved: bool,
         comment: str = "",
         by: str | None = None,
+        asked: UUID | None = None,
     ) -> Approval:
         """Decide as part of a larger command; see `decide`."""
         name = self._may_decide(caller, by, approved, comment)
         item = await store.item_for_update(unit.session, key)
         approval = await store.newest_approval(unit.session, item.id)
+        if asked is not None and (approval is None or approval.id != asked):
+            raise _already_decided(item.key, await store.approval(unit.session, asked))
         self._must_be_open(item, approval)
         assert approval is not None
         if name == approval.requested_by:
@@ -321,7 +339,13 @@ class Engine:
         approval.decided_at, approval.comment = unit.now, comment
         unit.session.add(approval)
         unit.record(
-            "approval_decided", item=key, approved=approved, by=name, door=caller.door, comment=comment
+            "approval_decided",
+            item=key,
+            approval=str(approval.id),
+            approved=approved,
+            by=name,
+            door=caller.door,
+            comment=comment,
         )
         pipeline = await self.pipeline(item.pipeline)
         stage = self._stage(pipeline, item)
@@ -342,15 +366,8 @@ class Engine:
 
     @staticmethod
     def _must_be_open(item: WorkItem, approval: Approval | None) -> None:
-        if approval is not None and approval.decided_by:
-            word = "approved" if approval.approved else "rejected"
-            if item.state is not State.WAITING_APPROVAL:
-                raise Conflict(
-                    f"{item.key} was already decided by {approval.decided_by} ({word}).",
-                    "Nothing to do.",
-                    code="already_decided",
-                    by=approval.decided_by,
-                )
+        if item.state is not State.WAITING_APPROVAL and approval is not None and approval.decided_by:
+            raise _already_decided(item.key, approval)
         if item.state is not State.WAITING_APPROVAL or approval is None:
             raise Conflict(
                 f"{item.key} does not wait for approval: it is {item.state.value} in {item.stage}.",
@@ -433,6 +450,16 @@ class Engine:
             approval = await store.approval(unit.session, approval_id)
             approval.form_closed = True
             unit.session.add(approval)
+
+
+def _already_decided(key: str, approval: Approval) -> Conflict:
+    word = "approved" if approval.approved else "rejected"
+    return Conflict(
+        f"{key} was already decided by {approval.decided_by} ({word}).",
+        "Nothing to do.",
+        code="already_decided",
+        by=approval.decided_by,
+    )
 
 
 def read_pipelines(folder: Path, agents: Sequence[str]) -> list[Pipeline]:
