@@ -82,6 +82,13 @@ CATALOGUE: tuple[Entry, ...] = (
         tags=("by hand",),
     ),
     Entry(
+        name="listen",
+        flow="flows.listen:listen",
+        description="Serves the Telegram bots until it is cancelled. The desk starts it where there are bots"
+        " and nobody serves them, the upkeep does the same; without bots nothing runs.",
+        tags=("listener",),
+    ),
+    Entry(
         name="keep-house",
         flow="flows.keep_house:keep_house",
         description="Copies changed blocks, asks again for approvals whose form was lost, and closes"

@@ -7,6 +7,7 @@ import typer
 
 from deployments.commands import (
     agent,
+    bot,
     doctor,
     forge,
     heartbeat,
@@ -50,6 +51,7 @@ app.add_typer(item.app, name="item", rich_help_panel="Work")
 app.add_typer(forge.app, name="forge", rich_help_panel="Work")
 app.add_typer(agent.app, name="agent", rich_help_panel="Work")
 app.add_typer(heartbeat.app, name="heartbeat", rich_help_panel="Work")
+app.add_typer(bot.app, name="bot", rich_help_panel="Messages")
 app.add_typer(plane.app, name="plane", rich_help_panel="Work")
 app.add_typer(router.backend, name="backend", rich_help_panel="Models")
 app.add_typer(router.client, name="client", rich_help_panel="Models")

@@ -29,6 +29,7 @@ from quarterdeck.pipeline.store import Candidate
 from tasks.approvals import close_form, open_form
 from tasks.ci import run_next_ci
 from tasks.connections import copy_blocks
+from tasks.telegram import start_listener
 
 log = structlog.get_logger(__name__)
 
@@ -38,7 +39,17 @@ LONGEST_PAUSE = 10.0
 CI_AT_ONCE = 2
 SENT_AGAIN = 300.0
 """Seconds in which a stage that was sent to a work pool must have begun."""
-TOPICS = ("items", "ci_waiting", "approvals", "outbox", "connections", "inbox", "tracker", "assignments")
+TOPICS = (
+    "items",
+    "ci_waiting",
+    "approvals",
+    "outbox",
+    "connections",
+    "telegram_bots",
+    "inbox",
+    "tracker",
+    "assignments",
+)
 """The bells: what a commit may wake us for (see `bus`)."""
 
 
@@ -64,6 +75,7 @@ class Desk:
             ("assignments", self.house.assignments.see_through),
             ("tracker", self._tell_tracker),
             ("connections", self._copy_blocks),
+            ("telegram_bots", self._start_listener),
             ("cancellations", self._obey_cancellations),
             ("strays", self._sweep),
         ]
@@ -205,6 +217,10 @@ class Desk:
     async def _copy_blocks(self) -> float:
         await copy_blocks(self.house)
         return 15.0
+
+    async def _start_listener(self) -> float:
+        await start_listener(self.house)
+        return LOOK_ANYWAY
 
 
 def _complain(duty: str, error: Exception, seconds: float) -> None:

@@ -9,10 +9,12 @@ from flows.deliver import deliver
 from flows.reconcile_plane import reconcile_plane
 from flows.router_upkeep import router_upkeep
 from quarterdeck.house import at_hand
+from tasks.telegram import restart_listener
 from tasks.upkeep import (
     close_dead_runs,
     copy_changed_blocks,
     forget_deliveries,
+    forget_telegram,
     free_claims,
     restore_forms,
 )
@@ -31,6 +33,8 @@ async def keep_house() -> "State[None]":
             "forms restored": await restore_forms(house),
             "dead runs closed": await close_dead_runs(house, _limits()),
             "old deliveries forgotten": await forget_deliveries(house),
+            "old Telegram rows forgotten": await forget_telegram(house),
+            "listeners started": await restart_listener(house),
         }
     found = ", ".join(f"{count} {what}" for what, count in done.items() if count)
     return Completed(message=found or "Everything was in order.")

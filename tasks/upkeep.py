@@ -57,6 +57,12 @@ async def forget_deliveries(house: House) -> int:
     return await house.inbox.forget_old()
 
 
+@step("forget Telegram", seconds=120, retries=3)
+async def forget_telegram(house: House) -> int:
+    """Updates that were told and messages that were sent long ago."""
+    return await house.bots.forget_old()
+
+
 @step("close dead runs", seconds=120, retries=3)
 async def close_dead_runs(house: House, limits: Mapping[str, float]) -> int:
     """Close Prefect runs that nobody works on; `limits` has the time limit of each flow, in seconds.

@@ -207,6 +207,16 @@ class Bots:
             raise NotFound.among("bot", agent_id, [])
         return await self._token(row), await self._base_of(row.connection)
 
+    async def sign_out(self, agent_id: str, method: str) -> None:
+        """Leave the present Bot API server: `logOut` from the cloud, `close` from a local one.
+
+        Raises `Conflict` when it refuses, as it does within ten minutes of the bot's start there.
+        """
+        token, base = await self.token(agent_id)
+        address = f"{base}/bot{quote(token, safe=':')}/{method}"
+        async with http.client("Telegram", seconds=SECONDS) as telegram:
+            http.accepted(await telegram.post(address))
+
     async def lease_of(self, row: Bot) -> Lease:
         """What a listener must know to serve a bot. Raises `Misconfigured` without its token."""
         return Lease(
