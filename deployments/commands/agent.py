@@ -10,6 +10,8 @@ from deployments.commands.terminal import AsJson
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from quarterdeck.crew.trial import Trial
+
 app = typer.Typer(help="The crew: who it is, and how busy.")
 
 
@@ -49,3 +51,47 @@ def show(
         )
 
     terminal.show(agent, as_json, people)
+
+
+@app.command()
+def test(
+    slug: Annotated[str, typer.Argument(help="For example developer.")],
+    seconds: Annotated[float, typer.Option(min=1, max=3600, help="How long its answer may take.")] = 60.0,
+    ask: Annotated[bool, typer.Option(help="Send a few words, and expect an answer.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Try an agent now: is its runtime there, and does it answer? Exit code 1 when not.
+
+    Asking costs a few tokens. A program (runtime `command`) is only looked for, never started.
+    """
+    from quarterdeck.crew.trial import PROMPT, try_agent
+
+    prompt = PROMPT if ask else ""
+    trial = terminal.in_house(lambda house: try_agent(house.crew, slug, seconds=seconds, prompt=prompt))
+    terminal.show(trial_facts(trial), as_json, lambda console: _describe_trial(console, trial))
+    raise typer.Exit(0 if trial.ok else 1)
+
+
+def trial_facts(trial: "Trial") -> dict[str, object]:
+    """As JSON knows it."""
+    from dataclasses import asdict
+
+    return asdict(trial)
+
+
+def _describe_trial(console: "Console", trial: "Trial") -> None:
+    verdict = "ok" if trial.ok else f"{trial.fault.value}: {trial.problem}" if trial.fault else ""
+    terminal.facts(
+        console,
+        [
+            ("Agent", f"{trial.agent} ({trial.runtime})"),
+            ("Found", trial.found),
+            ("Answer", trial.answer),
+            ("Seconds", trial.seconds),
+            ("Tokens", trial.tokens),
+            ("Cost", None if trial.cost_usd is None else f"{trial.cost_usd} USD"),
+            ("Result", verdict),
+        ],
+    )
+    if trial.instruction:
+        console.print(trial.instruction, markup=False)

@@ -75,3 +75,10 @@ class AgentApiRuntime(RemoteRuntime):
         wanted = Parameters.model_validate(parameters)
         base = wanted.base_url or fallback_url(os.environ)
         return Order(wanted.model_dump() | {"base_url": agent_api.normalised(base)})
+
+    async def look(self, agent: str, order: Order) -> str:
+        """See `RemoteRuntime.look`: does it say that it is ready?"""
+        chat = order.facts["chat_id"]
+        url = agent_api.ws_url(order.facts["base_url"], chat_of(f"trial-{agent}") if chat is None else chat)
+        async with agent_api.connected(url, agent_api.Limits(order.facts["handshake_seconds"])):
+            return url

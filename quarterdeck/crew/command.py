@@ -6,6 +6,7 @@ A run's folder is looked at by polling, so that any process can adopt the run at
 import asyncio
 import contextlib
 import os
+import shutil
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from quarterdeck.crew import keeper
 from quarterdeck.crew.folder import KEEPER_LOG, RunFolder
 from quarterdeck.crew.report import RESULT
 from quarterdeck.crew.runtime import Job, Outcome
-from quarterdeck.kernel.errors import QuarterdeckError, Unavailable
+from quarterdeck.kernel.errors import Misconfigured, QuarterdeckError, Unavailable
 from quarterdeck.kernel.outside import STORABLE
 
 JOB = "job.json"
@@ -120,6 +121,8 @@ class Program:
 class CommandRuntime:
     """Programs on this machine. `grace` is the time, in seconds, between SIGTERM and SIGKILL."""
 
+    talks = False
+
     def __init__(
         self,
         *,
@@ -176,6 +179,18 @@ class CommandRuntime:
                 return
             await asyncio.sleep(POLL)
 
+    async def reach(self, agent: str, model: str, parameters: Mapping[str, Any]) -> str:
+        """See `Runtime.reach`: is the program there, and may it be run?"""
+        wanted = Parameters.model_validate(parameters)
+        found = shutil.which(wanted.program, path=wanted.env.get("PATH") or self._environ.get("PATH"))
+        if found is None:
+            raise Misconfigured(
+                f"There is no program {wanted.program} that this user may run.",
+                "Correct `program` in the roster, or make the file executable.",
+                code="no_program",
+            )
+        return found
+
     async def _launch(self, run: RunFolder, job: Job) -> int:
         """The keeper's process id; 0 if it was settled that there is nothing to start."""
         run.create()
@@ -188,7 +203,7 @@ class CommandRuntime:
             run.record_end(error=str(error))
             return 0
         except ValueError as error:  # Pydantic's are among them
-            run.record_end(error=f"the parameters of agent {job.agent} are wrong: {_in_short(error)}")
+            run.record_end(error=f"the parameters of agent {job.agent} are wrong: {in_short(error)}")
             return 0
         return await asyncio.to_thread(self._keep, run, program, job.limit)
 
@@ -244,7 +259,8 @@ def _spawn(folder: Path, environ: Mapping[str, str]) -> int:
     )
 
 
-def _in_short(error: ValueError) -> str:
+def in_short(error: ValueError) -> str:
+    """What is wrong, without the values, which may be secrets."""
     if not isinstance(error, ValidationError):
         return str(error)
     wrong = error.errors(include_url=False, include_input=False, include_context=False)

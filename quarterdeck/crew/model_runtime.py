@@ -4,6 +4,7 @@ What it answers becomes files of the item (docs/reference/text-agents.md); its t
 the run's.
 """
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
@@ -16,7 +17,13 @@ from quarterdeck.crew.errand import JOB
 from quarterdeck.crew.folder import RunFolder
 from quarterdeck.crew.remote import Order, RemoteRuntime
 from quarterdeck.crew.runtime import Outcome
+from quarterdeck.kernel import http
+from quarterdeck.kernel.errors import Conflict, NotFound
 from quarterdeck.kernel.outside import STORABLE
+
+LOOKS = 3
+PAUSE = 1.0
+"""Seconds between looks: a key that was made just now is not known to the router yet."""
 
 
 class Models(Protocol):
@@ -66,6 +73,14 @@ class ModelRuntime(RemoteRuntime):
         facts = wanted.model_dump(exclude_none=True) | {"model": named, "url": self._models.address()}
         return Order(facts, {"key": await self._models.key_of(agent)})
 
+    async def look(self, agent: str, order: Order) -> str:
+        """See `RemoteRuntime.look`: does the router know the agent's key, and the model?"""
+        url, model = str(order.facts["url"]), str(order.facts["model"])
+        listed = await _models(url, order.secrets["key"])
+        if model not in listed:
+            raise NotFound.among("model", model, listed)
+        return f"{model} at {url}"
+
     async def wait(self, folder: Path) -> Outcome:
         """See `Runtime.wait`. What the calls cost is asked of the router, which knows the prices."""
         outcome = await super().wait(folder)
@@ -76,3 +91,20 @@ class ModelRuntime(RemoteRuntime):
             job["agent"]["slug"], job["item"]["key"], outcome.started_at, outcome.tokens
         )
         return replace(outcome, tokens=spent[0], cost_micro_usd=spent[1]) if spent else outcome
+
+
+async def _models(url: str, key: str) -> list[str]:
+    """The models that the router offers to this key."""
+    async with http.client("The router", base_url=url, seconds=10) as router:
+        for tries in range(1, LOOKS + 1):
+            answer = await router.get("/v1/models", headers={"Authorization": f"Bearer {key}"})
+            try:
+                told = http.json_of(answer)
+            except Conflict:
+                if tries == LOOKS or answer.status_code != 401:
+                    raise
+                await asyncio.sleep(PAUSE)
+                continue
+            rows = told.get("data") if isinstance(told, Mapping) else None
+            return [str(row.get("id")) for row in rows or () if isinstance(row, Mapping)]
+    return []

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from quarterdeck.crew.openclaw import Address
+from quarterdeck.crew.openclaw import Address, Gateway
 from quarterdeck.crew.remote import Connected, Order, RemoteRuntime
-from quarterdeck.kernel.errors import Misconfigured
+from quarterdeck.kernel.errors import Misconfigured, NotFound
 from quarterdeck.kernel.outside import STORABLE
 
 KIND = "openclaw"
@@ -53,3 +53,18 @@ class OpenClawRuntime(RemoteRuntime):
             raise Misconfigured(f"The connection openclaw/{wanted.connection} has no {name}.", "Enter it.")
         secrets = {"token": address.token, "hooks_token": address.hooks_token}
         return Order(wanted.model_dump() | {"url": address.url}, secrets)
+
+    async def look(self, agent: str, order: Order) -> str:
+        """See `RemoteRuntime.look`: is the gateway live, are its tokens good, has it this agent?"""
+        url, wanted, route = (str(order.facts[name]) for name in ("url", "agent_id", "route"))
+        gateway = Gateway(Address(url, order.secrets["token"], order.secrets["hooks_token"]))
+        try:
+            await gateway.health()
+            known = await gateway.agents()
+            if wanted not in known:
+                raise NotFound.among("agent of OpenClaw", wanted, known)
+            if route == "hooks":
+                await gateway.check_hooks()
+        finally:
+            await gateway.close()
+        return f"agent {wanted} at {url}, by {route}"

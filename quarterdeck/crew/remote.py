@@ -54,6 +54,7 @@ class RemoteRuntime(CommandRuntime):
     """What the runtimes `model`, `openclaw` and `agent_api` have in common; `client` is their program."""
 
     client: str
+    talks = True
 
     @abstractmethod
     async def order(self, agent: str, model: str, parameters: Mapping[str, Any]) -> Order:
@@ -61,6 +62,14 @@ class RemoteRuntime(CommandRuntime):
 
         Raises `ValueError` for wrong parameters, and `QuarterdeckError`.
         """
+
+    @abstractmethod
+    async def look(self, agent: str, order: Order) -> str:
+        """Is whom the client would ask there, and does it take us? See `Runtime.reach`."""
+
+    async def reach(self, agent: str, model: str, parameters: Mapping[str, Any]) -> str:
+        """See `Runtime.reach`."""
+        return await self.look(agent, await self.order(agent, model, parameters))
 
     async def program(self, job: Job) -> Program:
         run = RunFolder(job.folder)

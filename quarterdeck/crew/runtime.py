@@ -67,7 +67,12 @@ class Outcome:
 
 
 class Runtime(Protocol):
-    """One way of executing an agent. Every method may be called by any process of the run's host."""
+    """One way of executing an agent. Every method may be called by any process of the run's host.
+
+    `talks`: its agents answer in words, and may be asked something for a test.
+    """
+
+    talks: bool
 
     async def start(self, job: Job) -> bool:
         """Start the job, or adopt it if it was started before: it never starts twice.
@@ -83,6 +88,14 @@ class Runtime(Protocol):
 
     async def stop(self, folder: Path, why: str) -> Outcome:
         """End the run with all its processes, and see it ended. A run that has not started never will."""
+        ...
+
+    async def reach(self, agent: str, model: str, parameters: Mapping[str, Any]) -> str:
+        """See whether an agent could be started now, without starting it; what was found, in words.
+
+        Raises `Unavailable` (down; code `wrong_answer`: somebody else is there), `Conflict` (refused),
+        another `QuarterdeckError` or `ValueError` for what cannot work.
+        """
         ...
 
     def follow(self, folder: Path, *, live: bool = True) -> AsyncIterator[bytes]:

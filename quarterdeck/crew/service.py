@@ -195,6 +195,10 @@ class Crew:
             raise NotFound.among("runtime", name, self._runtimes)
         return self._runtimes[name]
 
+    def trial_folder(self, number: int) -> Path:
+        """Where an agent that is only tried works; beside the runs, whose chats it waits for."""
+        return self._runs_folder / f"trial-{number}"
+
     def folder_of(self, run: AgentRun) -> Path:
         """Where a run of this host keeps its job, its log and its result."""
         return self._runs_folder / run.folder

@@ -288,9 +288,15 @@ def furnish(app: FastAPI) -> None:
 
 
 def _with_problems(document: dict[str, Any]) -> dict[str, Any]:
-    """Say that errors are problem+json; FastAPI files every model under application/json."""
+    """Say that errors are problem+json; FastAPI files every model under application/json.
+
+    And that the guard refuses every body that is too large.
+    """
     for path in document["paths"].values():
         for operation in path.values():
+            if "requestBody" in operation and "422" in operation["responses"]:
+                large = operation["responses"]["422"] | {"description": "Content Too Large"}
+                operation["responses"].setdefault("413", large)
             for status, response in operation["responses"].items():
                 if status >= "400" and "application/json" in response.get("content", {}):
                     response["content"] = {PROBLEM: response["content"]["application/json"]}

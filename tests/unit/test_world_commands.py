@@ -1,0 +1,166 @@
+"""`quarterdeck forge …` and `quarterdeck agent test`: exit codes, JSON, and what is said of what is wrong."""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+from deployments.cli import run
+from quarterdeck.board.cards import ProjectDraft
+from quarterdeck.crew.roster import AgentEntry
+from quarterdeck.house import House, open_house
+from quarterdeck.kernel.connections import Source
+from quarterdeck.kernel.identity import owner
+from tests.fakes.company import company, environment, settings_of
+from tests.fakes.gitea import TOKEN, FakeGitea
+from tests.fakes.openclaw import GATEWAY_TOKEN, HOOKS_TOKEN, FakeOpenClaw
+
+OWNER = owner("test")
+SECRETS = (TOKEN, GATEWAY_TOKEN, HOOKS_TOKEN, "hook-secret-0123456789")
+
+
+@pytest.fixture(autouse=True)
+def _logs_left_as_they_were() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers, root.level = handlers, level
+    logging.captureWarnings(False)
+    structlog.reset_defaults()
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command said, and how it ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Command = Callable[..., Awaitable[Said]]
+
+
+@pytest.fixture
+async def quarterdeck(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Command:
+    """The program in a company, beside the far sides that live in this loop."""
+    told = environment(tmp_path, database_url) | {"QUARTERDECK_PUBLIC_URL": "https://desk.example.org"}
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    async with company(tmp_path, database_url):
+        pass
+
+    async def command(*arguments: str) -> Said:
+        capsys.readouterr()
+        code = await asyncio.to_thread(run, list(arguments))
+        said = Said(code, *capsys.readouterr())
+        assert not [secret for secret in SECRETS if secret in said.out + said.err]
+        assert "Traceback" not in said.err
+        return said
+
+    return command
+
+
+@pytest.fixture
+async def house(quarterdeck: Command, tmp_path: Path, database_url: str) -> AsyncIterator[House]:
+    async with open_house(settings_of(tmp_path, database_url)) as house:
+        yield house
+
+
+async def connect(house: House, kind: str, value: dict[str, str]) -> None:
+    async with house.database.command("connect") as unit:
+        await house.connections.put(unit, kind, "default", value, Source.API)
+
+
+@pytest.fixture
+async def gitea(house: House, tmp_path: Path) -> AsyncIterator[FakeGitea]:
+    """Connected, with a repository that the project ET has."""
+    async with FakeGitea(tmp_path / "gitea") as gitea:
+        await gitea.create("acme/shop")
+        await connect(house, "gitea", gitea.connection)
+        draft = ProjectDraft(key="ET", name="Enduro", repository="gitea:acme/shop")
+        await house.board.create_project(OWNER, draft)
+        yield gitea
+
+
+async def test_hooks_are_installed_and_a_second_time_renewed(quarterdeck: Command, gitea: FakeGitea) -> None:
+    first = await quarterdeck("forge", "install-hooks")
+    assert (first.code, "acme/shop" in first.out) == (0, True), first
+    assert "created hook" in first.out
+    again = await quarterdeck("forge", "install-hooks", "ET", "--json")
+    assert [(one["replaced"], bool(one["hook"])) for one in again.json] == [(1, True)]
+    (hook,) = gitea.repos["acme/shop"].hooks
+    assert (hook.url, hook.active) == ("https://desk.example.org/webhooks/gitea", True)
+
+
+async def test_a_connection_that_works_is_told(quarterdeck: Command, gitea: FakeGitea) -> None:
+    said = await quarterdeck("forge", "test", "--json")
+    assert (said.code, said.json["login"]) == (0, "quarterdeck")
+    assert [(sight["may_push"], sight["has_hook"]) for sight in said.json["repositories"]] == [(True, False)]
+    await quarterdeck("forge", "install-hooks")
+    people = await quarterdeck("forge", "test", "ET")
+    assert (people.code, "may push" in people.out, "installed" in people.out) == (0, True, True)
+
+
+async def test_what_keeps_gitea_from_working_is_told_apart(
+    quarterdeck: Command, house: House, gitea: FakeGitea
+) -> None:
+    gitea.repos["acme/shop"].archived = True
+    archived = await quarterdeck("forge", "test")
+    assert (archived.code, "archived" in archived.out) == (1, True), archived
+    await connect(house, "gitea", gitea.connection | {"token": "somebody-elses-token-00000000000000000000"})
+    refused = await quarterdeck("forge", "test")
+    assert (refused.code, "token" in refused.err.lower()) == (1, True), refused
+    assert "somebody-elses" not in refused.err
+    await connect(house, "gitea", gitea.connection)
+    unknown = await quarterdeck("forge", "install-hooks", "NO")
+    assert (unknown.code, "There is: ET" in unknown.err) == (1, True)
+    await gitea.down()
+    down = await quarterdeck("forge", "test", "--json")
+    assert (down.code, json.loads(down.err)["code"]) == (1, "unreachable"), down
+
+
+async def test_without_gitea_it_is_said_how_to_connect_it(quarterdeck: Command) -> None:
+    for command in ("test", "install-hooks"):
+        said = await quarterdeck("forge", command)
+        assert (said.code, "No Gitea is connected" in said.err) == (1, True), said
+
+
+async def hired(house: House, gateway: FakeOpenClaw) -> None:
+    await connect(house, "openclaw", {"url": gateway.url, "token": GATEWAY_TOKEN, "hooks_token": HOOKS_TOKEN})
+    await house.crew.create_agent(OWNER, AgentEntry(slug="claw", runtime="openclaw"))
+
+
+async def test_an_agent_is_tried(quarterdeck: Command, house: House) -> None:
+    async with FakeOpenClaw() as gateway:
+        gateway.says("Ready.")
+        await hired(house, gateway)
+        said = await quarterdeck("agent", "test", "claw", "--json")
+        people = await quarterdeck("agent", "test", "claw")
+        reached = await quarterdeck("agent", "test", "claw", "--no-ask", "--json")
+        assert len(gateway.turns) == 2
+    assert (said.code, said.json["answer"], said.json["tokens"]) == (0, "Ready.", 120), said
+    assert (said.json["cost_usd"], said.json["fault"], reached.code) == ("0.00045", None, 0)
+    assert people.code == 0 and "Ready." in people.out and "0.00045 USD" in people.out
+    down = await quarterdeck("agent", "test", "claw")
+    assert (down.code, "down:" in down.out) == (1, True), down
+
+
+async def test_an_agent_that_is_a_program_is_only_looked_for(quarterdeck: Command) -> None:
+    said = await quarterdeck("agent", "test", "analyst", "--json")
+    assert (said.code, said.json["ok"], said.json["runtime"]) == (0, True, "command")
+    unknown = await quarterdeck("agent", "test", "nobody")
+    assert (unknown.code, "There is: analyst" in unknown.err) == (1, True)
+    assert (await quarterdeck("agent", "test", "analyst", "--seconds", "0")).code == 2
