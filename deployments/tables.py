@@ -10,6 +10,7 @@ from quarterdeck.crew import model as crew
 from quarterdeck.forge import model as forge
 from quarterdeck.forge import tracker_model
 from quarterdeck.heartbeat import model as heartbeat
+from quarterdeck.heartbeat.sources import model as heartbeat_sources
 from quarterdeck.kernel import connections, idempotency, inbox_model, journal
 from quarterdeck.notify import model as notify
 from quarterdeck.pipeline import model as pipeline
@@ -23,6 +24,7 @@ MODULES = (
     crew,
     forge,
     heartbeat,
+    heartbeat_sources,
     idempotency,
     inbox_model,
     journal,

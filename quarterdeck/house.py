@@ -23,6 +23,7 @@ from quarterdeck.forge.gitea import GiteaForge
 from quarterdeck.forge.local import LocalForge
 from quarterdeck.forge.plane import Plane
 from quarterdeck.heartbeat.roster import complaints
+from quarterdeck.heartbeat.sources.every import every_source
 from quarterdeck.kernel.bus import PostgresBus
 from quarterdeck.kernel.connections import Connections
 from quarterdeck.kernel.database import Database
@@ -33,6 +34,7 @@ from quarterdeck.kernel.postgres import server_for
 from quarterdeck.kernel.settings import Settings, load
 from quarterdeck.notify.service import Notify
 from quarterdeck.pipeline.assignments import Assignments
+from quarterdeck.pipeline.board_items import BoardItems
 from quarterdeck.pipeline.comments import Comments
 from quarterdeck.pipeline.deliveries import Deliveries
 from quarterdeck.pipeline.gitea_door import GiteaDoor
@@ -74,6 +76,14 @@ class House:
         self.board = Board(self.database, _Surroundings(self))
         self.database.reactions.append(self.notify.react)
         self._open_tracker()
+        self.sources = every_source(
+            self.database,
+            self.connections,
+            settings,
+            items=BoardItems(self.database, self.board, self.engine),
+            tracker=self.plane,
+            followed=_Followed(self.mirror),
+        )
 
     def _runtimes(self) -> dict[str, Runtime]:
         calls = AgentCalls(self.settings, self.database, self.keyring)
@@ -124,6 +134,16 @@ class _Surroundings:
 
     def text(self, event: Event) -> str:
         return self._house.notify.text(event)
+
+
+class _Followed:
+    """Which of Plane's projects the board follows."""
+
+    def __init__(self, mirror: Mirror) -> None:
+        self._mirror = mirror
+
+    async def followed(self) -> Collection[str]:
+        return {link.tracker_project for link in await self._mirror.links()}
 
 
 _here: ContextVar[House | None] = ContextVar("house", default=None)

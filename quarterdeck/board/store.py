@@ -69,6 +69,12 @@ async def ids_of(session: AsyncSession, keys: Iterable[str]) -> dict[str, UUID]:
     return dict((await session.exec(rows)).all())
 
 
+async def states_of(session: AsyncSession, keys: Iterable[str]) -> dict[str, State]:
+    """Where those items stand that exist."""
+    rows = select(WorkItem.key, WorkItem.state).where(col(WorkItem.key).in_(list(keys)))
+    return {key: State(state) for key, state in (await session.exec(rows)).all()}
+
+
 async def items(
     session: AsyncSession, wanted: Wanted, before: tuple[datetime, UUID] | None, limit: int
 ) -> Sequence[WorkItem]:

@@ -261,6 +261,25 @@ def _gitea(settings: Settings) -> dict[str, Any] | None:
     }
 
 
+def _multica(settings: Settings) -> dict[str, Any] | None:
+    """By HTTP where there are address and token and no program was named."""
+    token = settings.multica_token
+    if not (settings.multica_workspace_id or settings.multica_url or token or settings.multica_cli):
+        return None
+    by_http = bool(settings.multica_url and token and not settings.multica_cli)
+    return {
+        "via": "rest" if by_http else "cli",
+        "workspace_id": settings.multica_workspace_id,
+        "url": settings.multica_url,
+        "token": token.get_secret_value() if token else "",
+        "program": settings.multica_cli or "multica",
+    }
+
+
+def _openclaw_cli(settings: Settings) -> dict[str, Any] | None:
+    return {"program": settings.openclaw_cli} if settings.openclaw_cli else None
+
+
 def _plane(settings: Settings) -> dict[str, Any] | None:
     key, secret = settings.plane_api_key, settings.plane_webhook_secret
     if key is None or not settings.plane_url or not settings.plane_workspace:
@@ -276,7 +295,9 @@ def _plane(settings: Settings) -> dict[str, Any] | None:
 FROM_ENVIRONMENT: dict[str, Callable[[Settings], dict[str, Any] | None]] = {
     "generic_webhook": _generic_webhook,
     "gitea": _gitea,
+    "multica": _multica,
     "openclaw": _openclaw,
+    "openclaw_cli": _openclaw_cli,
     "plane": _plane,
     "telegram": _telegram,
 }

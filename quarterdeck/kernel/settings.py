@@ -146,6 +146,44 @@ class Settings(BaseSettings):
         description="What Gitea signs its deliveries with; fills its connection on first start.",
     )
 
+    multica_url: str = Field(
+        default="",
+        validation_alias=AliasChoices("MULTICA_SERVER_URL"),
+        description="Address of a Multica server; fills its connection on first start.",
+    )
+    multica_token: SecretStr | None = Field(
+        default=None,
+        validation_alias=AliasChoices("MULTICA_TOKEN"),
+        description="Personal token for Multica (`mul_…`); fills its connection on first start.",
+    )
+    multica_workspace_id: str = Field(
+        default="",
+        validation_alias=AliasChoices("MULTICA_WORKSPACE_ID"),
+        description="The workspace that every call to Multica names; fills its connection on first start.",
+    )
+    multica_cli: str = Field(
+        default="",
+        validation_alias=AliasChoices("MULTICA_CLI"),
+        description="Multica's program, by name or path: it is used instead of HTTP.",
+    )
+    openclaw_cli: str = Field(
+        default="",
+        validation_alias=AliasChoices("OPENCLAW_CLI"),
+        description="OpenClaw's program, by name or path: switches its WorkBoard on as a source.",
+    )
+    source_fresh: float = Field(
+        default=60, ge=1, le=3600, description="Seconds that one look into a source serves all agents."
+    )
+    source_spacing: float = Field(
+        default=1,
+        ge=0,
+        le=600,
+        description="Seconds between two calls to one program or server outside, over all processes.",
+    )
+    documents_to_cards: bool = Field(
+        default=False, description="Turn lines of to-do documents that are blocked into WorkBoard cards."
+    )
+
     @cached_property
     def folder(self) -> Path:
         """The home, absolute."""

@@ -15,6 +15,7 @@ PAGE = (generated.REFERENCE / "settings.md").read_text("utf-8")
 TABLE = PAGE.partition(generated.BEGIN)[2].partition(generated.END)[0]
 SAMPLES = {
     "blocks": "off",
+    "documents_to_cards": "on",
     "language": "en",
     "stages": "deployment",
     "log_level": "debug",
