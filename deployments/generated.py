@@ -24,6 +24,7 @@ from quarterdeck.kernel.settings import Settings, variable
 from quarterdeck.notify.markup import plain
 from quarterdeck.notify.texts import MESSAGES, render
 from quarterdeck.router import config
+from quarterdeck.telegram import api as telegram_api
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "docs" / "reference"
@@ -140,15 +141,17 @@ def events() -> str:
 
 def routes() -> str:
     """Every operation of the API, by room."""
+    named = [("", telegram_api.router), *(("/api/v1", router) for router in ROOMS)]
     rows = [
-        (f"`{method} /api/v1{route.path}`", route.summary or route.name.replace("_", " ").capitalize())
-        for router in ROOMS
+        (f"`{method} {prefix}{route.path}`", route.summary or route.name.replace("_", " ").capitalize())
+        for prefix, router in named
         for route in router.routes
         if isinstance(route, APIRoute)
         for method in sorted(route.methods or ())
     ]
     open_to_all = [
         ("`GET /health`", "Whether the desk can work"),
+        ("`GET /healthz`", "Whether the web process answers"),
         ("`POST /webhooks/{source}`", "Take in a delivery, signed by its source"),
     ]
     return table(("Operation", "What it does"), [*open_to_all, *rows])

@@ -103,3 +103,78 @@ async def _events(session, kind):
     from quarterdeck.kernel.journal import Event
 
     return (await session.exec(select(Event).where(col(Event.kind) == kind))).all()
+
+
+async def test_a_wait_that_telegram_asks_for_is_waited_out_and_other_chats_go_on(room, telegram):
+    telegram.fail("sendMessage", 429, "Too Many Requests: retry after 3", chat=CHAT, retry_after=3)
+    await room.bots.register("analyst", TOKEN)
+    async with running(room.gateway()):
+        slow = await room.sends.put(Send("analyst", CHAT, "one"))
+        await room.sends.put(Send("analyst", CHAT, "two"))
+        quick = await room.sends.put(Send("analyst", CHAT + 1, "elsewhere"))
+        assert (await room.sends.wait(quick.id, 2)).state is SendState.SENT
+        assert (await room.sends.find(slow.id)).state is SendState.QUEUED
+        await until(lambda: telegram.texts(str(CHAT)) == ["one", "two"])
+    tries = [call for call in telegram.calls if call.method == "sendMessage" and call.body["text"] == "one"]
+    assert 2.9 < tries[1].at - tries[0].at < 5
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [(403, "Forbidden: bot was blocked by the user"), (400, "Bad Request: chat not found")],
+)
+async def test_what_telegram_refuses_for_good_is_recorded_and_not_tried_again(room, telegram, status, said):
+    telegram.fail("sendMessage", status, said)
+    await room.bots.register("analyst", TOKEN)
+    async with running(room.gateway()):
+        receipt = await room.sends.put(Send("analyst", CHAT, "Hello"))
+        receipt = await room.sends.wait(receipt.id, 10)
+    assert (receipt.state, receipt.reason) == (SendState.REFUSED, said)
+    assert len([call for call in telegram.calls if call.method == "sendMessage"]) == 1
+
+
+async def test_markup_that_telegram_cannot_parse_is_sent_as_plain_text(room, telegram):
+    await room.bots.register("analyst", TOKEN)
+    async with running(room.gateway()):
+        receipt = await room.sends.put(Send("analyst", CHAT, "<b>1 &lt; 2</i>", parse_mode="HTML"))
+        assert (await room.sends.wait(receipt.id, 10)).state is SendState.SENT
+    assert telegram.texts() == ["1 < 2"]
+
+
+async def test_the_same_key_says_it_once(room, telegram):
+    await room.bots.register("analyst", TOKEN)
+    first = await room.sends.put(Send("analyst", CHAT, "Hello", idempotency_key="k"))
+    assert (await room.sends.put(Send("analyst", CHAT, "Hello", idempotency_key="k"))).id == first.id
+    async with running(room.gateway()):
+        await room.sends.wait(first.id, 10)
+    assert telegram.texts() == ["Hello"]
+
+
+async def test_a_revoked_token_stops_the_bot_tells_people_and_shows_nothing(room, telegram, caplog):
+    await room.bots.register("analyst", TOKEN)
+    telegram.fail("getUpdates", 401, "Unauthorized", times=1000)
+    gateway = room.gateway()
+    async with running(gateway):
+        await until(lambda: "stopped" in caplog.text or gateway.agents == ["analyst"])
+        async with asyncio.timeout(10):
+            while (await room.bots.show("analyst")).status != "stopped":
+                await asyncio.sleep(0.05)
+    async with room.database.read() as session:
+        told = await _events(session, "error")
+    assert len(told) == 1
+    assert TOKEN not in str(told[0].data)
+    assert TOKEN not in caplog.text
+    with pytest.raises(Conflict, match="stopped"):
+        await room.sends.put(Send("analyst", CHAT, "Hello"))
+
+
+async def test_a_hanging_bot_does_not_delay_another(room, telegram):
+    telegram.hang("sendMessage", chat=5, times=30)
+    await room.bots.register("analyst", TOKEN)
+    await room.bots.register("developer", OTHER)
+    for _ in range(5):
+        await room.sends.put(Send("analyst", 5, "lost"))
+    async with running(room.gateway()):
+        receipt = await room.sends.put(Send("developer", CHAT, "quick"))
+        assert (await room.sends.wait(receipt.id, 3)).state is SendState.SENT
+        telegram.calm()
