@@ -270,7 +270,7 @@ async def work(router: Served, provider: FakeProvider, way: str, chance: random.
             await (stream if is_stream else plain)(router, asked)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.services)])
 async def test_a_days_work_costs_what_the_provider_charges(
     seed: int, database: Database, tmp_path: Path
 ) -> None:
