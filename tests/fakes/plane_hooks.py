@@ -12,6 +12,8 @@ from uuid import uuid4
 
 import httpx
 
+from quarterdeck.kernel.http import trusted
+
 SECRET = "plane_wh_of-the-fake"
 TRIES = 5
 
@@ -99,7 +101,7 @@ class Sender:
         self._thread.join(10)
 
     def _run(self) -> None:
-        with httpx.Client(timeout=30) as client:
+        with httpx.Client(timeout=30, verify=trusted()) as client:
             while (hook := self._queue.get()) is not None and self.is_active:
                 self.is_active = self._deliver(client, hook)
 

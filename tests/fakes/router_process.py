@@ -15,6 +15,7 @@ import httpx
 import psutil
 
 from deployments.supervisor import ROOT
+from quarterdeck.kernel.http import trusted
 from quarterdeck.router.access import Addresses
 
 ADMIN, PROXY = "admins-token-0001", ""
@@ -41,7 +42,7 @@ class RouterProcess:
         self.environment: Mapping[str, str] = told | environment
         self.process: subprocess.Popen[bytes] | None = None
         self.addresses = Addresses("", "")
-        self._client = httpx.AsyncClient(timeout=30)
+        self._client = httpx.AsyncClient(timeout=30, verify=trusted())
 
     async def __aenter__(self) -> Self:
         await self.start()

@@ -17,6 +17,7 @@ import httpx
 import uvicorn
 from aiohttp import web
 
+from quarterdeck.kernel.http import trusted
 from quarterdeck.router import steady
 from quarterdeck.router.backend import Backend, Prices, Usage
 from quarterdeck.router.backend import Mapping as ModelMapping
@@ -209,7 +210,7 @@ class Served:
         self._serving = asyncio.create_task(self._server._serve([listening]))
         while not self._server.started:
             await asyncio.sleep(0)
-        self.http = httpx.AsyncClient(base_url=self.url, timeout=20)
+        self.http = httpx.AsyncClient(base_url=self.url, timeout=20, verify=trusted())
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -22,6 +22,7 @@ from anthropic.types import Message
 from openai.types import CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
+from quarterdeck.kernel.http import trusted
 from tests.fakes.provider import FAULTS, MODELS, OK, FakeProvider, Prices, Tokens
 from tests.fakes.provider_faults import K, tomorrow
 from tests.fakes.provider_invoice import WORDS, prose
@@ -53,7 +54,9 @@ async def claude(provider):
 @pytest.fixture
 async def http(provider):
     headers = {"Authorization": f"Bearer {KEY}"}
-    async with httpx.AsyncClient(base_url=provider.url, headers=headers, timeout=10) as made:
+    async with httpx.AsyncClient(
+        base_url=provider.url, headers=headers, timeout=10, verify=trusted()
+    ) as made:
         yield made
 
 
@@ -176,7 +179,7 @@ async def test_messages_are_served_plain_and_streamed(claude, provider):
 
 async def test_a_key_may_come_in_either_header(provider):
     headers = {"x-api-key": KEY, "anthropic-version": "2023-06-01"}
-    async with httpx.AsyncClient(base_url=provider.url, headers=headers) as http:
+    async with httpx.AsyncClient(base_url=provider.url, headers=headers, verify=trusted()) as http:
         assert (await http.post("/v1/messages", json=ask("m", max_tokens=9))).status_code == 200
         assert (
             await http.post("/v1/messages", json=ask("m"), headers={"x-api-key": "no"})

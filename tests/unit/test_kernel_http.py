@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import json
 import logging
+import ssl
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -15,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quarterdeck.kernel.errors import Conflict, Forbidden, Misconfigured, Unavailable
-from quarterdeck.kernel.http import accepted, client, is_public, json_of
+from quarterdeck.kernel.http import accepted, client, is_public, json_of, trusted
 
 TOKEN = "123456789:canary-token-of-a-bot-AAAAAAAAAAAAAAAA"
 
@@ -313,3 +314,10 @@ def test_public_addresses_are_public(address: str) -> None:
 def test_wrapping_a_private_address_does_not_make_it_public(address: object) -> None:
     assert not is_public(str(address))
     assert not is_public(f"::ffff:{address}")
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_the_certificates_are_read_once_and_checked(told: bool) -> None:
+    trust = trusted(told=told)
+    assert trust is trusted(told=told)
+    assert trust.verify_mode is ssl.CERT_REQUIRED and trust.check_hostname
