@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from quarterdeck.board.service import Board
 from quarterdeck.crew.agent_api_runtime import AgentApiRuntime
@@ -32,6 +33,7 @@ from quarterdeck.kernel.journal import Event
 from quarterdeck.kernel.keyring import Keyring
 from quarterdeck.kernel.postgres import server_for
 from quarterdeck.kernel.settings import Settings, load
+from quarterdeck.notify.channels.telegram import API_BASE
 from quarterdeck.notify.service import Notify
 from quarterdeck.pipeline.assignments import Assignments
 from quarterdeck.pipeline.board_items import BoardItems
@@ -43,9 +45,16 @@ from quarterdeck.pipeline.openclaw_door import OpenClawDoor
 from quarterdeck.pipeline.posts import Posts
 from quarterdeck.pipeline.service import Engine
 from quarterdeck.router.agents import AgentCalls
+from quarterdeck.surfaces.accounts import Accounts
+from quarterdeck.surfaces.agents.crew_agents import CrewAgents
+from quarterdeck.surfaces.store import PostgresStore
 from quarterdeck.telegram.bots import Bots
 from quarterdeck.telegram.queue import Queue
 from quarterdeck.telegram.requests import Asked
+
+if TYPE_CHECKING:
+    from quarterdeck.surfaces.telegram.bots import BotDoor, SendQueue
+    from quarterdeck.surfaces.telegram.surface import TelegramSurface
 
 
 class House:
@@ -84,6 +93,7 @@ class House:
             tracker=self.plane,
             followed=_Followed(self.mirror),
         )
+        self._open_surfaces()
 
     def _runtimes(self) -> dict[str, Runtime]:
         calls = AgentCalls(self.settings, self.database, self.keyring)
@@ -101,6 +111,38 @@ class House:
         self.posts = Posts(self.database, self.plane, self.board, self.notify.text)
         self.deliveries.add("plane", self.mirror.handle)
         self.database.reactions.append(self.posts.react)
+
+    def _open_surfaces(self) -> None:
+        self.surface_store = PostgresStore(self.database)
+        self.talking = CrewAgents(
+            self.crew,
+            self.surface_store,
+            Accounts(self.surface_store, self.database.clock),
+            AgentCalls(self.settings, self.database, self.keyring),
+            self.connections,
+            folder=self.settings.surfaces_folder / "workspaces",
+            default_model=self.settings.chat_model,
+            default_agent=self.settings.default_agent,
+        )
+
+    def telegram_surface(self, bots: "BotDoor", queue: "SendQueue") -> "TelegramSurface":
+        """The surface on these bots: hand its `consume` to the gateway, and call `resume` once it runs."""
+        # imported here, because only the listener needs them
+        from quarterdeck.surfaces.desk.commands import DeskDoors
+        from quarterdeck.surfaces.telegram.surface import TelegramSurface, Ways
+
+        is_public = self.settings.telegram_api_base.rstrip("/") == API_BASE
+        ways = Ways(
+            self.settings.surfaces_folder / "telegram",
+            self.settings.language,
+            self.settings.telegram_guests,
+            *((20_000_000, 50_000_000) if is_public else (2_000_000_000, 2_000_000_000)),
+        )
+        surface = TelegramSurface(
+            self.database, self.surface_store, self.crew, self.talking, bots, queue, ways
+        )
+        DeskDoors(self.board, self.engine, self.crew).register(surface.desk)
+        return surface
 
     def work_tree(self, item_key: str) -> Path:
         """The folder in which agents work on an item."""

@@ -9,10 +9,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+import structlog
+
 from quarterdeck.house import House
+from quarterdeck.kernel.errors import Unavailable
 
 if TYPE_CHECKING:
+    from quarterdeck.surfaces.telegram.surface import TelegramSurface
     from quarterdeck.telegram.gateway import Gateway
+
+log = structlog.get_logger(__name__)
 
 
 @asynccontextmanager
@@ -25,9 +31,15 @@ async def opened_gateway(house: House) -> "AsyncIterator[Gateway]":
     forwarder = Forwarder(house.settings.router_base_url) if house.settings.router_base_url else None
     if forwarder is not None:
         gateway.add("router", forwarder)
+    surface = house.telegram_surface(gateway, house.sends)
+    gateway.add("surface", surface.consume)
+    resuming = asyncio.create_task(_resume(surface))
     try:
         yield gateway
     finally:
+        resuming.cancel()
+        await asyncio.gather(resuming, return_exceptions=True)
+        await surface.close()
         if forwarder is not None:
             await forwarder.close()
 
@@ -36,3 +48,16 @@ async def listen(house: House, stopping: asyncio.Event, *, may_leave: bool = Fal
     """Serve the bots until told to stop; with `may_leave` also until there has been no bot for a minute."""
     async with opened_gateway(house) as gateway:
         await gateway.run(stopping, may_leave=may_leave)
+
+
+async def _resume(surface: "TelegramSurface") -> None:
+    """Take up what a listener that is gone left unanswered, as soon as the database can be asked."""
+    while True:
+        try:
+            left = await surface.resume()
+        except Unavailable as error:
+            log.warning("surface_waits", reason=error.detail)
+            await asyncio.sleep(1)
+        else:
+            log.info("surface_resumed", turns=left)
+            return

@@ -1,11 +1,12 @@
-"""A chat-completions answer that comes as a stream: its text into the log, its usage kept.
+"""A chat-completions answer that comes as a stream: its text piece by piece, its usage kept.
 
 The router and OpenClaw's gateway both answer in this form. What is asked for twice by mistake would be
 paid for twice, so nothing is repeated here; whoever asks decides.
 """
 
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,27 +41,47 @@ async def ask(
     headers: Mapping[str, str],
     begun: Callable[[], Any] = lambda: None,
 ) -> Said:
-    """One question and its whole answer; `begun` is called when the other side has taken it up.
+    """One question and its whole answer, which also goes into the log.
+
+    `begun` is called when the other side has taken the question up.
 
     Raises `Unavailable` when it did not come to its end (`maybe_arrived`: the question may have been
     taken up), `Conflict` when it was refused, `Invalid` for an answer that is too long.
     """
-    wanted = {**body, "stream": True, "stream_options": {"include_usage": True}}
     said = Said()
+    async with aclosing(pieces(client, url, body, headers, said, begun)) as texts:
+        async for text in texts:
+            say(text, end="")
+    say("")
+    return said
+
+
+async def pieces(
+    client: httpx.AsyncClient,
+    url: str,
+    body: Mapping[str, Any],
+    headers: Mapping[str, str],
+    said: Said,
+    begun: Callable[[], Any] = lambda: None,
+) -> AsyncGenerator[str, None]:
+    """The same answer piece by piece, also kept in `said`. Closing this hangs up. Raises like `ask`."""
+    wanted = {**body, "stream": True, "stream_options": {"include_usage": True}}
     async with client.stream("POST", url, json=wanted, headers=dict(headers)) as answer:
         if not answer.is_success or not _is_stream(answer):
             await answer.aread()
             raise refusal(answer)
         begun()
         async for line in _lines(answer):
-            if _take(said, line):
+            before = len(said.parts)
+            is_last = _take(said, line)
+            for text in said.parts[before:]:
+                yield text
+            if is_last:
                 break
-    say("")
     if not said.is_whole:
         raise Unavailable(
             "The answer broke off.", "It is asked for again.", code="broken_off", maybe_arrived=True
         )
-    return said
 
 
 def _is_stream(answer: httpx.Response) -> bool:
@@ -107,7 +128,6 @@ def _take_chunk(said: Said, chunk: Mapping[str, Any]) -> None:
         if isinstance(text, str):
             said.parts.append(text)
             said.size += len(text.encode("utf-8", "replace"))
-            say(text, end="")
     if said.size > MOST_ANSWER:
         raise _too_long()
 

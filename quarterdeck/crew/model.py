@@ -40,7 +40,10 @@ class Role(StrEnum):
 
 
 class Person(SQLModel, table=True):
-    """A human in the roster. `handles` are the names that doors know: telegram, plane, gitea, matrix."""
+    """A human in the roster. `handles` are the names that doors know: telegram, plane, gitea, matrix.
+
+    `agent` is who answers this person in messengers; empty = the default agent.
+    """
 
     __tablename__ = "people"
 
@@ -50,6 +53,7 @@ class Person(SQLModel, table=True):
     role: Role = Field(default=Role.MEMBER, sa_column=choice(Role))
     may_approve: bool = False
     handles: dict[str, str] = Field(default_factory=dict, sa_column=document())
+    agent: str = Field(default="", max_length=50, sa_column_kwargs={"server_default": ""})
     token_hash: str | None = Field(default=None, unique=True, max_length=64)
     created_at: datetime = Field(sa_column=timestamp())
     updated_at: datetime = Field(sa_column=timestamp())

@@ -5,7 +5,7 @@ answers 200 with a web page, and `/hooks` answers some errors in plain text: eve
 content type. A turn asked for in chat ends when we hang up; one asked for by hook does not.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +21,7 @@ from quarterdeck.kernel.errors import Conflict, Misconfigured, NotFound, Unavail
 
 NAME = "OpenClaw"
 PAGE, MOST_PAGES = 200, 10
+CHAT = "/v1/chat/completions"
 QUICK = 20.0
 """Seconds for anything but a turn; a hook is admitted within 15."""
 
@@ -96,13 +97,25 @@ class Gateway:
         self, message: str, *, agent_id: str, session_key: str, system: str = "", begun: Callable[[], Any]
     ) -> Said:
         """One turn in chat, with its whole answer; other turns of the session are waited for."""
+        body, headers = self._chat(message, agent_id, session_key, system)
+        return await chat_stream.ask(self._long, CHAT, body, headers, begun)
+
+    def stream(
+        self, message: str, *, agent_id: str, session_key: str, system: str = "", said: Said
+    ) -> AsyncGenerator[str, None]:
+        """One turn in chat, as it is said; see `chat_stream.pieces`."""
+        body, headers = self._chat(message, agent_id, session_key, system)
+        return chat_stream.pieces(self._long, CHAT, body, headers, said)
+
+    def _chat(
+        self, message: str, agent_id: str, session_key: str, system: str
+    ) -> tuple[dict[str, Any], dict[str, str]]:
         messages = [{"role": "system", "content": system}] if system else []
         body = {
             "model": f"openclaw/{agent_id}",
             "messages": [*messages, {"role": "user", "content": message}],
         }
-        headers = _bearer(self.address.token) | {"x-openclaw-session-key": session_key}
-        return await chat_stream.ask(self._long, "/v1/chat/completions", body, headers, begun)
+        return body, _bearer(self.address.token) | {"x-openclaw-session-key": session_key}
 
     async def run_agent(
         self,

@@ -65,16 +65,22 @@ class AgentEntry(_Entry):
 
 
 class PersonEntry(_Entry):
-    """One person of the file. `token_env` names the variable that holds the person's API token."""
+    """One person of the file. `token_env` names the variable that holds the person's API token.
+
+    `agent` is who answers this person in messengers.
+    """
 
     role: Role = Role.MEMBER
     may_approve: bool = False
     handles: dict[Door, Short] = {}
+    agent: str = ""
     token_env: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
 
     def columns(self) -> dict[str, Any]:
         """The entry as the table has it."""
-        return self.model_dump(include={"role", "may_approve", "handles"}) | {"name": self.shown_name}
+        return self.model_dump(include={"role", "may_approve", "handles", "agent"}) | {
+            "name": self.shown_name
+        }
 
 
 class Roster(BaseModel):
@@ -113,6 +119,7 @@ def read_roster(path: Path, heartbeats: Complaints = no_complaints) -> Roster:
 def _complaints(roster: Roster) -> Iterator[tuple[Place, str]]:
     """What is wrong with entries that are right one by one."""
     names, handles = {ENGINE}, set()
+    agents = {agent.slug for agent in roster.agents}
     for position, agent in enumerate(roster.agents):
         if agent.slug in names | {OWNER}:
             yield ("agents", position, "slug"), f"the name {agent.slug} is taken"
@@ -128,6 +135,8 @@ def _complaints(roster: Roster) -> Iterator[tuple[Place, str]]:
         if person.slug == OWNER and person.role is not Role.OWNER:
             yield ("people", position, "role"), "the owner's role is owner"
         names.add(person.slug)
+        if person.agent and person.agent not in agents:
+            yield ("people", position, "agent"), f"there is no agent {person.agent!r}"
         for handle in person.handles.items():
             if handle in handles:
                 yield ("people", position, "handles", handle[0]), "somebody else has this handle"

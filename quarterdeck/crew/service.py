@@ -128,6 +128,16 @@ class Crew:
             person = await store.person_by_handle(session, door, handle)
         return rules.caller(person, door) if person else None
 
+    async def person_by_handle(self, door: str, handle: str) -> Person | None:
+        """The same person as the roster has them."""
+        async with self.database.read() as session:
+            return await store.person_by_handle(session, door, handle)
+
+    async def roster(self) -> list[Agent]:
+        """Every agent as the roster has it, the oldest first."""
+        async with self.database.read() as session:
+            return sorted(await store.agents(session), key=lambda agent: (agent.created_at, agent.slug))
+
     async def people(self) -> list[Person]:
         async with self.database.read() as session:
             return await store.people(session)

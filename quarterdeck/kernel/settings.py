@@ -129,6 +129,18 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("ROUTER_BASE_URL"),
         description="Service that gets every Telegram update posted to `/telegram/updates`; unset = none.",
     )
+    default_agent: str = Field(
+        default="", description="Who answers people to whom the roster gives no agent; unset = the first one."
+    )
+    chat_model: str = Field(
+        default="rehearsal",
+        description="Model with which agents talk that name none. `rehearsal` is built in and only repeats.",
+    )
+    telegram_guests: Literal["refuse", "talk"] = Field(
+        default="refuse",
+        description="What Telegram users who are not in the roster get: `refuse` = a polite refusal with"
+        " their id; `talk` = agents answer them too.",
+    )
 
     gitea_url: str = Field(
         default="",
@@ -183,6 +195,11 @@ class Settings(BaseSettings):
     documents_to_cards: bool = Field(
         default=False, description="Turn lines of to-do documents that are blocked into WorkBoard cards."
     )
+
+    @cached_property
+    def surfaces_folder(self) -> Path:
+        """Workspaces of agents that people talk to, and files on their way."""
+        return self.folder / "surfaces"
 
     @cached_property
     def folder(self) -> Path:

@@ -19,7 +19,7 @@ async def answered(dispatcher: EventDispatcher, event: IncomingEvent) -> list[Ou
         return await dispatcher.dispatch(event)
     except PlatformError as error:
         log.warning("platform_failed", code=error.code, reason=str(error), **_about(event))
-        return [_said(event, "unavailable_why", code=error.code)]
+        return [unavailable(event, error)]
     except QuarterdeckError as error:
         log.info("event_refused", code=error.code, reason=error.detail, **_about(event))
         return [OutgoingMessage(event.chat_id, str(error))]
@@ -29,6 +29,11 @@ async def answered(dispatcher: EventDispatcher, event: IncomingEvent) -> list[Ou
     except Exception:
         log.exception("event_failed", **_about(event))
         return [_said(event, "failed")]
+
+
+def unavailable(event: IncomingEvent, error: PlatformError) -> OutgoingMessage:
+    """What the user is told of an agent that failed."""
+    return _said(event, "unavailable_why", code=error.code)
 
 
 def _said(event: IncomingEvent, entry: str, **facts: object) -> OutgoingMessage:

@@ -20,6 +20,7 @@ SAMPLES = {
     "stages": "deployment",
     "log_level": "debug",
     "log_format": "json",
+    "telegram_guests": "talk",
 }
 
 

@@ -39,9 +39,11 @@ def upgrade() -> None:
         unique=False,
         postgresql_where=sa.text("state = 'open'"),
     )
+    op.add_column("people", sa.Column("agent", sa.String(length=50), server_default="", nullable=False))
 
 
 def downgrade() -> None:
+    op.drop_column("people", "agent")
     op.drop_index(
         "surface_turns_open", table_name="surface_turns", postgresql_where=sa.text("state = 'open'")
     )

@@ -1,0 +1,138 @@
+"""An answer while it is being said: as a draft in private chats, by editing one message in groups.
+
+A draft is a preview that lives for half a minute; the message that stays is queued at the end. Both are
+throttled, and neither ever holds up or harms the answer itself.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from zlib import crc32
+
+from quarterdeck.kernel.errors import QuarterdeckError
+from quarterdeck.surfaces.platform import MessageChunk, PlatformError
+from quarterdeck.surfaces.protocol import Attachment
+from quarterdeck.surfaces.telegram.bots import SendQueue
+from quarterdeck.surfaces.telegram.markdown import to_html
+from quarterdeck.surfaces.telegram.speaker import Speaker
+from quarterdeck.telegram.splitting import split
+from quarterdeck.telegram.wire import Send, SendState
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds between two shows: of a draft, of an edit in a group (20 a minute are allowed), of typing."""
+
+    draft: float = 1.0
+    edit: float = 4.0
+    typing: float = 4.5
+    patience: float = 10.0
+
+
+@dataclass
+class Answer:
+    """What has been said so far; `failed` if it broke off."""
+
+    text: str = ""
+    attachments: list[Attachment] = field(default_factory=list)
+    failed: PlatformError | None = None
+
+
+class Show:
+    """Shows an answer as it grows. Enter it, fill the answer, and finish it."""
+
+    def __init__(self, speaker: Speaker, queue: SendQueue, pace: Pace, answer: Answer) -> None:
+        self._speaker = speaker
+        self._queue = queue
+        self._pace = pace
+        self._answer = answer
+        self._shown = ""
+        self._can_draft = speaker.place.is_private
+        self._message_id: int | None = None
+        self._has_begun = False
+
+    async def run(self) -> None:
+        """Until cancelled: typing first, then what there is, as often as the pace allows."""
+        while True:
+            text, is_private = self._answer.text, self._speaker.place.is_private
+            if not text.strip() or (is_private and not self._can_draft):
+                await self._speaker.typing()
+                await self._grown(text, self._pace.typing)
+            else:
+                if text != self._shown:
+                    await self._show(text)
+                    self._shown = text
+                await asyncio.sleep(self._pace.draft if is_private else self._pace.edit)
+
+    async def _grown(self, before: str, seconds: float) -> None:
+        """Wait so long, or until there are the first words."""
+        step = min(self._pace.draft, seconds)
+        for _ in range(max(1, round(seconds / step))):
+            await asyncio.sleep(step)
+            if self._can_draft and self._answer.text != before:
+                return
+
+    async def _show(self, text: str) -> None:
+        parts = split(to_html(text), "HTML")
+        if not parts:
+            return
+        if self._speaker.place.is_private:
+            number = crc32(self._speaker.native.event_id.encode()) & 0x7FFFFFFF
+            self._can_draft = await self._speaker.draft(number or 1, parts[-1])
+        else:
+            await self._edit(parts[0])
+
+    async def _edit(self, html: str) -> None:
+        if self._message_id is None:
+            with suppress(QuarterdeckError):
+                self._message_id = await self._begin(html)
+        else:
+            await self._speaker.rewrite(self._message_id, html)
+
+    async def _begin(self, html: str) -> int | None:
+        """The message that grows; after a crash the same one again."""
+        self._has_begun = True
+        place = self._speaker.place
+        receipt = await self._queue.put(
+            Send(
+                place.agent_id,
+                place.chat,
+                html,
+                message_thread_id=place.thread or None,
+                parse_mode="HTML",
+                idempotency_key=f"surface/{self._speaker.native.event_id}/grows",
+            )
+        )
+        receipt = await self._queue.wait(receipt.id, self._pace.patience)
+        return receipt.message_ids[0] if receipt.state is SendState.SENT and receipt.message_ids else None
+
+    async def finish(self) -> None:
+        """The whole answer, for good: the message that grew gets its first part, the rest is queued."""
+        parts = split(to_html(self._answer.text), "HTML") if self._answer.text.strip() else []
+        if parts and self._has_begun and self._message_id is None:
+            self._message_id = await self._begin(parts[0])  # it was cut off before it knew
+        if parts and self._message_id is not None and await self._speaker.rewrite(self._message_id, parts[0]):
+            parts = parts[1:]
+        for part in parts:
+            self._speaker.say(part)
+
+
+async def streamed(
+    chunks: AsyncIterator[MessageChunk], speaker: Speaker, queue: SendQueue, pace: Pace
+) -> Answer:
+    """Take an answer in while showing it; what was said before it broke off is still said."""
+    answer = Answer()
+    show = Show(speaker, queue, pace, answer)
+    showing = asyncio.create_task(show.run())
+    try:
+        async for chunk in chunks:
+            answer.text += chunk.delta
+            answer.attachments += chunk.attachments
+    except PlatformError as error:
+        answer.failed = error
+    finally:
+        showing.cancel()
+        await asyncio.gather(showing, return_exceptions=True)
+    await show.finish()
+    return answer
