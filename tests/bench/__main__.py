@@ -1,6 +1,7 @@
 """`make bench`: what the desk costs, measured on a real one; nothing here asserts a time.
 
     python -m tests.bench [--items 10] [--flood 200]
+    python -m tests.bench --only-deliveries --items 20
 
 Figures are medians; programs are timed in interleaved rounds beside a bare interpreter, because the
 machine may be busy with other work.
@@ -31,13 +32,16 @@ def main() -> int:
     parser.add_argument("--items", type=int, default=10, help="items that travel one after another")
     parser.add_argument("--flood", type=int, default=200, help="items in flight at the same time")
     parser.add_argument("--no-demo", action="store_true", help="leave the demo out")
+    parser.add_argument("--only-deliveries", action="store_true", help="delivery -> stage started, no more")
     wanted = parser.parse_args()
     console = Console()
-    rows = [*_help_time()]
-    if not wanted.no_demo:
+    rows = [] if wanted.only_deliveries else [*_help_time()]
+    if not (wanted.no_demo or wanted.only_deliveries):
         rows.append(_demo_time())
     with tempfile.TemporaryDirectory(prefix="quarterdeck-bench-") as folder:
-        rows += asyncio.run(measure_desk(Path(folder), wanted.items, wanted.flood))
+        rows += asyncio.run(
+            measure_desk(Path(folder), wanted.items, wanted.flood, only_deliveries=wanted.only_deliveries)
+        )
     console.print(_table(rows))
     return 0
 

@@ -24,6 +24,7 @@ from quarterdeck.kernel.errors import Conflict
 from quarterdeck.kernel.identity import owner
 from quarterdeck.kernel.journal import Event
 from quarterdeck.kernel.settings import load
+from tests.bench.deliveries import measure_started
 from tests.bench.webhooks import RATE, SECONDS, measure_webhooks, measure_worked_off
 from tests.fakes.repositories import make_repository
 
@@ -34,7 +35,7 @@ ALLOWS = ("item_filed", "stage_changed")
 Row = tuple[str, str, str]
 
 
-async def measure_desk(folder: Path, items: int, flood: int) -> list[Row]:
+async def measure_desk(folder: Path, items: int, flood: int, *, only_deliveries: bool = False) -> list[Row]:
     """Open a desk in `folder`, let items travel, and say what it cost."""
     sample = _prepare(folder)
     settings = with_ports(load())
@@ -47,8 +48,12 @@ async def measure_desk(folder: Path, items: int, flood: int) -> list[Row]:
             await house.board.create_project(
                 OWNER, ProjectDraft(key="BENCH", name="Bench", repository=str(sample))
             )
-            approving = asyncio.create_task(_approve(house))
             rows = [("up, first time", "", f"{opened:.0f} s")]
+            address = f"http://127.0.0.1:{_running(settings.folder).http_port}"
+            rows.append(await measure_started(house, address, "BENCH", items))
+            if only_deliveries:
+                return rows
+            approving = asyncio.create_task(_approve(house))
             rows += await _one_by_one(house, items)
             rows += await _flood(house, flood)
             rows.append(_memory(settings.folder))
