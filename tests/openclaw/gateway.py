@@ -3,11 +3,12 @@
 import asyncio
 import json
 import os
+import signal
 import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -114,7 +115,16 @@ class RealGateway:
                 env=environment,
                 stdout=log,
                 stderr=log,
+                start_new_session=True,  # it has a child, which a kill of itself alone would leave behind
             )
+        try:
+            await self._ready()
+        except BaseException:
+            await self.kill()  # nobody else would: it is not entered yet
+            raise
+
+    async def _ready(self) -> None:
+        assert self._process is not None
         give_up = time.monotonic() + STARTED_WITHIN
         async with httpx.AsyncClient() as client:
             while True:
@@ -130,7 +140,8 @@ class RealGateway:
     async def kill(self) -> None:
         """kill -9."""
         assert self._process is not None
-        self._process.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         await asyncio.to_thread(self._process.wait, 30)
 
     async def end(self) -> None:
