@@ -152,12 +152,15 @@ def line(call: Call) -> str:
     """One call, in the text form of COPY, in the order of the staging table."""
     usage, caller = call.usage, call.caller
     total = usage.total or usage.prompt + usage.completion
+    counts = [usage.prompt, usage.completion, total, usage.cache_read, usage.cache_write]
+    if min(counts) < 0 or max(counts) > MOST_TOKENS:
+        counts = [min(max(count, 0), MOST_TOKENS) for count in counts]
+    tokens = "\t".join(map(str, counts))
     return (
         f"{_safe(call.id)}\t{call.at!r}\t{_safe(call.request)}\t{call.attempt}\t{call.is_answer}\t"
         f"{_names[call.backend_id]}\t{call.pool}\t{call.is_emergency}\t{_names[call.model]}\t"
         f"{_names[caller.client_id]}\t{_names[caller.agent]}\t{_names[caller.item]}\t{call.outcome}\t"
-        f"{call.status}\t{call.is_stream}\t{_tokens(usage.prompt)}\t{_tokens(usage.completion)}\t"
-        f"{_tokens(total)}\t{_tokens(usage.cache_read)}\t{_tokens(usage.cache_write)}\t"
+        f"{call.status}\t{call.is_stream}\t{tokens}\t"
         f"{usage.is_estimate}\t{min(call.cost, MOST_COST)}\t{call.latency_ms}\t"
         f"{_NULL if call.ttft_ms is None else call.ttft_ms}\n"
     )
@@ -169,10 +172,6 @@ def change_line(change: Change) -> bytes:
     if "summary" in values:
         values["event"] = f"cev_{secrets.token_hex(6)}"
     return json.dumps(values).replace("\\u0000", "").encode() + b"\n"
-
-
-def _tokens(count: int) -> int:
-    return count if 0 <= count < MOST_TOKENS else min(max(count, 0), MOST_TOKENS)
 
 
 def _safe(text: str) -> str:

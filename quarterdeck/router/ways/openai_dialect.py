@@ -6,6 +6,8 @@ from typing import Any
 from quarterdeck.router.backend import Usage
 
 _TEXTS = ("content", "reasoning_content", "reasoning", "refusal")
+_USED = ("prompt_tokens", "completion_tokens", "total_tokens", "prompt_cache_hit_tokens")
+_CACHED = ("cached_tokens", "cache_write_tokens", "cache_creation_tokens")
 _STATUS_OF_CODE = {
     "rate_limit_exceeded": 429,
     "insufficient_quota": 429,
@@ -20,21 +22,22 @@ def usage_of(told: Any) -> Usage | None:
     """The tokens that a provider reports; None for nothing, `null`, and all zeros."""
     if not isinstance(told, dict):
         return None
-    prompt, completion = _count(told, "prompt_tokens"), _count(told, "completion_tokens")
-    total = _count(told, "total_tokens") or prompt + completion
+    prompt, completion, total, hits = _counts(told, _USED)
+    total = total or prompt + completion
     if not total:
         return None
     details = told.get("prompt_tokens_details")
-    if not isinstance(details, dict):
-        details = {}
-    read = _count(details, "cached_tokens") or _count(told, "prompt_cache_hit_tokens")
-    write = _count(details, "cache_write_tokens") or _count(details, "cache_creation_tokens")
-    return Usage(prompt, completion, total, read, write)
+    read, write, created = _counts(details if isinstance(details, dict) else {}, _CACHED)
+    return Usage(prompt, completion, total, read or hits, write or created)
 
 
-def _count(told: Map[str, Any], name: str) -> int:
-    count = told.get(name)
-    return count if isinstance(count, int) and count > 0 else 0
+def _counts(told: Map[str, Any], names: tuple[str, ...]) -> list[int]:
+    """These counts, 0 where there is no sane one."""
+    counts = []
+    for name in names:
+        count = told.get(name)
+        counts.append(count if isinstance(count, int) and count > 0 else 0)
+    return counts
 
 
 def said_in(choice: Map[str, Any]) -> str:
