@@ -9,7 +9,6 @@ from deployments import lean  # noqa: F401 - before all that imports structlog o
 # isort: split
 
 import asyncio
-import gc
 import signal
 import socket
 import sys
@@ -20,7 +19,7 @@ from typing import Any
 import structlog
 import uvicorn
 
-from deployments import leash
+from deployments import leash, litter
 from quarterdeck.kernel import log as logs
 from quarterdeck.kernel.errors import Misconfigured, QuarterdeckError
 from quarterdeck.kernel.postgres import Server as Postgres
@@ -33,9 +32,6 @@ from quarterdeck.router.storage.lease import Lease
 log = structlog.get_logger(__name__)
 
 BACKLOG = 2048
-YOUNG = 10_000
-"""Objects made and not freed until the garbage collector looks for circles: some hundred calls' worth."""
-
 LOOK = 1.0
 """Seconds between two looks at the database."""
 
@@ -64,11 +60,12 @@ async def serve() -> None:
         server_for(settings).using() as server,
         opened(settings, environment, server.url()) as (router, lease),
     ):
-        looking = asyncio.create_task(_look_after(server))
+        beside = [asyncio.create_task(_look_after(server)), asyncio.create_task(litter.tidy())]
         try:
             await _listen(settings, router, lease)
         finally:
-            looking.cancel()
+            for task in beside:
+                task.cancel()
 
 
 async def _look_after(server: Postgres) -> None:
@@ -100,7 +97,7 @@ async def _listen(settings: Settings, router: Router, lease: Lease) -> None:
     for listener in servers:
         await listener.listening.wait()
     access.announce(settings, access.Addresses(_url(place.host, calls), _url(place.host, metrics)))
-    _settle()
+    litter.settle()
     leash.ready()
     lease.lost.add_done_callback(lambda _: stopping.set())
     await stopping.wait()
@@ -110,16 +107,6 @@ async def _listen(settings: Settings, router: Router, lease: Lease) -> None:
     await asyncio.gather(*serving)
     if lease.lost.done():
         lease.lost.result()
-
-
-def _settle() -> None:
-    """What is here now stays: the collector need not go through all of it again and again.
-
-    That is a seventh of a call's CPU. Counted references free these objects as before.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(YOUNG, 20, 20)
 
 
 def _config(app: Any, drain: float) -> uvicorn.Config:

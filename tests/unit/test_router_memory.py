@@ -1,10 +1,15 @@
 """The router process stays below 120 MB: what calls do not need is not imported."""
 
+import asyncio
+import gc
 import subprocess
 import sys
+import weakref
+from contextlib import suppress
 
 import pytest
 
+from deployments.litter import tidy
 from deployments.supervisor import ROOT
 
 HEAVY = (
@@ -27,3 +32,27 @@ def imported() -> set[str]:
 def test_the_router_process_does_not_import(imported: set[str], package: str) -> None:
     assert "quarterdeck" in imported
     assert package not in imported
+
+
+class Circle:
+    """What a connection and its parser are to each other."""
+
+    def __init__(self) -> None:
+        self.other = self
+
+
+async def test_what_was_long_in_use_is_freed_soon_after_its_end() -> None:
+    circle = Circle()
+    for _ in range(3):
+        gc.collect()  # it survives, and is not looked at again but by a full look
+    left = weakref.ref(circle)
+    del circle
+    tidying = asyncio.create_task(tidy(every=0.01))
+    try:
+        async with asyncio.timeout(10):
+            while left() is not None:
+                await asyncio.sleep(0.01)
+    finally:
+        tidying.cancel()
+        with suppress(asyncio.CancelledError):
+            await tidying
