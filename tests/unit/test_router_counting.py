@@ -109,3 +109,16 @@ async def test_very_long_texts_are_estimated_without_the_helper(counter: TokenCo
     usage = await counter.count("m", CHAT, {"messages": [{"content": "x" * counting.LONGEST}]}, "aye!")
     assert (usage.prompt, usage.completion) == (counting.LONGEST // 4, 1)
     assert counter.pid is None
+
+
+async def test_only_so_many_wait_for_a_helper_that_is_slow(counter: TokenCounter) -> None:
+    counts = [
+        asyncio.create_task(counter.count("m", CHAT, HELLO, "aye aye sir!"))
+        for _ in range(counting.MOST_WAITING + 10)
+    ]
+    done, waiting = await asyncio.wait(counts, return_when=asyncio.FIRST_COMPLETED)
+    assert {task.result().completion for task in done} == {3}
+    assert (len(done), len(waiting)) == (10, counting.MOST_WAITING)
+    for task in waiting:
+        task.cancel()
+    await asyncio.wait(waiting)

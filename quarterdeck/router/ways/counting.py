@@ -21,6 +21,9 @@ from quarterdeck.router.backend import Usage
 IDLE_SECONDS = 180.0
 START_SECONDS = 60.0
 COUNT_SECONDS = 10.0
+MOST_WAITING = 64
+"""Questions that may wait for the helper, each with its whole request in memory; more are estimated."""
+
 LONGEST = 2_000_000
 """Characters that are counted; more are estimated."""
 
@@ -41,6 +44,7 @@ class TokenCounter:
         self._limit = limit
         self._process: asyncio.subprocess.Process | None = None
         self._turn = asyncio.Lock()
+        self._waiting = 0
 
     @property
     def pid(self) -> int | None:
@@ -52,7 +56,7 @@ class TokenCounter:
         """Never raises: an estimate is made where nothing can be counted."""
         asked = "\n".join(_texts(_prompt(body)))
         prompt, completion = _estimate(asked), _estimate(text)
-        if len(asked) + len(text) <= LONGEST:
+        if len(asked) + len(text) <= LONGEST and self._waiting < MOST_WAITING:
             question = {"model": native_id, "prompt": _prompt(body), "asked": asked, "text": text}
             with suppress(OSError, ValueError, KeyError, TimeoutError):
                 told = await self._asked(json.dumps(question).encode() + b"\n")
@@ -65,16 +69,24 @@ class TokenCounter:
             await self._end()
 
     async def _asked(self, line: bytes) -> dict[str, Any]:
-        """One answer. A helper that has just ended by itself is started once more."""
-        async with self._turn:
-            try:
-                return await self._answer(line)
-            except (ConnectionError, EOFError):
-                await self._end()
-                return await self._answer(line)
-            except BaseException:
-                await self._end()  # an answer that comes too late must not answer the next question
-                raise
+        """One answer, in turn."""
+        self._waiting += 1
+        try:
+            async with self._turn:
+                return await self._surely_answered(line)
+        finally:
+            self._waiting -= 1
+
+    async def _surely_answered(self, line: bytes) -> dict[str, Any]:
+        """A helper that has just ended by itself is started once more."""
+        try:
+            return await self._answer(line)
+        except (ConnectionError, EOFError):
+            await self._end()
+            return await self._answer(line)
+        except BaseException:
+            await self._end()  # an answer that comes too late must not answer the next question
+            raise
 
     async def _answer(self, line: bytes) -> dict[str, Any]:
         process = await self._started()
