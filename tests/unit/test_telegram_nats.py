@@ -1,0 +1,106 @@
+"""The whole way over a real NATS server: register, a message comes, an event; a command, a message goes."""
+
+import asyncio
+import json
+
+import nats
+import pytest
+
+from quarterdeck.telegram.publisher import STREAM
+from tests.fakes.nats import NatsServer
+from tests.fakes.telegram import CHAT, TOKEN, FakeTelegram, token_of
+from tests.fakes.telegram_gateway import TelegramRoom, running, until
+
+
+@pytest.fixture
+def telegram():
+    with FakeTelegram(TOKEN, *map(token_of, range(2, 5))) as server:
+        yield server
+
+
+@pytest.fixture
+def server(tmp_path):
+    with NatsServer(tmp_path / "nats") as started:
+        yield started
+
+
+@pytest.fixture
+def room(database, telegram, tmp_path):
+    return TelegramRoom(database, tmp_path, telegram.base)
+
+
+async def events(server: NatsServer, count: int) -> list[tuple[str, dict]]:
+    """The first events of the stream, once there are so many."""
+    client = await nats.connect(server.url)
+    try:
+        stream = client.jetstream()
+        async with asyncio.timeout(20):
+            while True:
+                try:
+                    info = await stream.stream_info(STREAM)
+                    if info.state.messages >= count:
+                        break
+                except nats.js.errors.NotFoundError:
+                    pass
+                await asyncio.sleep(0.05)
+        kept = [await stream.get_msg(STREAM, number) for number in range(1, info.state.messages + 1)]
+        return [(message.subject, json.loads(message.data)) for message in kept]
+    finally:
+        await client.close()
+
+
+async def test_the_whole_way_and_a_restart_in_between(room, telegram, server):
+    async with running(room.gateway(nats_url=server.url)):
+        await room.bots.register("analyst", TOKEN)
+        await room.bots.register("developer", token_of(2))
+        telegram.say("one")
+        telegram.say("for you", token=token_of(2))
+        await events(server, 4)
+    telegram.say("two")
+    async with running(room.gateway(nats_url=server.url)):
+        found = await events(server, 5)
+        client = await nats.connect(server.url)
+        command = {"agent_id": "analyst", "chat_id": CHAT, "text": "An answer"}
+        async with asyncio.timeout(20):
+            while True:
+                try:
+                    reply = await client.request("agent.telegram.send", json.dumps(command).encode(), 12)
+                    break
+                except nats.errors.NoRespondersError:
+                    await asyncio.sleep(0.05)
+        refused = await client.request("agent.telegram.send", b'{"agent_id": "nobody", "chat_id": 1}', 12)
+        await client.close()
+    assert telegram.texts(str(CHAT)) == ["An answer"]
+    assert json.loads(reply.data)["status"] == "sent"
+    assert json.loads(refused.data)["status"] == "error"
+    updates = [event for subject, event in found if subject == "agent.telegram.update"]
+    assert [event["text"] for event in updates if event["agent_id"] == "analyst"] == ["one", "two"]
+    assert {event["bot_id"] for event in updates} == {"bot:7000000001", "bot:7000000002"}
+    assert sorted(event["agent_id"] for subject, event in found if subject == "bot.registered") == [
+        "analyst",
+        "developer",
+    ]
+    assert not any(token in json.dumps(found) for token in telegram.tokens)
+
+
+async def test_while_nats_is_away_events_wait_and_come_in_order(room, telegram, server):
+    await room.bots.register("analyst", TOKEN)
+    async with running(room.gateway(nats_url=server.url)):
+        await events(server, 1)
+        server.stop()
+        for text in ("one", "two", "three"):
+            telegram.say(text)
+        async with asyncio.timeout(15):
+            while await _waiting(room) < 3:
+                await asyncio.sleep(0.05)
+        server.start()
+        found = await events(server, 4)
+        await until(lambda: True)
+    assert [event["text"] for _, event in found[1:]] == ["one", "two", "three"]
+
+
+async def _waiting(room: TelegramRoom) -> int:
+    from quarterdeck.telegram import store
+
+    async with room.database.read() as session:
+        return len(await store.unpublished(session, 100))
