@@ -17,6 +17,7 @@ from deployments.commands.forge import upkeep
 from deployments.commands.plane import tried as tried_plane
 from deployments.doctor import Check, Finding, Patient
 from deployments.prefect_api import is_healthy, prefect_api, schema_of
+from deployments.source_checks import multica_can_be_asked, workboard_can_be_asked
 from quarterdeck.crew.agent_api_runtime import fallback_url
 from quarterdeck.crew.model import Role
 from quarterdeck.crew.roster import read_roster
@@ -376,6 +377,8 @@ CHECKS: tuple[Check, ...] = (
     Check("plane", plane_is_followed, needs_house=True),
     Check("telegram", telegram_knows_the_bot, needs_house=True),
     Check("openclaw", openclaw_takes_both_tokens, needs_house=True),
+    Check("workboard", workboard_can_be_asked, needs_house=True),
+    Check("multica", multica_can_be_asked, needs_house=True),
     Check("agent sockets", agents_behind_sockets_answer, needs_house=True),
     Check("messages", messages_arrive, needs_house=True),
     Check("webhooks", deliveries_are_worked_on, needs_house=True),

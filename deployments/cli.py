@@ -10,7 +10,6 @@ from deployments.commands import (
     bot,
     doctor,
     forge,
-    heartbeat,
     item,
     keys,
     letters,
@@ -23,6 +22,7 @@ from deployments.commands import (
     terminal,
     webhook,
 )
+from deployments.commands.heartbeat_upkeep import app as heartbeat_app
 from quarterdeck.kernel.errors import QuarterdeckError
 
 app = typer.Typer(
@@ -50,7 +50,7 @@ app.add_typer(project.app, name="project", rich_help_panel="Work")
 app.add_typer(item.app, name="item", rich_help_panel="Work")
 app.add_typer(forge.app, name="forge", rich_help_panel="Work")
 app.add_typer(agent.app, name="agent", rich_help_panel="Work")
-app.add_typer(heartbeat.app, name="heartbeat", rich_help_panel="Work")
+app.add_typer(heartbeat_app, name="heartbeat", rich_help_panel="Work")
 app.add_typer(bot.app, name="bot", rich_help_panel="Messages")
 app.add_typer(plane.app, name="plane", rich_help_panel="Work")
 app.add_typer(router.backend, name="backend", rich_help_panel="Models")

@@ -13,11 +13,13 @@ if TYPE_CHECKING:
 
 
 class AgentFirst(TyperGroup):
-    """`heartbeat AGENT` is short for `heartbeat check AGENT`."""
+    """`heartbeat AGENT` is short for `heartbeat check AGENT`; with `--health`: `heartbeat health AGENT`."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and args[0] not in self.commands and not args[0].startswith("-"):
-            args = ["check", *args]
+            asks_health = "--health" in args
+            args = [word for word in args if word != "--health"] if asks_health else args
+            args = ["health" if asks_health else "check", *args]
         return super().resolve_command(ctx, args)
 
 

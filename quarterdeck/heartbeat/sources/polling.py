@@ -27,6 +27,8 @@ KEPT = timedelta(minutes=15)
 """How long what was seen before may stand in for a look that failed."""
 LOOKING = timedelta(seconds=120)
 """Who looks for longer than this has died: somebody else may look."""
+GLANCE_OFF = timedelta(0)
+"""No glance is shared: each one looks."""
 PAUSE = 0.2
 MOST_WAIT = 120.0
 

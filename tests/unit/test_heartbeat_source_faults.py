@@ -1,0 +1,301 @@
+"""What sources tell when the outside is broken, slow, huge or full of rubbish; what is shared."""
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import psutil
+import pytest
+
+from quarterdeck.heartbeat.sources import programs, reading, workboard
+from quarterdeck.heartbeat.sources.multica import look_of as multica_look
+from quarterdeck.heartbeat.sources.openclaw_cli import TEMPLATES, filled
+from quarterdeck.heartbeat.sources.polling import Look, Polling, Turns
+from quarterdeck.heartbeat.sources.reading import Times, tame
+from quarterdeck.heartbeat.sources.trouble import unavailable
+from quarterdeck.heartbeat.work import Found, Ref, Status, Trouble
+from quarterdeck.house import House
+from quarterdeck.kernel.database import Database
+from quarterdeck.kernel.errors import Invalid, Unavailable
+from tests.fakes.clock import ManualClock
+from tests.fakes.company import company
+from tests.fakes.multica import FakeMultica
+from tests.fakes.programs import written
+from tests.fakes.work_places import FakeOpenClaw, connect, watched
+
+NOW = datetime(2026, 1, 5, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+async def house(tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
+    monkeypatch.setenv("QUARTERDECK_SOURCE_SPACING", "0")
+    async with company(tmp_path / "home", database_url) as house:
+        yield house
+
+
+@pytest.mark.parametrize(
+    ("fault", "trouble"),
+    [("exit", Trouble.FAILED), ("rubbish", Trouble.UNREADABLE), ("half", Trouble.UNREADABLE),
+     ("empty", Trouble.UNREADABLE), ("huge", Trouble.TOO_LARGE), ("hang", Trouble.TIMED_OUT)],
+)  # fmt: skip
+async def test_every_fault_of_openclaw_is_a_trouble_of_its_own(
+    house: House, tmp_path: Path, fault: str, trouble: Trouble
+) -> None:
+    openclaw = FakeOpenClaw(tmp_path / "openclaw")
+    await connect(house, "openclaw_cli", openclaw.connection | {"seconds": 1 if fault == "hang" else 30})
+    openclaw.card("There is work")
+    openclaw.set(fault=fault)
+    answer = await house.sources.workboard.look(watched(tmp_path))
+    assert answer.trouble is trouble and answer.found == () and answer.detail
+    assert "abcdef1234567890" not in answer.detail, "a secret on the error output stays ours"
+    assert (await house.sources.workboard.look(())).trouble is trouble, "the failure is shared, too"
+    assert len(openclaw.calls) == 1
+
+
+@pytest.mark.parametrize("via", ["cli", "rest"])
+@pytest.mark.parametrize(
+    ("fault", "trouble"),
+    [("exit", Trouble.FAILED), ("rubbish", Trouble.UNREADABLE), ("half", Trouble.UNREADABLE)],
+)
+async def test_every_fault_of_multica_is_a_trouble(
+    house: House, tmp_path: Path, via: str, fault: str, trouble: Trouble
+) -> None:
+    with FakeMultica(tmp_path / "multica") as multica:
+        await connect(house, "multica", multica.connection(via))
+        multica.set(fault=fault)
+        answer = await house.sources.multica.look(watched(tmp_path))
+        assert answer.trouble is trouble and answer.found == ()
+
+
+@pytest.mark.parametrize("via", ["cli", "rest"])
+async def test_a_bad_token_is_refused_and_a_missing_workspace_is_told(
+    house: House, tmp_path: Path, via: str
+) -> None:
+    with FakeMultica(tmp_path / "multica") as multica:
+        told = multica.connection(via)
+        await connect(house, "multica", told | {"token": "mul_wrong"})
+        assert (await house.sources.multica.look(())).trouble is Trouble.REFUSED
+        await connect(house, "multica", told | {"workspace_id": ""})
+        await house.sources.polls["multica"].invalidate()
+        answer = await house.sources.multica.look(())
+        assert answer.trouble is Trouble.NOT_CONFIGURED and "MULTICA_WORKSPACE_ID" in answer.detail
+
+
+async def test_every_call_of_multicas_program_names_the_workspace_and_starts_nobody(
+    house: House, tmp_path: Path
+) -> None:
+    agents = watched(tmp_path)
+    for via in ("cli", "rest"):
+        with FakeMultica(tmp_path / via) as multica:
+            await connect(house, "multica", multica.connection(via))
+            await house.sources.polls["multica"].invalidate()
+            issue = multica.file("Renew it", assignee_id=agents[0].multica_id)
+            [found] = (await house.sources.multica.look(agents)).found
+            await house.sources.multica.start(found.ref, "developer")
+            await house.sources.multica.comment(found.ref, r"Ask @bob: see [x](/etc/x) and C:\new")
+            await house.sources.multica.finish(found.ref, "Done.", is_reviewed=False)
+            state = multica.state
+            assert state["runs"] == [], "no agent was started there"
+            assert r"C:\new" in multica.comments(issue["id"])[0], "told by its input, word for word"
+            assert "@bob" not in multica.comments(issue["id"])[0]
+            assert multica.issue(issue["id"])["status"] == "in_review"
+            for call in state["calls"]:
+                assert state["workspace"] in call, call
+
+
+async def test_pages_are_read_to_the_end_and_own_statuses_count_by_their_category(
+    house: House, tmp_path: Path
+) -> None:
+    agents = watched(tmp_path)
+    for via in ("cli", "rest"):
+        with FakeMultica(tmp_path / via) as multica:
+            await connect(house, "multica", multica.connection(via))
+            await house.sources.polls["multica"].invalidate()
+            for number in range(130):
+                multica.file(f"Issue {number}", assignee_id=agents[0].multica_id)
+            assert len((await house.sources.multica.look(agents)).found) == 130
+    custom = {"id": "1", "status": "qa", "status_category": "in_review", "assignee_id": None}
+    [found] = multica_look([custom], Times(NOW)).found
+    assert (found.status, found.agent) == (Status.IN_REVIEW, None)
+
+
+async def test_a_parent_that_cannot_be_looked_up_is_unknown(house: House, tmp_path: Path) -> None:
+    agents = watched(tmp_path)
+    with FakeMultica(tmp_path / "multica") as multica:
+        await connect(house, "multica", multica.connection("rest"))
+        done = multica.file("Before", status="done")
+        multica.file("A", assignee_id=agents[0].multica_id, parent_issue_id=done["id"])
+        gone = "99999999-9999-4999-8999-999999999999"
+        multica.file("B", assignee_id=agents[0].multica_id, parent_issue_id=gone)
+        found = {f.title: f for f in (await house.sources.multica.look(agents)).found}
+        assert [need.status for need in found["A"].needs] == [Status.DONE]
+        assert [need.status for need in found["B"].needs] == [None]
+
+
+async def test_a_plug_in_that_is_off_and_a_missing_program_say_what_to_do(
+    house: House, tmp_path: Path
+) -> None:
+    openclaw = FakeOpenClaw(tmp_path / "openclaw")
+    openclaw.set(workboard=False)
+    await connect(house, "openclaw_cli", openclaw.connection)
+    answer = await house.sources.workboard.look(())
+    assert answer.trouble is Trouble.NOT_CONFIGURED and "openclaw plugins enable workboard" in answer.detail
+    await connect(house, "openclaw_cli", {"program": str(tmp_path / "nowhere")})
+    await house.sources.polls["workboard"].invalidate()
+    assert (await house.sources.workboard.look(())).trouble is Trouble.MISSING
+
+
+async def test_a_program_that_takes_too_long_ends_with_all_its_children(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    slow = written(tmp_path, "slow", f"sleep 60 & echo $! > {pid}; wait")
+    with pytest.raises(Unavailable, match=r"within 0\.5 s"):
+        await programs.run([str(slow)], environment=programs.environment({}), seconds=0.5)
+    child = int(pid.read_text())
+    assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+
+
+async def test_a_program_gets_none_of_our_secrets(tmp_path: Path) -> None:
+    shown = written(tmp_path, "shown", "env")
+    desk = {**os.environ, "QUARTERDECK_TOKEN": "secret-1", "PLANE_API_KEY": "secret-2"}
+    told = programs.environment({"MULTICA_TOKEN": "mine"}, desk)
+    ran = await programs.run([str(shown)], environment=told)
+    assert b"MULTICA_TOKEN=mine" in ran.output and b"secret" not in ran.output
+
+
+def test_values_are_filled_in_once_and_are_never_options() -> None:
+    made = filled(TEMPLATES["create"], {"title": "--json {agent}", "agent": "bob", "text": "{title}"})
+    assert made[-2:] == ("--", "--json {agent}") and "{title}" in made
+    with pytest.raises(Invalid):
+        filled(TEMPLATES["move"], {"id": "--help", "status": "done"})
+
+
+def test_times_have_an_offset_or_are_utc_and_never_lie_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Shanghai")
+    time.tzset()
+    try:
+        times = Times(NOW)
+        a_minute_ago = NOW - timedelta(minutes=1)
+        told = ["2026-01-05T11:59:00Z", "2026-01-05T11:59:00", "2026-01-05T19:59:00+08:00",
+                a_minute_ago.timestamp() * 1000, a_minute_ago.timestamp()]  # fmt: skip
+        assert {times.read(one) for one in told} == {a_minute_ago}
+        assert times.read("2031-01-01T00:00:00Z") == NOW and times.ahead == 1 and "future" in times.note
+        assert [times.read(x) for x in (None, "", "soon", True, [], 1e300, float("nan"))] == [None] * 7
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_titles_are_tamed() -> None:
+    assert tame("a\x00b\x1b[31m\u202ec\n\td") == "a b [31m c d"
+    assert len(tame("x" * 10_000)) == reading.LONGEST_TITLE
+    assert tame(None) == tame(7) == ""
+
+
+@pytest.mark.parametrize("rubbish", [None, 7, "x", [], {}, {"id": None}, {"id": {}}, {"id": True}])
+def test_nulls_and_rubbish_in_place_of_cards_and_issues_are_told_and_hurt_nobody(rubbish: object) -> None:
+    good = {"id": "1", "title": None, "status": None, "labels": [None, {"name": None}], "metadata": None,
+            "assignee_id": None, "dependsOn": [None, {"id": None}], "updated_at": {},
+            "priority": []}  # fmt: skip
+    for look in (
+        workboard.look_of([good, rubbish], Times(NOW), {}),
+        multica_look([good, rubbish], Times(NOW)),
+    ):
+        assert look.trouble is Trouble.UNREADABLE
+        [found] = look.found
+        assert (found.title, found.status, found.agent) == ("(no title)", Status.OTHER, None)
+
+
+def test_both_spellings_of_dependencies_and_parents_among_links_count() -> None:
+    cards = [
+        {"id": "a", "status": "todo", "dependsOn": [{"id": "b", "status": "done"}], "depends_on": ["c"],
+         "metadata": {"links": [{"type": "parent", "targetCardId": "d"}, {"type": "child"}]}},
+        {"id": "d", "status": "done"}, {"id": "old", "status": "todo", "metadata": {"archivedAt": 1}},
+    ]  # fmt: skip
+    look = workboard.look_of(cards, Times(NOW), {})
+    assert [f.ref.id for f in look.found] == ["a"]
+    assert {n.ref.id: n.status for n in look.found[0].needs} == {
+        "b": Status.DONE,
+        "c": None,
+        "d": Status.DONE,
+    }
+
+
+def work(title: str = "x") -> Found:
+    return Found(Ref("workboard", "1"), title, Status.TODO, agent="developer", updated_at=NOW)
+
+
+async def test_fifteen_agents_of_three_processes_look_once(database: Database) -> None:
+    asked = 0
+
+    async def ask() -> Look:
+        nonlocal asked
+        asked += 1
+        await asyncio.sleep(0.05)
+        return Look((work(),))
+
+    processes = [Polling(database, "workboard") for _ in range(3)]
+    seen = await asyncio.gather(*(p.look(ask) for p in processes for _ in range(5)))
+    assert asked == 1
+    assert {s.look.found for s in seen} == {(work(),)} and not any(s.is_cached for s in seen)
+
+
+async def test_what_was_seen_before_stands_in_for_a_failure_as_cached_and_not_for_ever(
+    database: Database,
+) -> None:
+    database.clock = clock = ManualClock()
+    broken = False
+
+    async def ask() -> Look:
+        if broken:
+            raise unavailable(Trouble.TIMED_OUT, "It hangs.")
+        return Look((work(),))
+
+    polling = Polling(database, "workboard")
+    first = await polling.look(ask)
+    broken = True
+    clock.go(61)
+    second = await polling.look(ask)
+    assert second.is_cached and second.look.found == first.look.found and second.at == first.at
+    assert second.look.trouble is Trouble.TIMED_OUT
+    clock.go(900)
+    third = await polling.look(ask)
+    assert not third.is_cached and third.look.found == () and third.look.trouble is Trouble.TIMED_OUT
+
+
+async def test_somebody_who_died_while_looking_holds_nobody_up_for_long(database: Database) -> None:
+    database.clock = clock = ManualClock()
+
+    async def die() -> Look:
+        raise asyncio.CancelledError
+
+    async def ask() -> Look:
+        return Look((work(),))
+
+    with pytest.raises(asyncio.CancelledError):
+        await Polling(database, "workboard").look(die)
+    clock.go(1)
+    assert (await Polling(database, "workboard").look(ask)).look.found == (work(),)
+
+
+async def test_calls_through_one_door_keep_apart_over_all_processes(database: Database) -> None:
+    doors = [Turns(database, "openclaw", timedelta(seconds=0.1)) for _ in range(3)]
+    left: list[float] = []
+
+    async def call(turns: Turns) -> None:
+        await turns.take()
+        left.append(time.monotonic())
+
+    began = time.monotonic()
+    await asyncio.gather(*(call(turns) for turns in doors for _ in range(2)))
+    assert len(left) == 6 and max(left) - began >= 0.45
+
+
+def test_the_programs_of_these_tests_start_fast(tmp_path: Path) -> None:
+    openclaw = FakeOpenClaw(tmp_path)
+    assert "-S" in openclaw.program.read_text() and sys.executable in openclaw.program.read_text()
+    assert json.loads(json.dumps(openclaw.connection))["program"].endswith("openclaw")
