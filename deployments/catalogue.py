@@ -18,6 +18,8 @@ from quarterdeck.kernel.errors import NotFound
 if TYPE_CHECKING:
     from prefect import Flow
 
+    from quarterdeck.heartbeat.roster import Heartbeat
+
 FILE = Path(__file__).resolve().parent.parent / "prefect.yaml"
 WORK_POOL = "quarterdeck"
 """The work pool of those who run on several machines: `prefect deploy --all` sends the entries there."""
@@ -107,6 +109,13 @@ CATALOGUE: tuple[Entry, ...] = (
         when_full="CANCEL_NEW",
         tags=("tracker",),
     ),
+    Entry(
+        name="sweep",
+        flow="flows.sweep:sweep",
+        description="Sweep an agent by hand. Those of the roster have a deployment each, with a schedule.",
+        parameters={"cause": "by hand"},
+        tags=("by hand", "heartbeat"),
+    ),
     *(
         Entry(
             name=f"router-{job}",
@@ -127,6 +136,32 @@ CATALOGUE: tuple[Entry, ...] = (
         )
     ),
 )
+
+
+SWEEP = "sweep-"
+"""How the deployments of the roster's agents begin; `prefect.yaml` does not know them, tables do."""
+
+
+def sweeps(beats: "Mapping[str, Heartbeat]") -> tuple[Entry, ...]:
+    """One deployment per agent that Prefect wakes, at its own minute and second.
+
+    Two may begin, so that a tick that comes too early is counted by the one that goes on; the sweep itself
+    lets one in. A third is dropped.
+    """
+    return tuple(
+        Entry(
+            name=f"{SWEEP}{agent}",
+            flow="flows.sweep:sweep",
+            description=f"The heartbeat of {agent}: finds its work, starts it, brings on what stands still.",
+            parameters={"agent": agent, "delay": beat.delay},
+            schedule=Schedule(cron=beat.cron, timezone=beat.zone),
+            limit=2,
+            when_full="CANCEL_NEW",
+            tags=("heartbeat",),
+        )
+        for agent, beat in beats.items()
+        if beat.scheduler.value == "prefect"
+    )
 
 
 def find(name: str) -> Entry:

@@ -49,6 +49,7 @@ TOPICS = (
     "inbox",
     "tracker",
     "assignments",
+    "runs",
 )
 """The bells: what a commit may wake us for (see `bus`)."""
 
@@ -74,6 +75,8 @@ class Desk:
             ("inbox", self._work_off),
             ("assignments", self.house.assignments.see_through),
             ("tracker", self._tell_tracker),
+            ("runs", self._settle),
+            ("heartbeats", self._watch),
             ("connections", self._copy_blocks),
             ("telegram_bots", self._start_listener),
             ("cancellations", self._obey_cancellations),
@@ -213,6 +216,15 @@ class Desk:
     async def _tell_tracker(self) -> float:
         seconds = await self.house.posts.work_off()
         return LOOK_ANYWAY if seconds is None else min(LOOK_ANYWAY, seconds)
+
+    async def _settle(self) -> float:
+        """What runs of found work brought goes back to its sources."""
+        await self.house.sweeper.settle()
+        return 15.0
+
+    async def _watch(self) -> float:
+        await self.house.sweeper.watch()
+        return 30.0
 
     async def _copy_blocks(self) -> float:
         await copy_blocks(self.house)

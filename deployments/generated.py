@@ -22,7 +22,7 @@ from deployments.cli import app
 from deployments.web import ROOMS
 from quarterdeck.kernel.settings import Settings, variable
 from quarterdeck.notify.markup import plain
-from quarterdeck.notify.texts import MESSAGES, render
+from quarterdeck.notify.texts import TOLD, render
 from quarterdeck.router import config
 from quarterdeck.telegram import api as telegram_api
 
@@ -95,6 +95,9 @@ def _names(parameter: Any) -> str:
     return ", ".join(f"`{name}`" for name in (*parameter.opts, *parameter.secondary_opts))
 
 
+_WORK = {"work": "ENG-12", "ref": "multica:ENG-12", "title": "Fix the login", "agent": "developer"}
+_TO_COO = _WORK | {"to": "coo"}
+
 SAMPLES: dict[str, dict[str, Any]] = {
     "stage_changed": {"from": "analysis", "to": "architecture", "agent": "architect"},
     "agent_started": {"agent": "analyst"},
@@ -119,6 +122,26 @@ SAMPLES: dict[str, dict[str, Any]] = {
     "engine_failed": {"reason": "The disk is full.", "tries": 1},
     "connection_changed": {"connection": "telegram/default", "source": "block"},
     "ci_finished": {"repository": "greeter", "commit": "1f0c9d2e4b6a", "state": "success"},
+    "work_started": _WORK | {"reason": "found"},
+    "work_finished": _WORK | {"places": "multica:ENG-12"},
+    "work_resumed": _WORK | {"number": 1},
+    "work_unblocked": _WORK | {"by": "anna"},
+    "work_allowed": _WORK | {"by": "anna"},
+    "work_unfinished": _TO_COO | {"reason": "exit code 1"},
+    "work_resumed_again": _TO_COO | {"number": 2},
+    "work_timed_out": _TO_COO | {"number": 1, "minutes": 46},
+    "work_waits": _TO_COO | {"needs": "multica:ENG-7"},
+    "work_needs_approval": _WORK | {"to": "owner"},
+    "work_runs_long": _TO_COO | {"minutes": 130},
+    "dependency_cancelled": _TO_COO | {"needs": "multica:ENG-7"},
+    "dependency_cycle": _TO_COO | {"way": "multica:ENG-12 → multica:ENG-7 → multica:ENG-12"},
+    "rounds_warning": _TO_COO | {"rounds": 80, "limit": 100},
+    "rounds_exhausted": _TO_COO | {"rounds": 100, "limit": 100},
+    "breaker_opened": _TO_COO | {"whose": "coo", "reason": "3 runs in a row ended the same way"},
+    "day_budget_spent": {"agent": "developer", "reason": "20 of 20 runs are used", "to": "coo, owner"},
+    "backlog_warning": {"source": "multica", "todo": 6, "in_progress": 2, "to": "coo", "list": "ENG-12 …"},
+    "sources_down": {"sources": "workboard, multica", "to": "coo"},
+    "heartbeat_stale": {"agent": "developer", "last": "2026-01-05T12:00+00:00", "to": "coo, owner"},
 }
 """One event of every kind that has a text."""
 
@@ -130,7 +153,7 @@ def events() -> str:
     rows = [
         (
             f"`{kind}`",
-            "yes" if kind in MESSAGES else "",
+            "yes" if kind in TOLD else "",
             ", ".join(f"`{name}`" for name in data),
             plain(render("en", kind, None if kind in OF_NO_ITEM else "ET-007", 26, data)),
         )

@@ -5,12 +5,14 @@ Every function returns whether something had to be done.
 
 import hashlib
 import json
+from collections.abc import Collection
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 from prefect import get_client
 from prefect.automations import Automation, EventTrigger, Posture
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName
 from prefect.client.schemas.objects import (
     ConcurrencyLimitConfig,
     ConcurrencyLimitStrategy,
@@ -26,7 +28,7 @@ from prefect.types.entrypoint import EntrypointType
 
 from blocks.connection import DEFAULT, ConnectionBlock
 from blocks.registry import BLOCKS
-from deployments.catalogue import Entry
+from deployments.catalogue import SWEEP, Entry
 from deployments.prefect_server import SILENCE
 from quarterdeck.kernel.settings import Settings
 
@@ -98,6 +100,18 @@ async def register_deployment(entry: Entry) -> bool:
             pass
     await deployment.aapply()
     return True
+
+
+async def forget_sweeps(wanted: Collection[str]) -> list[str]:
+    """Take away the deployments of agents that are no longer swept by Prefect; returns their names."""
+    async with get_client() as client:
+        known = await client.read_deployments(
+            deployment_filter=DeploymentFilter(name=DeploymentFilterName(like_=SWEEP))
+        )
+        gone = [one for one in known if one.name.startswith(SWEEP) and one.name not in wanted]
+        for one in gone:
+            await client.delete_deployment(one.id)
+    return [one.name for one in gone]
 
 
 async def register_block_types() -> bool:

@@ -11,14 +11,22 @@ import os
 from typing import Any
 
 import psutil
+import structlog
 from prefect.runner import Runner
 
 from deployments import leash
-from deployments.catalogue import CATALOGUE
+from deployments.catalogue import CATALOGUE, Entry, sweeps
 from deployments.registration import deployment_of
+from quarterdeck.house import open_house
+from quarterdeck.kernel.errors import QuarterdeckError
+
+log = structlog.get_logger(__name__)
 
 AT_ONCE = 8
 """Runs that may go on at the same time: each is a process of about 150 MB."""
+
+ROSTER_PAUSE = 20.0
+"""Seconds between two looks at the roster."""
 
 FAREWELL = 3.0
 """Seconds that runs have to say that they were cut off."""
@@ -41,8 +49,28 @@ async def serve() -> None:
     runner = HandingOver(name="quarterdeck", pause_on_shutdown=False, limit=AT_ONCE)
     for entry in CATALOGUE:
         await runner.aadd_deployment(deployment_of(entry))
+    following = asyncio.create_task(follow_roster(runner))
     leash.ready()
-    await runner.start()
+    try:
+        await runner.start()
+    finally:
+        following.cancel()
+
+
+async def follow_roster(runner: Runner) -> None:
+    """Serve the sweep of every agent, also of those that come or change while the runner goes on."""
+    served: dict[str, Entry] = {}
+    async with open_house() as house:
+        while True:
+            try:
+                wanted = {entry.name: entry for entry in sweeps(await house.sweeper.heartbeats())}
+                for name, entry in wanted.items():
+                    if served.get(name) != entry:
+                        await runner.aadd_deployment(deployment_of(entry))
+                        served[name] = entry
+            except QuarterdeckError as error:  # a roster to be mended, or the database is down
+                log.warning("heartbeats_not_served", reason=str(error))
+            await asyncio.sleep(ROSTER_PAUSE)
 
 
 if __name__ == "__main__":

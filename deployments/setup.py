@@ -196,7 +196,7 @@ async def _take_token(house: House, token: str) -> Step:
 async def set_up_prefect(settings: Settings) -> AsyncIterator[Step]:
     """Register forms, deployments and the rule for dead runs. For `python -m deployments.setup prefect`."""
     from deployments import registration
-    from deployments.catalogue import CATALOGUE
+    from deployments.catalogue import CATALOGUE, sweeps
     from tasks.connections import copy_blocks
 
     if settings.blocks:
@@ -210,6 +210,11 @@ async def set_up_prefect(settings: Settings) -> AsyncIterator[Step]:
         yield Step("blocks", "skipped", "QUARTERDECK_BLOCKS is off")
     new = [entry.name for entry in CATALOGUE if await registration.register_deployment(entry)]
     yield _step("deployments", new, ", ".join(new))
+    async with open_house(settings) as house:
+        entries = sweeps(await house.sweeper.heartbeats())
+    new = [entry.name for entry in entries if await registration.register_deployment(entry)]
+    gone = await registration.forget_sweeps({entry.name for entry in entries})
+    yield _step("heartbeats", new or gone, ", ".join([*new, *(f"{name} taken away" for name in gone)]))
     yield _step("rule for dead runs", await registration.create_zombie_rule())
 
 

@@ -19,6 +19,7 @@ from sqlmodel import select
 import quarterdeck
 import quarterdeck.board.api
 import quarterdeck.crew.api
+import quarterdeck.heartbeat.api
 import quarterdeck.notify.api
 import quarterdeck.pipeline.api
 import quarterdeck.pipeline.assignments_api
@@ -40,6 +41,7 @@ ROOMS: tuple[APIRouter, ...] = (
     quarterdeck.board.api.router,
     quarterdeck.pipeline.api.router,
     quarterdeck.crew.api.router,
+    quarterdeck.heartbeat.api.router,
     quarterdeck.pipeline.assignments_api.router,
     quarterdeck.notify.api.router,
     quarterdeck.pipeline.webhook_api.router,
@@ -89,6 +91,7 @@ def create_app(house: House) -> FastAPI:
         "bots",
         "sends",
         "asked",
+        "sweeper",
     ):
         setattr(app.state, name, getattr(house, name))
     app.include_router(front)

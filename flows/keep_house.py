@@ -8,12 +8,14 @@ from flows.approval import ask_for_approval
 from flows.deliver import deliver
 from flows.reconcile_plane import reconcile_plane
 from flows.router_upkeep import router_upkeep
+from flows.sweep import QUIET, sweep
 from quarterdeck.house import at_hand
 from tasks.telegram import restart_listener
 from tasks.upkeep import (
     close_dead_runs,
     copy_changed_blocks,
     forget_deliveries,
+    forget_quiet_runs,
     forget_telegram,
     free_claims,
     restore_forms,
@@ -32,6 +34,7 @@ async def keep_house() -> "State[None]":
             "claims freed": await free_claims(house),
             "forms restored": await restore_forms(house),
             "dead runs closed": await close_dead_runs(house, _limits()),
+            "quiet sweeps forgotten": await forget_quiet_runs(house, QUIET),
             "old deliveries forgotten": await forget_deliveries(house),
             "old Telegram rows forgotten": await forget_telegram(house),
             "listeners started": await restart_listener(house),
@@ -41,6 +44,6 @@ async def keep_house() -> "State[None]":
 
 
 def _limits() -> dict[str, float]:
-    flows = (ask_for_approval, deliver, reconcile_plane, router_upkeep)
+    flows = (ask_for_approval, deliver, reconcile_plane, router_upkeep, sweep)
     limits = {flow.name: flow.timeout_seconds for flow in flows}
     return {"keep house": LIMIT, **{name: seconds for name, seconds in limits.items() if seconds}}

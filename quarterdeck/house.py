@@ -24,6 +24,7 @@ from quarterdeck.forge.gitea import GiteaForge
 from quarterdeck.forge.local import LocalForge
 from quarterdeck.forge.plane import Plane
 from quarterdeck.heartbeat.roster import complaints
+from quarterdeck.heartbeat.service import Sweeper
 from quarterdeck.heartbeat.sources.every import every_source
 from quarterdeck.kernel.bus import PostgresBus
 from quarterdeck.kernel.connections import Connections
@@ -94,6 +95,7 @@ class House:
             followed=_Followed(self.mirror),
         )
         self._open_surfaces()
+        self.sweeper = Sweeper(database, self.crew, self.sources.all)
 
     def _runtimes(self) -> dict[str, Runtime]:
         calls = AgentCalls(self.settings, self.database, self.keyring)

@@ -12,6 +12,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterStartTime,
     FlowRunFilterState,
+    FlowRunFilterStateName,
     FlowRunFilterStateType,
 )
 from prefect.client.schemas.objects import FlowRun, StateType
@@ -24,6 +25,8 @@ from tasks.step import step
 
 GRACE = timedelta(minutes=3)
 """How long a run may be silent before it counts as dead: the server's own rule should be faster."""
+
+QUIET_KEPT = timedelta(hours=1)
 
 STAGE = "stage"
 
@@ -61,6 +64,21 @@ async def forget_deliveries(house: House) -> int:
 async def forget_telegram(house: House) -> int:
     """Updates that were told and messages that were sent long ago."""
     return await house.bots.forget_old()
+
+
+@step("forget quiet runs", seconds=120, retries=3)
+async def forget_quiet_runs(house: House, name: str) -> int:
+    """Runs that ended in this state have nothing to show: they are purged from Prefect after an hour."""
+    before = house.database.clock.now() - QUIET_KEPT
+    wanted = FlowRunFilter(
+        state=FlowRunFilterState(name=FlowRunFilterStateName(any_=[name])),
+        start_time=FlowRunFilterStartTime(before_=before),
+    )
+    async with get_client() as client:
+        runs = await client.read_flow_runs(flow_run_filter=wanted, limit=200)
+        for run in runs:
+            await client.delete_flow_run(run.id)
+    return len(runs)
 
 
 @step("close dead runs", seconds=120, retries=3)

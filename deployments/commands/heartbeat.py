@@ -9,7 +9,12 @@ from deployments.commands import terminal
 from deployments.commands.terminal import AsJson
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from rich.console import Console
+
+    from quarterdeck.heartbeat.cards import Breaker
+    from quarterdeck.house import House
 
 
 class AgentFirst(TyperGroup):
@@ -30,21 +35,79 @@ app = typer.Typer(
 Agent = Annotated[str, typer.Argument(help="For example developer.")]
 
 
-@app.command("list")
-def list_heartbeats(as_json: AsJson = False) -> None:
-    """List the agents that have a heartbeat, and when each is swept."""
+Work = Annotated[str, typer.Argument(help="For example multica:ENG-12, or the key of its item.")]
 
-    async def look(house: Any) -> Any:
-        from quarterdeck.heartbeat.roster import read_all
 
-        return read_all(await house.crew.heartbeat_entries())
-
-    found = terminal.in_house(look)
-    rows = [(h.agent, h.category.value, h.cron, h.zone, h.scheduler.value) for h in found.values()]
+@app.command()
+def check(agent: Agent, as_json: AsJson = False) -> None:
+    """Sweep an agent now: find its work, start it, bring on what stands still. `check` may be left out."""
+    swept = terminal.in_house(lambda house: house.sweeper.sweep(agent, "by hand"))
 
     def people(console: "Console") -> None:
-        head = ("Agent", "Category", "Cron", "Zone", "Scheduler")
+        console.print(f"{swept.agent}: {swept.result.value}", style="bold", markup=False)
+        rows = [(name, s.state, s.found, s.own, s.detail) for name, s in swept.sources.items()]
+        terminal.table(console, ("Source", "State", "Open", "Own", "Why"), rows, "No source is connected.")
+        terminal.facts(
+            console,
+            [
+                ("Found", swept.found),
+                ("Started", swept.started),
+                ("Suspected", swept.suspected),
+                ("Stuck", swept.confirmed),
+                ("Warnings", swept.warnings),
+                ("Detail", swept.detail),
+            ],
+        )
+
+    terminal.show(swept, as_json, people)
+
+
+@app.command("list")
+def list_heartbeats(as_json: AsJson = False) -> None:
+    """List the heartbeats: when each agent was swept and is swept next, and what is held back."""
+    cards = terminal.in_house(lambda house: house.sweeper.overview())
+
+    def people(console: "Console") -> None:
+        head = ("Agent", "Category", "Cron", "Zone", "Scheduler", "Last", "Next", "Held back")
+        rows = [
+            (
+                *(c.agent, c.category, c.cron, c.zone, c.scheduler, c.last_finished, c.next_at),
+                [f"{breaker.work}: {breaker.reason}" for breaker in c.breakers],
+            )
+            for c in cards
+        ]
         terminal.table(console, head, rows, "No agent has a `heartbeat:` in the roster.")
 
-    items = [dict(zip(("agent", "category", "cron", "zone", "scheduler"), r, strict=True)) for r in rows]
-    terminal.show({"items": items, "next_cursor": None}, as_json, people)
+    terminal.show({"items": cards, "next_cursor": None}, as_json, people)
+
+
+@app.command()
+def unblock(agent: Agent, work: Work, as_json: AsJson = False) -> None:
+    """Let work go on that a breaker, timeouts or rounds hold back."""
+    _told(lambda house: house.sweeper.unblock(terminal.owner(), agent, work), "goes on", as_json)
+
+
+@app.command()
+def limit(
+    agent: Agent,
+    work: Work,
+    rounds: Annotated[int, typer.Argument(min=1, help="How many rounds it may take.")],
+    as_json: AsJson = False,
+) -> None:
+    """Give a piece of work more rounds."""
+    _told(
+        lambda house: house.sweeper.raise_limit(terminal.owner(), agent, work, rounds),
+        f"may take {rounds} rounds",
+        as_json,
+    )
+
+
+@app.command()
+def allow(agent: Agent, work: Work, as_json: AsJson = False) -> None:
+    """Say yes to work that involves money or outside resources."""
+    _told(lambda house: house.sweeper.allow(terminal.owner(), agent, work), "may begin", as_json)
+
+
+def _told(do: "Callable[[House], Awaitable[Breaker]]", what: str, as_json: bool) -> None:
+    done = terminal.in_house(do)
+    terminal.show(done, as_json, lambda console: console.print(f"{done.work} {what}.", markup=False))

@@ -8,6 +8,7 @@ from deployments.commands.terminal import AsJson
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from quarterdeck.heartbeat.cards import HeartbeatCard
     from quarterdeck.house import House
     from quarterdeck.kernel.settings import Settings
 
@@ -38,6 +39,22 @@ async def _look(house: "House") -> dict[str, Any]:
             for card in people
         ],
         "dead_letters": len(dead.items),
+        "heartbeats": [_heartbeat(card) for card in await house.sweeper.overview()],
+    }
+
+
+def _heartbeat(card: "HeartbeatCard") -> dict[str, Any]:
+    """The heartbeat of one agent, in a few words."""
+    last = card.last
+    return {
+        "agent": card.agent,
+        "last": card.last_finished,
+        "result": "stopped" if card.is_stale else last.result.value if last else None,
+        "next": card.next_at,
+        "sources": {name: source.state for name, source in last.sources.items()} if last else {},
+        "suspected": last.suspected if last else [],
+        "confirmed": last.confirmed if last else [],
+        "held_back": [f"{breaker.work}: {breaker.reason}" for breaker in card.breakers],
     }
 
 
@@ -75,6 +92,22 @@ def _tell(console: "Console", found: dict[str, Any]) -> None:
             for m in found["whose_move"]
         ]
         terminal.table(console, ("Item", "Whose", "Since (UTC)", "Why", "What to do"), moves, "")
+    if found["heartbeats"]:
+        console.print("Heartbeats:")
+        beats = [
+            (
+                h["agent"],
+                h["result"] or "never swept",
+                h["last"],
+                h["next"],
+                ", ".join(f"{name} {state}" for name, state in h["sources"].items() if state != "ok"),
+                [*h["suspected"], *h["confirmed"]],
+                h["held_back"],
+            )
+            for h in found["heartbeats"]
+        ]
+        head = ("Agent", "Last", "At", "Next", "Sources", "Stands still", "Held back")
+        terminal.table(console, head, beats, "")
     if count := found["dead_letters"]:
         least = "at least " if count == MANY else ""
         console.print(f"{least}{count} messages could not be delivered: `quarterdeck dead-letters list`.")

@@ -28,6 +28,10 @@ FINAL = frozenset({State.DONE, State.CANCELLED})
 """States that no item leaves by itself."""
 
 
+OUTSIDE = "@outside"
+"""The pipeline of items whose work came from elsewhere: no engine moves them, and no file can define it."""
+
+
 class Priority(StrEnum):
     """How soon; `queued` items are taken up in this order, oldest first."""
 

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 from quarterdeck.notify.channels import Window
 from quarterdeck.notify.model import Severity, Subscription
-from quarterdeck.notify.texts import MESSAGES
+from quarterdeck.notify.texts import TOLD
 
 LONGEST_WAIT = timedelta(hours=24)
 """A far side that asks for more, or for nonsense, gets this much peace."""
@@ -22,6 +22,20 @@ _SEVERITY = {
     "gate_failed": Severity.WARNING,
     "approval_requested": Severity.WARNING,
     "item_blocked": Severity.WARNING,
+    "breaker_opened": Severity.ERROR,
+    "heartbeat_stale": Severity.ERROR,
+    "sources_down": Severity.ERROR,
+    "rounds_exhausted": Severity.ERROR,
+    "work_timed_out": Severity.WARNING,
+    "work_unfinished": Severity.WARNING,
+    "work_waits": Severity.WARNING,
+    "work_needs_approval": Severity.WARNING,
+    "work_runs_long": Severity.WARNING,
+    "dependency_cancelled": Severity.WARNING,
+    "dependency_cycle": Severity.WARNING,
+    "rounds_warning": Severity.WARNING,
+    "day_budget_spent": Severity.WARNING,
+    "backlog_warning": Severity.WARNING,
 }
 
 
@@ -40,7 +54,7 @@ def wants(subscription: Subscription, kind: str, project: str | None) -> bool:
     ranks = list(Severity)
     return (
         subscription.enabled
-        and (kind in subscription.events if subscription.events else kind in MESSAGES)
+        and (kind in subscription.events if subscription.events else kind in TOLD)
         and subscription.project in (None, project)
         and ranks.index(severity(kind)) >= ranks.index(subscription.severity)
     )

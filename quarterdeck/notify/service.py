@@ -18,7 +18,7 @@ from quarterdeck.notify.markup import plain
 from quarterdeck.notify.model import Letter, Round, Subscription, Trial
 from quarterdeck.notify.relay import Relay
 from quarterdeck.notify.roster import read_subscriptions
-from quarterdeck.notify.texts import MESSAGES, catalogue, render
+from quarterdeck.notify.texts import TOLD, catalogue, render
 
 OUTBOX = "outbox"
 """The topic that wakes whoever delivers."""
@@ -66,7 +66,7 @@ class Notify:
         wishes = await store.subscriptions(unit.session)
         if not wishes:
             by_default = Subscription(channel="telegram")
-            return {await self._address(unit, by_default): False} if event.kind in MESSAGES else {}
+            return {await self._address(unit, by_default): False} if event.kind in TOLD else {}
         project = rules.project_of(event.item_key)
         addresses: dict[tuple[str, str], bool] = {}
         for wish in wishes:

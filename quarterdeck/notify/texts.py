@@ -33,7 +33,31 @@ MESSAGES = frozenset(
 )
 """The kinds that people are told of unless a subscription says otherwise."""
 
-KINDS = MESSAGES | {
+ALERTS = frozenset(
+    {
+        "work_unfinished",
+        "work_resumed_again",
+        "work_timed_out",
+        "work_waits",
+        "work_needs_approval",
+        "work_runs_long",
+        "dependency_cancelled",
+        "dependency_cycle",
+        "rounds_warning",
+        "rounds_exhausted",
+        "breaker_opened",
+        "day_budget_spent",
+        "backlog_warning",
+        "sources_down",
+        "heartbeat_stale",
+    }
+)
+"""What heartbeats tell people of, as they are told of the ten messages."""
+
+TOLD = MESSAGES | ALERTS
+"""The kinds that go out unless a subscription says otherwise."""
+
+KINDS = TOLD | {
     "item_filed",
     "item_edited",
     "item_cancelled",
@@ -47,6 +71,11 @@ KINDS = MESSAGES | {
     "work_refused",
     "engine_failed",
     "connection_changed",
+    "work_started",
+    "work_finished",
+    "work_resumed",
+    "work_unblocked",
+    "work_allowed",
 }
 """Every kind that has a text of its own."""
 
@@ -104,6 +133,7 @@ def _pieces(words: Mapping[str, str], facts: _Facts, known: list[str]) -> dict[s
         "started": words["started"].format(agent=facts["agent"]) if facts["agent"] else "",
         "why": words["colon"] + why if why else "",
         "todo": f" → {facts['todo']}" if facts["todo"] else "",
+        "for": f" → {facts['to']}" if facts["to"] else "",
     }
 
 

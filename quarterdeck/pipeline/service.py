@@ -10,7 +10,7 @@ from uuid import UUID
 
 import psutil
 
-from quarterdeck.board.model import State, WorkItem
+from quarterdeck.board.model import OUTSIDE, State, WorkItem
 from quarterdeck.crew.model import AgentRun
 from quarterdeck.crew.service import Crew
 from quarterdeck.kernel.database import Database, Unit
@@ -409,6 +409,12 @@ class Engine:
                     f"{key} is {item.state.value}: only blocked or cancelled items can be retried.",
                     "Wait for its agent, or cancel it first.",
                     code="not_blocked",
+                )
+            if item.pipeline == OUTSIDE:
+                raise Conflict(
+                    f"{key} stands for work of another source.",
+                    f"Unblock it there: `quarterdeck heartbeat unblock {item.assignee} {key}`.",
+                    code="not_ours",
                 )
             stage = self._stage(await self.pipeline(item.pipeline), item)
             await transitions.put(unit, item, rules.retried(transitions.standing(item), stage))

@@ -12,7 +12,7 @@ from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 from sqlmodel.sql.expression import SelectOfScalar
 
-from quarterdeck.board.model import FINAL, ItemDependency, Priority, Project, State, WorkItem
+from quarterdeck.board.model import FINAL, OUTSIDE, ItemDependency, Priority, Project, State, WorkItem
 from quarterdeck.board.store import dependencies_done
 from quarterdeck.crew.model import ASSIGNED, AgentRun, RunState
 from quarterdeck.kernel.errors import NotFound
@@ -94,7 +94,7 @@ async def candidates(
     going_on = col(WorkItem.state).in_([State.RUNNING, State.WAITING_GATE])
     statement = (
         select(WorkItem)
-        .where(or_(new, going_on), due, ~exists(_held(now)))
+        .where(or_(new, going_on), due, col(WorkItem.pipeline) != OUTSIDE, ~exists(_held(now)))
         .order_by(
             case({State.QUEUED.value: 1}, value=col(WorkItem.state), else_=0),
             case({p.value: r for p, r in _RANK.items()}, value=col(WorkItem.priority)),

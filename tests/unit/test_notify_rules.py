@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from quarterdeck.notify import rules
 from quarterdeck.notify.channels import Window
 from quarterdeck.notify.model import Severity, Subscription
-from quarterdeck.notify.texts import KINDS, MESSAGES
+from quarterdeck.notify.texts import KINDS, MESSAGES, TOLD
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 GROUP = (Window(1, timedelta(seconds=1)), Window(20, timedelta(minutes=1)))
@@ -84,7 +84,7 @@ def test_a_longer_or_absurd_wait_is_a_day(seconds):
 
 def test_by_default_a_subscription_wants_the_ten_messages():
     wish = Subscription(channel="telegram")
-    assert {kind for kind in KINDS if rules.wants(wish, kind, "ET")} == MESSAGES
+    assert {kind for kind in KINDS if rules.wants(wish, kind, "ET")} == TOLD
 
 
 def test_a_subscription_may_name_other_kinds():

@@ -1,0 +1,271 @@
+"""What a sweep decides about the work it sees: what stands still, what may begin, what waits in vain.
+
+Nothing is written here. What seems stuck is read again past every cache before anything is decided about it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from quarterdeck.crew.service import Crew
+from quarterdeck.heartbeat import rules, store
+from quarterdeck.heartbeat.adoption import Starter
+from quarterdeck.heartbeat.judging import (
+    Judgement,
+    Memories,
+    Step,
+    Tell,
+    about,
+    blank,
+    judge,
+    may_start,
+    rounds,
+)
+from quarterdeck.heartbeat.model import Work
+from quarterdeck.heartbeat.overview import Overview, Piece, sign
+from quarterdeck.heartbeat.roster import Heartbeat
+from quarterdeck.heartbeat.rules import Gate, Turn
+from quarterdeck.heartbeat.settling import due, everywhere
+from quarterdeck.heartbeat.stall import Standing, standing
+from quarterdeck.heartbeat.work import Answer, Ref, Source, Status
+from quarterdeck.kernel.database import Database
+from quarterdeck.kernel.errors import QuarterdeckError
+
+DOCUMENTS, BOARD, MULTICA = "documents", "board", "multica"
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """A piece of work that stands still, freshly read, and the step that is due."""
+
+    piece: Piece
+    judgement: Judgement
+
+    @property
+    def name(self) -> str:
+        return f"{self.judgement.step.value} {self.piece.shown}"
+
+
+@dataclass
+class Plan:
+    """What a sweep found out. `changes` are columns of memories, written at the end."""
+
+    recoveries: list[Recovery] = field(default_factory=list)
+    starts: list[Piece] = field(default_factory=list)
+    suspected: list[str] = field(default_factory=list)
+    confirmed: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    changes: dict[Ref, tuple[Piece, dict[str, Any]]] = field(default_factory=dict)
+    tells: list[Tell] = field(default_factory=list)
+    found: int = 0
+
+    def change(self, piece: Piece, changes: Mapping[str, Any]) -> None:
+        if changes:
+            self.changes.setdefault(piece.ref, (piece, {}))[1].update(changes)
+
+
+@dataclass(frozen=True)
+class Means:
+    """What a sweep works with."""
+
+    database: Database
+    crew: Crew
+    sources: Mapping[str, Source]
+    starter: Starter
+
+
+class Check:
+    """The checks of one sweep; what they find goes into the plan."""
+
+    def __init__(
+        self,
+        means: Means,
+        beat: Heartbeat,
+        beats: Mapping[str, Heartbeat],
+        overview: Overview,
+        memories: Memories,
+        plan: Plan,
+    ) -> None:
+        self._means = means
+        self.beat = beat
+        self._beats = beats
+        self._overview = overview
+        self._memories = memories
+        self.plan = plan
+
+    def _now(self) -> datetime:
+        return self._means.database.clock.now()
+
+    async def own_work(self, at_work: set[str]) -> None:
+        """The agent's own work; `at_work` are the items on which it has a run."""
+        now, pieces = self._now(), self._overview.pieces(self.beat.agent)
+        self.plan.found = sum(piece.status is Status.TODO for piece in pieces)
+        for piece in pieces:
+            memory = self._memory(piece, now)
+            if piece.status is Status.IN_PROGRESS:
+                await self._check_progress(piece, memory, at_work)
+            elif piece.status is Status.TODO:
+                self._check_found(piece, memory, now)
+            elif memory.finished_at is not None and not memory.owed:
+                self._close_everywhere(piece, memory)
+        await self._check_needs()
+
+    def _memory(self, piece: Piece, now: datetime) -> Work:
+        return self._memories.of(piece) or blank(piece, self.beat.agent, now)
+
+    async def _check_progress(self, piece: Piece, memory: Work, at_work: set[str]) -> None:
+        is_alive = memory.item_key in at_work or any(
+            place.ref.source == BOARD and place.ref.id in at_work for place in piece.places
+        )
+        waits = piece.requires_approval and not memory.is_allowed
+        if is_alive or waits or memory.breaker or memory.owed or memory.run_id is not None:
+            return
+        judgement = judge(piece, memory, self.beat, self._now())
+        if judgement.step is not Step.NOTHING or judgement.state in (
+            Standing.SUSPECTED,
+            Standing.CONFIRMED,
+        ):
+            fresh = await read_again(self._means.sources, piece, self.plan)
+            if fresh is None:
+                self.plan.suspected.append(str(piece.ref))
+                return  # what cannot be read now is never touched
+            if fresh.status is not Status.IN_PROGRESS:
+                return
+            piece, judgement = fresh, judge(fresh, memory, self.beat, self._now())
+        self._take(piece, memory, judgement)
+
+    def _take(self, piece: Piece, memory: Work, judgement: Judgement) -> None:
+        named = str(piece.ref)
+        match judgement.state:
+            case Standing.SUSPECTED:
+                self.plan.suspected.append(named)
+            case Standing.CONFIRMED:
+                self.plan.confirmed.append(named)
+            case Standing.UNMEASURABLE:
+                self.plan.warnings.append(f"{piece.shown} has no time by which it could be measured")
+        changes = dict(judgement.changes)
+        if set(changes) == {"silent_rounds"} and not memory.rounds and memory.sign is None:
+            changes = {}
+        self.plan.change(piece, changes)
+        self.plan.tells += judgement.tells
+        if judgement.step is not Step.NOTHING:
+            self.plan.recoveries.append(Recovery(piece, judgement))
+
+    def _close_everywhere(self, piece: Piece, memory: Work) -> None:
+        """It is done; a place of it that turned up since does not know yet."""
+        known = {(source, ref) for source, ref in memory.places}
+        late = [p for p in piece.places if p.status is Status.TODO and (p.ref.source, p.ref.id) not in known]
+        if late:
+            text = f"It was done as {memory.source}:{memory.ref}."
+            owed = [due([p.ref.source, p.ref.id], "finish", text, reviewed=False) for p in late]
+            self.plan.change(piece, {"owed": owed})
+
+    def _check_found(self, piece: Piece, memory: Work, now: datetime) -> None:
+        if self._memories.of(piece) is None and (done := self._memories.finished_elsewhere(piece)):
+            self.plan.change(
+                piece,
+                {
+                    "finished_at": done.finished_at,
+                    "owed": everywhere(
+                        memory, "finish", f"It was done as {done.source}:{done.ref}.", reviewed=False
+                    ),
+                },
+            )
+            return
+        changes, tells = rounds(piece, memory, self.beat)
+        self.plan.change(piece, changes)
+        self.plan.tells += tells
+        if is_driven(self._means.sources, piece) or not may_start(piece, memory):
+            return
+        if piece.requires_approval and not memory.is_allowed:
+            data = about(piece, self.beat, ("owner",))
+            self.plan.tells.append(Tell("work_needs_approval", "approval", True, data, piece.ref))
+        elif rules.turn(max(piece.rounds, memory.rounds), self.beat.limits, memory.round_limit) is Turn.PAUSE:
+            self.plan.recoveries.append(Recovery(piece, Judgement(Standing.MOVING, Step.PAUSE)))
+        else:
+            self.plan.starts.append(piece)
+
+    # Dependencies
+
+    async def _check_needs(self) -> None:
+        """Leave out what may not begin yet, and tell what waits in vain."""
+        overview = self._overview
+        refs = {(need.ref.source, need.ref.id) for piece in self.plan.starts for need in piece.needs}
+        async with self._means.database.read() as session:
+            stuck = await store.timed_out(session, refs)
+        starts, self.plan.starts = self.plan.starts, []
+        for piece in starts:
+            found = rules.dependencies(piece, overview, stuck)
+            if found.gate is Gate.READY:
+                self.plan.starts.append(piece)
+                if self._memory(piece, self._now()).waits_since is not None:
+                    self.plan.change(piece, {"waits_since": None})
+            else:
+                self._waits(piece, found)
+
+    def _waits(self, piece: Piece, found: rules.Dependencies) -> None:
+        now, coo = self._now(), self.beat.escalate[0]
+        memory = self._memory(piece, now)
+        since = memory.waits_since or now
+        if memory.waits_since is None:
+            self.plan.change(piece, {"waits_since": now})
+        executors = [name for need in found.needs if (name := rules.executor(need, self._overview))]
+        needs = ", ".join(str(need.ref) for need in found.needs)
+        is_late = now - since > self.beat.limits.dependency_wait
+        match found.gate:
+            case Gate.CYCLE:
+                way = " → ".join(found.way)
+                self._tell(piece, "dependency_cycle", "cycle", sorted(found.way), (coo,), way=way)
+            case Gate.CANCELLED:
+                self._tell(piece, "dependency_cancelled", "cancelled", needs, (coo,), needs=needs)
+            case Gate.UNRESPONSIVE if is_late or any(need.status is not None for need in found.needs):
+                self._tell(piece, "work_waits", "unresponsive", needs, (*executors, coo), needs=needs)
+            case _ if is_late:
+                self._tell(piece, "work_waits", "waits", needs, executors or (coo,), needs=needs)
+        if any(need.status is None for need in found.needs):
+            self.plan.warnings.append(f"{piece.shown} waits for {needs}, which cannot be looked up")
+
+    def _tell(self, piece: Piece, kind: str, key: str, value: Any, to: Sequence[str], **more: Any) -> None:
+        data = about(piece, self.beat, tuple(dict.fromkeys(to))) | more
+        self.plan.tells.append(Tell(kind, key, value, data, piece.ref))
+
+    # The work of all
+
+    def work_of_all(self, answers: Mapping[str, Answer], told: Mapping[str, int]) -> None:
+        """Only one agent looks at everybody's work: it reports what stands still, and the backlog."""
+        now, overview = self._now(), self._overview
+        for agent, places in overview.by_agent.items():
+            limits = self._beats.get(agent or "", self.beat).limits
+            for place in places if agent != self.beat.agent else ():
+                if place.status is Status.IN_PROGRESS:
+                    state = standing(sign(place, now), now, limits)
+                    if state in (Standing.SUSPECTED, Standing.CONFIRMED):
+                        self.plan.suspected.append(str(place.ref))
+        for name, answer in answers.items():
+            if name == DOCUMENTS or answer.trouble is not None:
+                continue
+            found = rules.backlog(answer, self.beat.backlog_shown)
+            if rules.is_told(told, found, self.beat.backlog_over):
+                data = {"source": name, "todo": found.todo, "in_progress": found.in_progress}
+                data |= {"to": self.beat.escalate[0], "list": "\n".join(found.first)}
+                self.plan.tells.append(Tell("backlog_warning", f"backlog.{name}", found.todo, data))
+
+
+def is_driven(sources: Mapping[str, Source], piece: Piece) -> bool:
+    """Whether an engine of ours takes it up by itself, in whichever place."""
+    return any(p.ref.source in sources and sources[p.ref.source].is_driven for p in piece.places)
+
+
+async def read_again(sources: Mapping[str, Source], piece: Piece, plan: Plan) -> Piece | None:
+    """The work as it is now, past every cache; `None` = one of its places cannot be read."""
+    places = []
+    for place in piece.places:
+        try:
+            fresh = await sources[place.ref.source].read(place.ref)
+        except QuarterdeckError as error:
+            plan.warnings.append(f"{piece.shown} cannot be read: {error.detail}")
+            return None
+        if fresh is not None:
+            places.append(fresh)
+    return Piece(tuple(places)) if places else None

@@ -1,0 +1,182 @@
+"""One piece of work, judged: how it stands, which step is due, what is to be remembered and told.
+
+Pure: the work comes in as its sources told it and as it is remembered.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from quarterdeck.heartbeat.model import Work
+from quarterdeck.heartbeat.overview import Piece, key_of
+from quarterdeck.heartbeat.roster import Heartbeat
+from quarterdeck.heartbeat.rules import Turn, turn
+from quarterdeck.heartbeat.stall import (
+    SILENT,
+    Episode,
+    Rung,
+    Standing,
+    people,
+    rung,
+    sign_that_counts,
+    standing,
+)
+from quarterdeck.heartbeat.work import Ref, Status
+
+
+class Step(StrEnum):
+    """What is to be done about a piece of work in progress."""
+
+    NOTHING = "nothing"
+    RESUMED = "resumed"
+    RETRY = "retry"
+    ACT = "act"
+    GIVE_UP = "give up"
+    PAUSE = "pause"
+
+
+@dataclass(frozen=True)
+class Tell:
+    """An event that is recorded once for the same `value` under the same `key` of a piece of work."""
+
+    kind: str
+    key: str
+    value: Any
+    data: Mapping[str, Any]
+    ref: Ref | None = None
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How a piece in progress stands, and what follows. `changes` are columns of its memory."""
+
+    state: Standing
+    step: Step = Step.NOTHING
+    sign: datetime | None = None
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    tells: tuple[Tell, ...] = ()
+
+
+def episode(memory: Work) -> Episode:
+    return Episode(memory.timeouts, memory.timed_out_at, memory.acted)
+
+
+def judge(piece: Piece, memory: Work, beat: Heartbeat, now: datetime) -> Judgement:
+    """A piece of work that is in progress, without a run of ours that goes on."""
+    seen = piece.sign(now)
+    sign = sign_that_counts(seen, memory.own_sign, memory.sign)
+    silent = _silent(piece, memory, sign)
+    moved = piece.rounds > memory.rounds and silent < SILENT
+    state = standing(sign, now, beat.limits, rounds_moved=moved)
+    step = Step(rung(episode(memory), state, sign).value)
+    changes, tells = rounds(piece, memory, beat)
+    if turn(max(piece.rounds, memory.rounds), beat.limits, memory.round_limit) is Turn.PAUSE:
+        step = Step.PAUSE
+    changes |= _marks(memory, state, seen, sign, silent, now)
+    return Judgement(state, step, sign, changes, (*tells, *_runs_long(piece, beat, now)))
+
+
+def _silent(piece: Piece, memory: Work, sign: datetime | None) -> int:
+    """Rounds since anything else changed."""
+    if sign is not None and memory.sign is not None and sign > memory.sign:
+        return 0
+    return memory.silent_rounds + max(0, piece.rounds - memory.rounds)
+
+
+def _marks(
+    memory: Work, state: Standing, seen: datetime | None, sign: datetime | None, silent: int, now: datetime
+) -> dict[str, Any]:
+    is_marked = state in (Standing.SUSPECTED, Standing.CONFIRMED)
+    wanted: dict[str, Any] = {
+        "suspected_since": (memory.suspected_since or now) if is_marked else None,
+        "silent_rounds": silent,
+    }
+    if is_marked or memory.sign is not None:
+        wanted["sign"] = sign
+    if memory.own_sign is not None and seen != memory.own_sign:
+        wanted["own_sign"] = None
+    return {name: value for name, value in wanted.items() if getattr(memory, name) != value}
+
+
+def rounds(piece: Piece, memory: Work, beat: Heartbeat) -> tuple[dict[str, Any], list[Tell]]:
+    """The count is kept here too: a note that is lost in its source does not reset it."""
+    total = max(piece.rounds, memory.rounds)
+    changes = {"rounds": total} if total != memory.rounds else {}
+    if turn(total, beat.limits, memory.round_limit) is not Turn.WARN:
+        return changes, []
+    most = memory.round_limit or beat.limits.max_rounds
+    data = about(piece, beat, people(beat.notify, piece.creator)) | {"rounds": total, "limit": most}
+    return changes, [Tell("rounds_warning", "rounds", most, data, piece.ref)]
+
+
+def _runs_long(piece: Piece, beat: Heartbeat, now: datetime) -> Sequence[Tell]:
+    began = piece.first.started_at
+    if beat.limits.runtime is None or began is None or now - began <= beat.limits.runtime:
+        return ()
+    minutes = int((now - began).total_seconds()) // 60
+    data = about(piece, beat, people(beat.notify, piece.creator)) | {"minutes": minutes}
+    return (Tell("work_runs_long", "runtime", began.isoformat(), data, piece.ref),)
+
+
+def about(piece: Piece, beat: Heartbeat, to: Sequence[str]) -> dict[str, Any]:
+    """What every event about a piece of work says."""
+    return {
+        "work": piece.shown,
+        "ref": str(piece.ref),
+        "title": piece.title[:200],
+        "agent": beat.agent,
+        "to": ", ".join(to),
+    }
+
+
+class Memories:
+    """What is remembered of an agent's work, found by any place of it."""
+
+    def __init__(self, rows: Sequence[Work]) -> None:
+        self._by_ref: dict[Ref, Work] = {}
+        self._finished: dict[str, list[Work]] = {}
+        for row in rows:
+            for place in (row.places or []) + [[row.source, row.ref]]:
+                self._by_ref[Ref(place[0], place[1])] = row
+            if row.finished_at is not None:
+                self._finished.setdefault(key_of(row.title), []).append(row)
+
+    def of(self, piece: Piece) -> Work | None:
+        return next((row for place in piece.places if (row := self._by_ref.get(place.ref))), None)
+
+    def finished_elsewhere(self, piece: Piece) -> Work | None:
+        """The same work, done in another source while this one could not be looked into."""
+        sources = {place.ref.source for place in piece.places}
+        for row in self._finished.get(key_of(piece.title), ()):
+            places = {source for source, _ in row.places} | {row.source}
+            made, done = piece.created_at, row.finished_at
+            if places.isdisjoint(sources) and done is not None and (made is None or made <= done):
+                return row
+        return None
+
+
+def blank(piece: Piece, agent: str, now: datetime) -> Work:
+    """Nothing remembered yet."""
+    return Work(
+        source=piece.ref.source,
+        ref=piece.ref.id,
+        agent=agent,
+        title=piece.title[:300],
+        places=places_of(piece),
+        updated_at=now,
+    )
+
+
+def places_of(piece: Piece) -> list[list[str]]:
+    return [[place.ref.source, place.ref.id] for place in piece.places]
+
+
+def may_start(piece: Piece, memory: Work) -> bool:
+    """Whether found work is free to be taken up, before anything else is asked."""
+    return piece.status is Status.TODO and not memory.breaker and memory.run_id is None and not memory.owed
+
+
+RUNGS = frozenset(rung.value for rung in Rung)
+assert {step.value for step in Step} >= RUNGS  # every rung is a step

@@ -1,0 +1,359 @@
+"""What the heartbeat room can do: sweep an agent, settle what came of it, watch itself, show how it stands.
+
+    card = await sweeper.sweep("developer")          # one sweep, in this process
+    await sweeper.settle()                           # results back to the sources; again and again
+    await sweeper.watch()                            # heartbeats that stopped
+
+Clock (the database's), sources, starter and conversations are given from outside.
+"""
+
+import asyncio
+import os
+import socket
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Protocol
+
+import structlog
+
+from quarterdeck.crew.service import Crew
+from quarterdeck.heartbeat import rules, store
+from quarterdeck.heartbeat.adoption import Adoption, Starter
+from quarterdeck.heartbeat.cards import Breaker, HeartbeatCard, SweepCard, heartbeat_card, sweep_card
+from quarterdeck.heartbeat.checking import Means, Recovery
+from quarterdeck.heartbeat.model import Pulse, Result, Sweep, Work
+from quarterdeck.heartbeat.overview import Overview, Piece
+from quarterdeck.heartbeat.roster import Heartbeat, read_all
+from quarterdeck.heartbeat.settling import Settling, everywhere, said
+from quarterdeck.heartbeat.sweeping import SweepUnderWay, Ticket
+from quarterdeck.heartbeat.work import Answer, Source
+from quarterdeck.kernel.database import Database, Unit
+from quarterdeck.kernel.errors import Conflict, Invalid, NotFound, Stale
+from quarterdeck.kernel.identity import Caller
+
+log = structlog.get_logger(__name__)
+
+LEASE = timedelta(minutes=5)
+"""How long a sweep may take before another may begin; a sweep of a dead process is found by it."""
+
+LOOKING = 120.0
+"""Seconds that one source has to answer."""
+
+
+class Conversations(Protocol):
+    """Whether somebody is talking to an agent just now; bound by the house."""
+
+    async def is_in_conversation(self, agent: str) -> bool: ...
+
+
+class Silence:
+    """Nobody talks to anybody."""
+
+    async def is_in_conversation(self, agent: str) -> bool:
+        return False
+
+
+Look = Callable[[SweepUnderWay, Source], Awaitable[Answer]]
+Recover = Callable[[SweepUnderWay, Recovery], Awaitable[None]]
+Start = Callable[[SweepUnderWay, Piece], Awaitable[bool]]
+
+
+async def _look(under_way: SweepUnderWay, source: Source) -> Answer:
+    return await under_way.look(source)
+
+
+async def _recover(under_way: SweepUnderWay, recovery: Recovery) -> None:
+    await under_way.recover(recovery)
+
+
+async def _start(under_way: SweepUnderWay, piece: Piece) -> bool:
+    return await under_way.start(piece)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """How the steps of a sweep are called: directly, or each as a task of a flow."""
+
+    look: Look = _look
+    recover: Recover = _recover
+    start: Start = _start
+
+
+DIRECTLY = Steps()
+
+
+class Sweeper:
+    """The room."""
+
+    def __init__(
+        self,
+        database: Database,
+        crew: Crew,
+        sources: Iterable[Source] = (),
+        *,
+        starter: Starter | None = None,
+        conversations: Conversations | None = None,
+    ) -> None:
+        self.database = database
+        self.conversations: Conversations = conversations or Silence()
+        self._crew = crew
+        self._sources: dict[str, Source] = {source.name: source for source in sources}
+        self._starter: Starter = starter or Adoption(crew)
+        self._settling = Settling(database, self._sources, self._starter)
+        self._seen: tuple[tuple[int, ...], Overview] | None = None
+        self._opened_at = database.clock.now()
+
+    def add(self, source: Source) -> None:
+        """One more place where work waits."""
+        self._sources[source.name] = source
+
+    @property
+    def sources(self) -> Sequence[Source]:
+        return sorted(self._sources.values(), key=lambda source: source.rank)
+
+    async def heartbeats(self) -> dict[str, Heartbeat]:
+        """All agents that are swept, by slug."""
+        return read_all(await self._crew.heartbeat_entries())
+
+    async def heartbeat(self, agent: str) -> Heartbeat:
+        """One agent's. Raises `NotFound` for an agent that has none."""
+        return _of(await self.heartbeats(), agent)
+
+    # Sweeping
+
+    async def sweep(
+        self,
+        agent: str,
+        cause: str = "schedule",
+        steps: Steps = DIRECTLY,
+        beats: Mapping[str, Heartbeat] | None = None,
+    ) -> SweepCard:
+        """One full check of an agent. Raises `NotFound`, and `Conflict` `sweep_goes_on` when one goes on.
+
+        A tick that comes during a sweep is counted. During a conversation of the agent nothing is done but
+        to write that down; the next tick does the work of both.
+        """
+        beats = beats if beats is not None else await self.heartbeats()
+        under_way = await self.begin(agent, cause, beats)
+        try:
+            if await self.conversations.is_in_conversation(agent):
+                return sweep_card(await self._defer(under_way))
+            await self._settling.settle(beats, agent)
+            return sweep_card(await self._carry_out(under_way, steps))
+        except Stale:
+            raise
+        except Exception as error:
+            log.error("sweep_failed", agent=agent, exc_info=error)
+            with suppress(Stale):
+                await under_way.finish(Result.FAILED, f"{type(error).__name__}: {error}")
+            raise
+
+    async def _carry_out(self, under_way: SweepUnderWay, steps: Steps) -> Sweep:
+        await asyncio.gather(*(_in_time(under_way, source, steps.look) for source in self.sources))
+        plan = await under_way.check(self._overview(list(under_way.answers.values())))
+        for recovery in plan.recoveries:
+            await steps.recover(under_way, recovery)
+        for piece in plan.starts:
+            if not await steps.start(under_way, piece):
+                break
+        done = await under_way.finish()
+        if under_way.started or under_way.recovered or plan.changes:
+            await self._settling.pay(done.agent)
+        return done
+
+    def _overview(self, answers: Sequence[Answer]) -> Overview:
+        """Answers that were kept are the same for many agents: what is read off them is kept as well."""
+        ordered = sorted(answers, key=lambda answer: answer.source)
+        key = tuple(id(answer.found) for answer in ordered)
+        if self._seen is None or self._seen[0] != key or self._is_other(ordered):
+            ranks = {source.name: source.rank for source in self._sources.values()}
+            self._seen = key, Overview(ordered, ranks)
+        return self._seen[1]
+
+    def _is_other(self, answers: Sequence[Answer]) -> bool:
+        """Identities are given anew: the answers that are kept are compared themselves."""
+        assert self._seen is not None
+        kept = self._seen[1].answers
+        return any(
+            answer.source not in kept or kept[answer.source].found is not answer.found for answer in answers
+        )
+
+    async def _defer(self, under_way: SweepUnderWay) -> Sweep:
+        row = await under_way.finish(Result.DEFERRED, "The agent is in a conversation.")
+        async with self.database.command("defer sweep") as unit:
+            pulse = await store.locked_pulse(unit.session, row.agent, unit.now)
+            pulse.is_deferred = True
+            unit.session.add(pulse)
+        return row
+
+    async def begin(self, agent: str, cause: str, beats: Mapping[str, Heartbeat]) -> SweepUnderWay:
+        """Take the agent's lease. Raises `Conflict` when somebody has it; the tick is counted as skipped."""
+        beat = _of(beats, agent)
+        async with self.database.command("begin sweep") as unit:
+            pulse = await store.locked_pulse(unit.session, agent, unit.now)
+            is_taken = pulse.leased_until is not None and pulse.leased_until > unit.now
+            if is_taken:
+                pulse.skipped += 1
+                unit.session.add(pulse)
+            else:
+                ticket = await self._take(unit, pulse, cause)
+                outage = await unit.session.get(Pulse, store.EVERYBODY)
+        if is_taken:
+            raise Conflict(
+                f"A sweep of {agent} goes on (held by {pulse.holder}).",
+                "Nothing to do: it does the work. This tick was counted as skipped.",
+                code="sweep_goes_on",
+                skipped=pulse.skipped,
+            )
+        means = Means(self.database, self._crew, self._sources, self._starter)
+        under_way = SweepUnderWay(means, ticket, beat, beats, pulse)
+        under_way.knows(str(outage.told.get("outage", "")) if outage else "")
+        return under_way
+
+    @staticmethod
+    async def _take(unit: Unit, pulse: Pulse, cause: str) -> Ticket:
+        if pulse.sweep_id is not None and (lost := await store.sweep(unit.session, pulse.sweep_id)):
+            lost.result, lost.finished_at = Result.LOST, unit.now
+            unit.session.add(lost)
+        row = Sweep(agent=pulse.agent, cause=cause[:30], started_at=unit.now)
+        unit.session.add(row)
+        await unit.session.flush()
+        assert row.id is not None
+        pulse.fence += 1
+        pulse.holder, pulse.leased_until = f"{socket.gethostname()}:{os.getpid()}", unit.now + LEASE
+        pulse.sweep_id = row.id
+        unit.session.add(pulse)
+        return Ticket(pulse.agent, row.id, pulse.fence)
+
+    # Around sweeps
+
+    async def settle(self) -> int:
+        """Write back what runs brought, and do what is owed to sources. Repeat it; how much there was."""
+        return await self._settling.settle(await self.heartbeats())
+
+    async def watch(self) -> list[str]:
+        """The agents whose heartbeat stopped; each is told of once, until it beats again."""
+        beats, now = await self.heartbeats(), self.database.clock.now()
+        async with self.database.read() as session:
+            pulses = await store.pulses(session)
+        stale = [agent for agent, beat in beats.items() if self._is_stale(beat, pulses.get(agent))]
+        for agent in stale:
+            pulse = pulses.get(agent)
+            if pulse is None or pulse.stale_since is None:
+                await self._tell_stale(beats[agent])
+        if stale:
+            log.warning("heartbeats_stopped", agents=stale, at=now.isoformat())
+        return stale
+
+    def _is_stale(self, beat: Heartbeat, pulse: Pulse | None) -> bool:
+        """Counted from when this process opened: nobody swept while the desk was closed."""
+        last = pulse.last_finished if pulse and pulse.last_finished else self._opened_at
+        return rules.is_stale(beat, max(last, self._opened_at), self.database.clock.now())
+
+    def _is_shown_stale(self, beat: Heartbeat, pulse: Pulse | None) -> bool:
+        """As any process can tell, however short it lives."""
+        if pulse is None:
+            return False
+        last = pulse.last_finished or pulse.since
+        return pulse.stale_since is not None or rules.is_stale(beat, last, self.database.clock.now())
+
+    async def _tell_stale(self, beat: Heartbeat) -> None:
+        async with self.database.command("tell stopped heartbeat") as unit:
+            pulse = await store.locked_pulse(unit.session, beat.agent, unit.now)
+            if pulse.stale_since is None:
+                pulse.stale_since = unit.now
+                unit.session.add(pulse)
+                last = pulse.last_finished.isoformat(timespec="minutes") if pulse.last_finished else "-"
+                to = ", ".join(dict.fromkeys(beat.escalate))
+                unit.record("heartbeat_stale", agent=beat.agent, last=last, to=to)
+
+    # For people
+
+    async def unblock(self, caller: Caller, agent: str, work: str, comment: str = "") -> Breaker:
+        """Let a piece of work go on: its breaker, timeouts and repeats begin anew, and it is given back.
+
+        `work` is `source:id`, or the key of the item that stands for it. Raises `NotFound`, `Forbidden`.
+        """
+        caller.must_write()
+        async with self.database.command("unblock work") as unit:
+            row = await self._named(unit, agent, work)
+            row.breaker, row.broken_at, row.repeats, row.fingerprint = "", None, 0, ""
+            row.timeouts, row.timed_out_at, row.acted, row.suspected_since = 0, None, False, None
+            row.finished_at, row.updated_at = None, unit.now
+            row.owed = [*row.owed, *everywhere(row, "release", comment or f"Unblocked by {caller.name}.")]
+            unit.session.add(row)
+            unit.record("work_unblocked", item=row.item_key, **said(row), by=caller.name)
+            unit.wake("heartbeats", agent)
+        return Breaker.of(row)
+
+    async def raise_limit(self, caller: Caller, agent: str, work: str, most: int) -> Breaker:
+        """Give a piece of work more rounds; what was paused for want of them goes on.
+
+        Raises `Invalid` when it is no more than what is used, `NotFound`, `Forbidden`.
+        """
+        caller.must_write()
+        async with self.database.command("raise round limit") as unit:
+            row = await self._named(unit, agent, work)
+            if most <= row.rounds:
+                raise Invalid(
+                    f"{row.rounds} rounds are used already.", "Name a higher limit.", field="rounds"
+                )
+            row.round_limit, row.updated_at = most, unit.now
+            is_paused = "rounds are used" in row.breaker
+            unit.session.add(row)
+        if not is_paused:
+            return Breaker.of(row)
+        return await self.unblock(caller, agent, work, f"{most} rounds now.")
+
+    async def allow(self, caller: Caller, agent: str, work: str) -> Breaker:
+        """Say yes to work that involves money or outside resources. Raises `NotFound`, `Forbidden`."""
+        caller.must_write()
+        if not caller.may_approve:
+            caller.must_be_owner()
+        async with self.database.command("allow work") as unit:
+            row = await self._named(unit, agent, work)
+            row.is_allowed, row.updated_at = True, unit.now
+            unit.session.add(row)
+            unit.record("work_allowed", item=row.item_key, **said(row), by=caller.name)
+        return Breaker.of(row)
+
+    async def _named(self, unit: Unit, agent: str, name: str) -> Work:
+        source, _, ref = name.partition(":")
+        row = await store.work(unit.session, source, ref) or await store.work_of_item(unit.session, name)
+        if row is None or row.agent != agent:
+            raise NotFound.among("work", name, await store.work_known(unit.session, agent))
+        return row
+
+    async def overview(self) -> list[HeartbeatCard]:
+        """How every heartbeat stands: last sweep, next, sources, what is suspected, what is held back."""
+        beats, now = await self.heartbeats(), self.database.clock.now()
+        async with self.database.read() as session:
+            pulses = await store.pulses(session)
+            sweeps = await store.newest_sweeps(session, list(beats))
+            broken = await store.broken(session)
+        return [
+            heartbeat_card(
+                beat,
+                pulses.get(agent),
+                sweeps.get(agent),
+                [row for row in broken if row.agent == agent],
+                is_stale=self._is_shown_stale(beat, pulses.get(agent)),
+                next_at=rules.next_sweep(beat, now),
+            )
+            for agent, beat in beats.items()
+        ]
+
+
+def _of(beats: Mapping[str, Heartbeat], agent: str) -> Heartbeat:
+    if agent not in beats:
+        raise NotFound.among("heartbeat", agent, beats)
+    return beats[agent]
+
+
+async def _in_time(under_way: SweepUnderWay, source: Source, look: Look) -> Any:
+    try:
+        await asyncio.wait_for(look(under_way, source), LOOKING)
+    except TimeoutError:
+        under_way.gave_up(source)

@@ -1,0 +1,137 @@
+"""All queries of the heartbeat room."""
+
+from collections.abc import Collection, Sequence
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+from sqlalchemy import func
+from sqlalchemy.dialects.postgresql import insert
+from sqlmodel import col, or_, select
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from quarterdeck.crew.model import AgentRun, RunState
+from quarterdeck.heartbeat.model import Pulse, Result, Sweep, Work
+from quarterdeck.heartbeat.rules import Spent
+from quarterdeck.router.model import CallRow
+
+REMEMBERED = timedelta(days=7)
+"""How long finished work is known: a second place of it may turn up when its source is back."""
+
+EVERYBODY = ""
+"""The row of what concerns all agents together: an outage of all sources."""
+
+
+async def locked_pulse(session: AsyncSession, agent: str, now: datetime) -> Pulse:
+    """The agent's heartbeat, made if it is new; nobody else decides about it until the transaction ends."""
+    made = {"agent": agent, "fence": 0, "holder": "", "since": now, "skipped": 0, "is_deferred": False}
+    await session.exec(insert(Pulse).values(**made, told={}).on_conflict_do_nothing())
+    statement = select(Pulse).where(col(Pulse.agent) == agent).with_for_update()
+    return (await session.exec(statement)).one()
+
+
+async def pulses(session: AsyncSession) -> dict[str, Pulse]:
+    return {row.agent: row for row in (await session.exec(select(Pulse))).all()}
+
+
+async def work_of(session: AsyncSession, agent: str, now: datetime) -> list[Work]:
+    """All that is remembered of an agent's work, except what was finished long ago."""
+    recent = or_(col(Work.finished_at).is_(None), col(Work.finished_at) > now - REMEMBERED)
+    statement = select(Work).where(col(Work.agent) == agent, recent).order_by(col(Work.source), col(Work.ref))
+    return list((await session.exec(statement)).all())
+
+
+async def work(session: AsyncSession, source: str, ref: str) -> Work | None:
+    """One row, locked."""
+    statement = select(Work).where(col(Work.source) == source, col(Work.ref) == ref).with_for_update()
+    return (await session.exec(statement)).one_or_none()
+
+
+async def work_known(session: AsyncSession, agent: str) -> list[str]:
+    rows = await session.exec(select(Work.source, Work.ref).where(col(Work.agent) == agent).limit(20))
+    return [f"{source}:{ref}" for source, ref in rows.all()]
+
+
+async def broken(session: AsyncSession) -> list[Work]:
+    """Work that a breaker holds back."""
+    statement = select(Work).where(col(Work.breaker) != "").order_by(col(Work.broken_at))
+    return list((await session.exec(statement)).all())
+
+
+async def owing(session: AsyncSession, agent: str | None = None) -> list[Work]:
+    """Work with actions that were decided and not done yet."""
+    statement = select(Work).where(func.jsonb_array_length(col(Work.owed)) > 0)
+    if agent is not None:
+        statement = statement.where(col(Work.agent) == agent)
+    return list((await session.exec(statement.order_by(col(Work.updated_at)))).all())
+
+
+async def ended(session: AsyncSession, agent: str | None = None) -> list[tuple[Work, AgentRun]]:
+    """Work whose run has ended and was not looked at yet."""
+    statement = (
+        select(Work, AgentRun)
+        .join(AgentRun, col(AgentRun.id) == col(Work.run_id))
+        .where(col(AgentRun.state) == RunState.ENDED)
+    )
+    if agent is not None:
+        statement = statement.where(col(Work.agent) == agent)
+    return list((await session.exec(statement)).all())
+
+
+async def items_at_work(session: AsyncSession, agent: str) -> set[str]:
+    """The items on which the agent has a run: its keeper bounds it, so they are not stuck."""
+    statement = select(AgentRun.item_key).where(
+        col(AgentRun.agent) == agent, col(AgentRun.state) != RunState.ENDED
+    )
+    return set((await session.exec(statement)).all())
+
+
+async def timed_out(session: AsyncSession, refs: Collection[tuple[str, str]]) -> frozenset[str]:
+    """Which of these stand still: their last timeout has not been overcome."""
+    if not refs:
+        return frozenset()
+    statement = select(Work.source, Work.ref).where(
+        col(Work.source).in_({source for source, _ in refs}),
+        col(Work.ref).in_({ref for _, ref in refs}),
+        col(Work.suspected_since).is_not(None),
+        col(Work.timeouts) > 0,
+    )
+    return frozenset(f"{source}:{ref}" for source, ref in (await session.exec(statement)).all())
+
+
+async def sweep(session: AsyncSession, sweep_id: int) -> Sweep | None:
+    return await session.get(Sweep, sweep_id)
+
+
+async def newest_sweeps(session: AsyncSession, agents: Sequence[str]) -> dict[str, Sweep]:
+    """The newest sweep of each agent."""
+    newest = (
+        select(func.max(Sweep.id))
+        .where(col(Sweep.agent).in_(agents), col(Sweep.result) != Result.RUNNING)
+        .group_by(col(Sweep.agent))
+    )
+    rows = await session.exec(select(Sweep).where(col(Sweep.id).in_(newest)))
+    return {row.agent: row for row in rows.all()}
+
+
+async def spent(
+    session: AsyncSession, *, agent: str = "", item: str = "", since: datetime | None = None
+) -> Spent:
+    """What runs reported or the router booked, whichever is more: either may not know all."""
+    runs = select(func.count(), func.sum(AgentRun.tokens), func.sum(AgentRun.cost_micro_usd))
+    calls = select(func.sum(CallRow.total_tokens), func.sum(CallRow.cost_pico))
+    if agent:
+        runs, calls = runs.where(col(AgentRun.agent) == agent), calls.where(col(CallRow.agent) == agent)
+    if item:
+        runs, calls = runs.where(col(AgentRun.item_key) == item), calls.where(col(CallRow.item) == item)
+    if since is not None:
+        runs, calls = runs.where(col(AgentRun.created_at) >= since), calls.where(col(CallRow.at) >= since)
+    count, tokens, micro = (await session.exec(runs)).one()
+    booked, pico = (await session.exec(calls)).one()
+    usd = max(Decimal(micro or 0) / 10**6, Decimal(pico or 0) / 10**12)
+    return Spent(rounds=count, tokens=max(int(tokens or 0), int(booked or 0)), usd=usd)
+
+
+async def work_of_item(session: AsyncSession, item_key: str) -> Work | None:
+    """The work that an item stands for, locked."""
+    statement = select(Work).where(col(Work.item_key) == item_key).with_for_update()
+    return (await session.exec(statement)).first()
