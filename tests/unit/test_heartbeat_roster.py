@@ -10,6 +10,7 @@ from deployments.setup import EXAMPLES
 from quarterdeck.crew.roster import read_roster
 from quarterdeck.heartbeat.roster import Heartbeat, Patrol, Scheduler, complaints, cron_of, read_all
 from quarterdeck.kernel.errors import Misconfigured
+from quarterdeck.pipeline.service import read_pipelines
 
 MINUTE = timedelta(minutes=1)
 
@@ -21,6 +22,11 @@ def one(**entry: Any) -> Heartbeat:
 def company() -> dict[str, Heartbeat]:
     roster = read_roster(EXAMPLES / "company.yaml", complaints)
     return read_all({agent.slug: agent.heartbeat for agent in roster.agents})
+
+
+def test_the_shipped_company_can_work_in_the_shipped_pipeline() -> None:
+    agents = {agent.slug for agent in read_roster(EXAMPLES / "company.yaml", complaints).agents}
+    assert read_pipelines(EXAMPLES / "pipelines", sorted(agents))
 
 
 @pytest.mark.parametrize(
