@@ -102,12 +102,15 @@ async def test_a_viewer_changes_nothing_anywhere(house: House, anna: Client):
         "/api/v1/agents/callback": {"sessionKey": "task:ET-001"},
         "/api/v1/notify/test": {"channel": "log"},
         "/api/v1/deployments/{name}/run": {"parameters": {}},
+        "/api/v1/heartbeats/{agent}/unblock": {"work": "board:ET-001"},
+        "/api/v1/heartbeats/{agent}/limit": {"work": "board:ET-001", "rounds": 9},
+        "/api/v1/heartbeats/{agent}/allow": {"work": "board:ET-001"},
     }
     async with client(house, VIKTOR) as viewer:
         for path, found in document["paths"].items():
             for method in set(found) - {"get"} if path.startswith("/api") else ():
                 address = path.replace("{key}", "ET-001").replace("{id}", "1").replace("{name}", "stage")
-                address = address.replace("{agent_id}", "analyst")
+                address = address.replace("{agent_id}", "analyst").replace("{agent}", "analyst")
                 answer = await viewer.request(method, f"http://desk{address}", json=bodies.get(path))
                 assert answer.status_code == 403, f"{method} {path}: {answer.text}"
     assert (await anna.get("/items")).json() == before
