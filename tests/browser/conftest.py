@@ -147,8 +147,8 @@ def server(router: SmallRouter) -> Iterator[Serving]:
 
 
 @pytest.fixture
-def page(looking: Look, server: Serving) -> Page:
-    """The dashboard of that router, signed in."""
+def page(server: Serving, looking: Look) -> Page:
+    """The dashboard of that router, signed in; closed before the router, which it may be loading from."""
     opened = looking(server.address)
     sign_in(opened)
     expect(opened.locator("#connection")).to_contain_text("connected · up")

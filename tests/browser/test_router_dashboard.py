@@ -30,7 +30,7 @@ SCRIPT = "<img src=x onerror=alert(1)><script>alert(2)</script>\"'&lt;"
 
 
 def test_nothing_is_shown_and_nothing_is_asked_without_a_token(
-    looking: Look, server: Serving, router: SmallRouter
+    server: Serving, looking: Look, router: SmallRouter
 ):
     router.add(name="canary")
     page = looking(server.address)
@@ -42,7 +42,7 @@ def test_nothing_is_shown_and_nothing_is_asked_without_a_token(
     assert "canary" not in page.content()
 
 
-def test_a_wrong_token_is_refused_in_plain_words_and_can_be_corrected(looking: Look, server: Serving):
+def test_a_wrong_token_is_refused_in_plain_words_and_can_be_corrected(server: Serving, looking: Look):
     page = looking(server.address)
     sign_in(page, "wrong")
     expect(fault(page, "token")).to_have_text("The admin token is not valid.")
@@ -52,13 +52,13 @@ def test_a_wrong_token_is_refused_in_plain_words_and_can_be_corrected(looking: L
     expect(page.get_by_role("heading", name="Dashboard")).to_be_visible()
 
 
-def test_a_token_that_cannot_be_one_is_not_sent(looking: Look, server: Serving):
+def test_a_token_that_cannot_be_one_is_not_sent(server: Serving, looking: Look):
     page = looking(server.address)
     sign_in(page, "пароль")
     expect(fault(page, "token")).to_contain_text("no letters beyond plain ones")
 
 
-def test_the_token_is_kept_for_the_tab_only(page: Page, looking: Look, server: Serving):
+def test_the_token_is_kept_for_the_tab_only(page: Page, server: Serving, looking: Look):
     expect(page.locator("#chart-cost svg")).to_be_visible()  # nothing is under way when the page goes
     page.reload()
     expect(page.locator("#connection")).to_contain_text("connected")
@@ -93,7 +93,7 @@ def test_a_token_that_was_changed_meanwhile_leads_back_to_signing_in(page: Page,
 # The connection.
 
 
-def test_connected_is_said_only_after_the_first_event(looking: Look, server: Serving):
+def test_connected_is_said_only_after_the_first_event(server: Serving, looking: Look):
     page = looking(server.address)
     held: list[Route] = []
     page.route("**/dashboard/sse", lambda route: held.append(route))
@@ -317,7 +317,7 @@ def test_everything_can_be_reached_by_keyboard_and_has_a_name(page: Page, router
     assert page.evaluate(nameless) == 0
 
 
-def test_the_navigation_works_on_a_narrow_screen(looking: Look, server: Serving, router: SmallRouter):
+def test_the_navigation_works_on_a_narrow_screen(server: Serving, looking: Look, router: SmallRouter):
     fill(router)
     page = looking(server.address)
     page.set_viewport_size(NARROW)

@@ -91,7 +91,7 @@ def test_charts_follow_the_calls_and_have_at_most_twelve_ticks(page: Page, route
 
 
 def test_the_page_works_without_its_charts(
-    looking: Look, server: Serving, router: SmallRouter, complaints: list[str]
+    server: Serving, looking: Look, router: SmallRouter, complaints: list[str]
 ):
     router.add(name="A")
     page = looking(server.address)
