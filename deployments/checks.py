@@ -18,10 +18,10 @@ from deployments.commands.plane import tried as tried_plane
 from deployments.doctor import Check, Finding, Patient
 from deployments.prefect_api import is_healthy, prefect_api, schema_of
 from deployments.source_checks import multica_can_be_asked, workboard_can_be_asked
-from quarterdeck.crew.agent_api_runtime import fallback_url
 from quarterdeck.crew.model import Role
 from quarterdeck.crew.roster import read_roster
-from quarterdeck.crew.route_check import Options, Route, check_all, check_gateway
+from quarterdeck.crew.route_check import check_gateway
+from quarterdeck.crew.trial import Fault, Trial, try_agent
 from quarterdeck.forge.tracker_model import PostState
 from quarterdeck.heartbeat.roster import complaints
 from quarterdeck.kernel import disk, http, keyring
@@ -34,6 +34,9 @@ SCARCE, TOO_LITTLE = 2_000_000_000, 300_000_000
 
 FAILURES_OF = timedelta(days=7)
 """How far back failed deliveries are told."""
+
+AGENTS_AT_ONCE = 5
+"""How many agents are tried at the same time."""
 
 OLDEST_GIT = (2, 30)
 OLDEST_POSTGRES = 14
@@ -201,19 +204,23 @@ async def pipelines_are_the_files(patient: Patient) -> Finding:
     return Finding("ok", f"{', '.join(sorted(loaded))}, as in {folder}.")
 
 
-async def agents_can_be_launched(patient: Patient) -> Finding:
+async def agents_can_be_reached(patient: Patient) -> Finding:
     crew = patient.open_house().crew
-    agents = [await crew.agent(card.slug) for card in await crew.agents() if card.is_enabled]
-    missing = [
-        f"{agent.slug}: {program}"
-        for agent in agents
-        if (program := agent.parameters.get("program")) and not shutil.which(program)
-    ]
-    if missing:
-        meaning = "Their runs end with an error and use up rounds."
-        fix = "Install them, or correct `program` in the roster."
-        return Finding("fail", f"No program that can be run: {', '.join(missing)}.", meaning, fix)
-    return Finding("ok", f"The programs of {len(agents)} agents are there.")
+    room = asyncio.Semaphore(AGENTS_AT_ONCE)
+
+    async def tried(slug: str) -> Trial:
+        async with room:
+            return await try_agent(crew, slug, seconds=5, prompt="")
+
+    trials = await asyncio.gather(*(tried(card.slug) for card in await crew.agents() if card.is_enabled))
+    failed = [trial for trial in trials if not trial.ok]
+    if not failed:
+        return Finding("ok", f"{len(trials)} agents can be started.")
+    told = " ".join(f"{trial.agent}: {trial.problem}" for trial in failed)
+    if all(trial.runtime == "model" and trial.fault is Fault.DOWN for trial in failed):
+        return Finding("warn", told, "They wait for the router.", UP)
+    fix = "`quarterdeck agent test AGENT` tries one again, and says what to correct."
+    return Finding("fail", told, "Their runs end with an error and use up rounds.", fix)
 
 
 async def somebody_may_approve(patient: Patient) -> Finding:
@@ -323,22 +330,6 @@ async def openclaw_takes_both_tokens(patient: Patient) -> Finding:
     return Finding("ok", f"{value['url']}: {', '.join(step.stage for step in found)}.")
 
 
-async def agents_behind_sockets_answer(patient: Patient) -> Finding:
-    crew = patient.open_house().crew
-    agents = [await crew.agent(card.slug) for card in await crew.agents() if card.is_enabled]
-    routes = [
-        Route(id=a.slug, label=a.name, base_url=str(a.parameters.get("base_url") or ""))
-        for a in agents
-        if a.runtime == "agent_api"
-    ]
-    options = Options(base_url=fallback_url(os.environ), timeout=5)
-    found = await check_all(list(enumerate(routes)), options)
-    if wrong := [f"{r.agent_id}: {r.error}" for r in found if not r.ok]:
-        fix = "`quarterdeck check-agents` shows how far each came."
-        return Finding("fail", "; ".join(wrong), "Their runs end with an error and use up rounds.", fix)
-    return Finding("ok", f"{len(routes)} agents behind WebSockets.")
-
-
 async def messages_arrive(patient: Patient) -> Finding:
     dead = (await patient.open_house().notify.dead_letters(limit=1)).items
     if dead:
@@ -369,7 +360,6 @@ CHECKS: tuple[Check, ...] = (
     Check("deployments", deployments_are_registered, register_deployments),
     Check("crew", crew_is_the_file, needs_house=True),
     Check("pipelines", pipelines_are_the_files, needs_house=True),
-    Check("agents", agents_can_be_launched, needs_house=True),
     Check("people", somebody_may_approve, needs_house=True),
     Check("router", router_answers),
     Check("backends", backends_can_be_called),
@@ -379,7 +369,7 @@ CHECKS: tuple[Check, ...] = (
     Check("openclaw", openclaw_takes_both_tokens, needs_house=True),
     Check("workboard", workboard_can_be_asked, needs_house=True),
     Check("multica", multica_can_be_asked, needs_house=True),
-    Check("agent sockets", agents_behind_sockets_answer, needs_house=True),
+    Check("agents", agents_can_be_reached, needs_house=True),
     Check("messages", messages_arrive, needs_house=True),
     Check("webhooks", deliveries_are_worked_on, needs_house=True),
 )

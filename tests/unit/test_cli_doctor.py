@@ -3,6 +3,7 @@
 import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,14 +83,29 @@ async def test_a_pipeline_file_that_cannot_be_loaded_is_a_failure(settings: Sett
     assert "odd.yaml" in found.detail
 
 
-async def test_an_agent_without_a_program_is_a_failure(settings: Settings, house: House):
-    async with house.database.command("lose program") as unit:
+async def agents_when(settings: Settings, house: House, **changed: Any) -> Result:
+    """What the doctor says of the agents when the developer is another."""
+    async with house.database.command("change an agent") as unit:
         agent = await house.crew.agent("developer")
-        agent.parameters = {"program": "/nowhere/agent"}
+        agent.sqlmodel_update(changed)
         unit.session.add(agent)
-    found = (await looked(settings))["agents"]
-    assert found.verdict == "fail"
-    assert "developer: /nowhere/agent" in found.detail
+    return (await looked(settings))["agents"]
+
+
+async def test_an_agent_without_a_program_is_a_failure(settings: Settings, house: House):
+    found = await agents_when(settings, house, parameters={"program": "/nowhere/agent"})
+    assert (found.verdict, "developer: There is no program /nowhere/agent" in found.detail) == ("fail", True)
+
+
+async def test_an_agent_behind_a_socket_that_does_not_answer_is_a_failure(settings: Settings, house: House):
+    nobody = {"base_url": "ws://127.0.0.1:9"}
+    found = await agents_when(settings, house, runtime="agent_api", parameters=nobody)
+    assert (found.verdict, found.detail.startswith("developer: ")) == ("fail", True)
+
+
+async def test_an_agent_that_only_waits_for_the_router_is_a_warning(settings: Settings, house: House):
+    found = await agents_when(settings, house, runtime="model", model="echo", parameters={})
+    assert (found.verdict, found.detail.startswith("developer: ")) == ("warn", True)
 
 
 async def test_a_webhook_that_failed_is_told_with_its_reason(settings: Settings, house: House):
