@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from quarterdeck.crew.service import Crew
-from quarterdeck.heartbeat import rules, store
+from quarterdeck.heartbeat import rules
 from quarterdeck.heartbeat.adoption import Starter
 from quarterdeck.heartbeat.judging import (
     Judgement,
@@ -28,6 +28,7 @@ from quarterdeck.heartbeat.roster import Heartbeat
 from quarterdeck.heartbeat.rules import Gate, Turn
 from quarterdeck.heartbeat.settling import due, everywhere
 from quarterdeck.heartbeat.stall import Standing, standing
+from quarterdeck.heartbeat.store import Records
 from quarterdeck.heartbeat.work import Answer, Ref, Source, Status
 from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.errors import QuarterdeckError
@@ -73,6 +74,7 @@ class Means:
     crew: Crew
     sources: Mapping[str, Source]
     starter: Starter
+    records: Records
 
 
 class Check:
@@ -193,7 +195,7 @@ class Check:
         overview = self._overview
         refs = {(need.ref.source, need.ref.id) for piece in self.plan.starts for need in piece.needs}
         async with self._means.database.read() as session:
-            stuck = await store.timed_out(session, refs)
+            stuck = await self._means.records.timed_out(session, refs)
         starts, self.plan.starts = self.plan.starts, []
         for piece in starts:
             found = rules.dependencies(piece, overview, stuck)

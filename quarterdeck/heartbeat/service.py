@@ -27,6 +27,7 @@ from quarterdeck.heartbeat.model import Pulse, Result, Sweep, Work
 from quarterdeck.heartbeat.overview import Overview, Piece
 from quarterdeck.heartbeat.roster import Heartbeat, read_all
 from quarterdeck.heartbeat.settling import Settling, everywhere, said
+from quarterdeck.heartbeat.store import Records
 from quarterdeck.heartbeat.sweeping import SweepUnderWay, Ticket
 from quarterdeck.heartbeat.work import Answer, Source
 from quarterdeck.kernel.database import Database, Unit
@@ -95,13 +96,15 @@ class Sweeper:
         *,
         starter: Starter | None = None,
         conversations: Conversations | None = None,
+        records: Records = store,
     ) -> None:
         self.database = database
         self.conversations: Conversations = conversations or Silence()
         self._crew = crew
         self._sources: dict[str, Source] = {source.name: source for source in sources}
         self._starter: Starter = starter or Adoption(crew)
-        self._settling = Settling(database, self._sources, self._starter)
+        self._records = records
+        self._settling = Settling(database, self._sources, self._starter, records)
         self._seen: tuple[tuple[int, ...], Overview] | None = None
         self._opened_at = database.clock.now()
 
@@ -183,7 +186,7 @@ class Sweeper:
     async def _defer(self, under_way: SweepUnderWay) -> Sweep:
         row = await under_way.finish(Result.DEFERRED, "The agent is in a conversation.")
         async with self.database.command("defer sweep") as unit:
-            pulse = await store.locked_pulse(unit.session, row.agent, unit.now)
+            pulse = await self._records.locked_pulse(unit.session, row.agent, unit.now)
             pulse.is_deferred = True
             unit.session.add(pulse)
         return row
@@ -192,14 +195,14 @@ class Sweeper:
         """Take the agent's lease. Raises `Conflict` when somebody has it; the tick is counted as skipped."""
         beat = _of(beats, agent)
         async with self.database.command("begin sweep") as unit:
-            pulse = await store.locked_pulse(unit.session, agent, unit.now)
+            pulse = await self._records.locked_pulse(unit.session, agent, unit.now)
             is_taken = pulse.leased_until is not None and pulse.leased_until > unit.now
             if is_taken:
                 pulse.skipped += 1
                 unit.session.add(pulse)
             else:
                 ticket = await self._take(unit, pulse, cause)
-                outage = await unit.session.get(Pulse, store.EVERYBODY)
+                outage = await self._records.pulse(unit.session, store.EVERYBODY)
         if is_taken:
             raise Conflict(
                 f"A sweep of {agent} goes on (held by {pulse.holder}).",
@@ -207,14 +210,13 @@ class Sweeper:
                 code="sweep_goes_on",
                 skipped=pulse.skipped,
             )
-        means = Means(self.database, self._crew, self._sources, self._starter)
+        means = Means(self.database, self._crew, self._sources, self._starter, self._records)
         under_way = SweepUnderWay(means, ticket, beat, beats, pulse)
         under_way.knows(str(outage.told.get("outage", "")) if outage else "")
         return under_way
 
-    @staticmethod
-    async def _take(unit: Unit, pulse: Pulse, cause: str) -> Ticket:
-        if pulse.sweep_id is not None and (lost := await store.sweep(unit.session, pulse.sweep_id)):
+    async def _take(self, unit: Unit, pulse: Pulse, cause: str) -> Ticket:
+        if pulse.sweep_id is not None and (lost := await self._records.sweep(unit.session, pulse.sweep_id)):
             lost.result, lost.finished_at = Result.LOST, unit.now
             unit.session.add(lost)
         row = Sweep(agent=pulse.agent, cause=cause[:30], started_at=unit.now)
@@ -237,7 +239,7 @@ class Sweeper:
         """The agents whose heartbeat stopped; each is told of once, until it beats again."""
         beats, now = await self.heartbeats(), self.database.clock.now()
         async with self.database.read() as session:
-            pulses = await store.pulses(session)
+            pulses = await self._records.pulses(session)
         stale = [agent for agent, beat in beats.items() if self._is_stale(beat, pulses.get(agent))]
         for agent in stale:
             pulse = pulses.get(agent)
@@ -261,7 +263,7 @@ class Sweeper:
 
     async def _tell_stale(self, beat: Heartbeat) -> None:
         async with self.database.command("tell stopped heartbeat") as unit:
-            pulse = await store.locked_pulse(unit.session, beat.agent, unit.now)
+            pulse = await self._records.locked_pulse(unit.session, beat.agent, unit.now)
             if pulse.stale_since is None:
                 pulse.stale_since = unit.now
                 unit.session.add(pulse)
@@ -321,18 +323,19 @@ class Sweeper:
 
     async def _named(self, unit: Unit, agent: str, name: str) -> Work:
         source, _, ref = name.partition(":")
-        row = await store.work(unit.session, source, ref) or await store.work_of_item(unit.session, name)
+        row = await self._records.work(unit.session, source, ref)
+        row = row or await self._records.work_of_item(unit.session, name)
         if row is None or row.agent != agent:
-            raise NotFound.among("work", name, await store.work_known(unit.session, agent))
+            raise NotFound.among("work", name, await self._records.work_known(unit.session, agent))
         return row
 
     async def overview(self) -> list[HeartbeatCard]:
         """How every heartbeat stands: last sweep, next, sources, what is suspected, what is held back."""
         beats, now = await self.heartbeats(), self.database.clock.now()
         async with self.database.read() as session:
-            pulses = await store.pulses(session)
-            sweeps = await store.newest_sweeps(session, list(beats))
-            broken = await store.broken(session)
+            pulses = await self._records.pulses(session)
+            sweeps = await self._records.newest_sweeps(session, list(beats))
+            broken = await self._records.broken(session)
         return [
             heartbeat_card(
                 beat,

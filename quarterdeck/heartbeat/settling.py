@@ -10,18 +10,16 @@ from datetime import datetime
 from typing import Any
 
 import structlog
-from sqlalchemy import func
-from sqlmodel import select
 
 from quarterdeck.board.model import State
 from quarterdeck.crew.model import AgentRun
-from quarterdeck.heartbeat import store
 from quarterdeck.heartbeat.adoption import Starter
 from quarterdeck.heartbeat.model import Work
 from quarterdeck.heartbeat.overview import sign
 from quarterdeck.heartbeat.roster import Heartbeat
 from quarterdeck.heartbeat.rules import fingerprint, repeats
 from quarterdeck.heartbeat.stall import people, recipients
+from quarterdeck.heartbeat.store import Records
 from quarterdeck.heartbeat.work import Ref, Source
 from quarterdeck.kernel.database import Database, Unit
 from quarterdeck.kernel.errors import QuarterdeckError, Unavailable
@@ -62,22 +60,25 @@ class _Ended:
 class Settling:
     """Looks at runs that ended, and pays what is owed."""
 
-    def __init__(self, database: Database, sources: Mapping[str, Source], starter: Starter) -> None:
+    def __init__(
+        self, database: Database, sources: Mapping[str, Source], starter: Starter, records: Records
+    ) -> None:
         self._database = database
         self._sources = sources
         self._starter = starter
+        self._records = records
 
     async def settle(self, beats: Mapping[str, Heartbeat], agent: str | None = None) -> int:
         """Runs that ended since, and whatever is owed; of one agent, or of all. How many rows had any."""
         async with self._database.read() as session:
-            ended = [(row.source, row.ref, run) for row, run in await store.ended(session, agent)]
+            ended = [(row.source, row.ref, run) for row, run in await self._records.ended(session, agent)]
         for source, ref, run in ended:
             await self._settle_run(source, ref, run, beats)
         return len(ended) + await self.pay(agent)
 
     async def _settle_run(self, source: str, ref: str, run: AgentRun, beats: Mapping[str, Heartbeat]) -> None:
         async with self._database.command("settle found work") as unit:
-            row = await store.work(unit.session, source, ref)
+            row = await self._records.work(unit.session, source, ref)
             if row is None or row.run_id != run.id:
                 return  # somebody was first
             end = _Ended.of(run)
@@ -117,7 +118,7 @@ class Settling:
     async def pay(self, agent: str | None = None) -> int:
         """Do what is owed; what a source does not take now stays. How many pieces of work owed anything."""
         async with self._database.read() as session:
-            agents = sorted({row.agent for row in await store.owing(session, agent)})
+            agents = sorted({row.agent for row in await self._records.owing(session, agent)})
         paid = 0
         for one in agents:
             paid += await self._pay_agent(one)
@@ -126,10 +127,9 @@ class Settling:
     async def _pay_agent(self, agent: str) -> int:
         """Holds a lock of the database meanwhile: nobody comments twice."""
         async with self._database.read() as session:
-            lock = func.pg_try_advisory_xact_lock(func.hashtext(f"heartbeat {agent}"))
-            if not (await session.exec(select(lock))).one():
+            if not await self._records.pays_alone(session, agent):
                 return 0
-            rows = await store.owing(session, agent)
+            rows = await self._records.owing(session, agent)
             for row in rows:
                 await self._pay_row(row)
         return len(rows)
@@ -146,7 +146,7 @@ class Settling:
             return
         own = await self._sign(row)
         async with self._database.command("pay what is owed") as unit:
-            fresh = await store.work(unit.session, row.source, row.ref)
+            fresh = await self._records.work(unit.session, row.source, row.ref)
             if fresh is not None:
                 left = list(fresh.owed)
                 for entry in done:

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
+from typing import Protocol
 
 from sqlalchemy import func
 from sqlalchemy.dialects.postgresql import insert
@@ -21,12 +22,55 @@ EVERYBODY = ""
 """The row of what concerns all agents together: an outage of all sources."""
 
 
+class Records(Protocol):
+    """What the room asks of its rows. Here PostgreSQL answers, in a rehearsal memory."""
+
+    async def locked_pulse(self, session: AsyncSession, agent: str, now: datetime) -> Pulse: ...
+
+    async def pulse(self, session: AsyncSession, agent: str) -> Pulse | None: ...
+
+    async def pulses(self, session: AsyncSession) -> dict[str, Pulse]: ...
+
+    async def work_of(self, session: AsyncSession, agent: str, now: datetime) -> list[Work]: ...
+
+    async def work(self, session: AsyncSession, source: str, ref: str) -> Work | None: ...
+
+    async def work_of_item(self, session: AsyncSession, item_key: str) -> Work | None: ...
+
+    async def work_known(self, session: AsyncSession, agent: str) -> list[str]: ...
+
+    async def broken(self, session: AsyncSession) -> list[Work]: ...
+
+    async def owing(self, session: AsyncSession, agent: str | None = None) -> list[Work]: ...
+
+    async def pays_alone(self, session: AsyncSession, agent: str) -> bool: ...
+
+    async def ended(self, session: AsyncSession, agent: str | None = None) -> list[tuple[Work, AgentRun]]: ...
+
+    async def items_at_work(self, session: AsyncSession, agent: str) -> set[str]: ...
+
+    async def timed_out(self, session: AsyncSession, refs: Collection[tuple[str, str]]) -> frozenset[str]: ...
+
+    async def sweep(self, session: AsyncSession, sweep_id: int) -> Sweep | None: ...
+
+    async def newest_sweeps(self, session: AsyncSession, agents: Sequence[str]) -> dict[str, Sweep]: ...
+
+    async def spent(
+        self, session: AsyncSession, *, agent: str = "", item: str = "", since: datetime | None = None
+    ) -> Spent: ...
+
+
 async def locked_pulse(session: AsyncSession, agent: str, now: datetime) -> Pulse:
     """The agent's heartbeat, made if it is new; nobody else decides about it until the transaction ends."""
     made = {"agent": agent, "fence": 0, "holder": "", "since": now, "skipped": 0, "is_deferred": False}
     await session.exec(insert(Pulse).values(**made, told={}).on_conflict_do_nothing())
     statement = select(Pulse).where(col(Pulse.agent) == agent).with_for_update()
     return (await session.exec(statement)).one()
+
+
+async def pulse(session: AsyncSession, agent: str) -> Pulse | None:
+    """The agent's heartbeat as it stands, for looking."""
+    return await session.get(Pulse, agent)
 
 
 async def pulses(session: AsyncSession) -> dict[str, Pulse]:
@@ -63,6 +107,12 @@ async def owing(session: AsyncSession, agent: str | None = None) -> list[Work]:
     if agent is not None:
         statement = statement.where(col(Work.agent) == agent)
     return list((await session.exec(statement.order_by(col(Work.updated_at)))).all())
+
+
+async def pays_alone(session: AsyncSession, agent: str) -> bool:
+    """Whether nobody else pays what is owed for the agent, from now until the session ends."""
+    lock = func.pg_try_advisory_xact_lock(func.hashtext(f"heartbeat {agent}"))
+    return bool((await session.exec(select(lock))).one())
 
 
 async def ended(session: AsyncSession, agent: str | None = None) -> list[tuple[Work, AgentRun]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from quarterdeck.heartbeat import rules, store
+from quarterdeck.heartbeat import rules
 from quarterdeck.heartbeat.adoption import Order
 from quarterdeck.heartbeat.checking import (
     BOARD,
@@ -40,6 +40,7 @@ from quarterdeck.heartbeat.overview import Overview, Piece
 from quarterdeck.heartbeat.roster import Heartbeat
 from quarterdeck.heartbeat.settling import due, everywhere, open_breaker, said, tell_resumed
 from quarterdeck.heartbeat.stall import LAST, Rung, climbed, people, recipients
+from quarterdeck.heartbeat.store import EVERYBODY
 from quarterdeck.heartbeat.work import Answer, Ref, Source, Status, Trouble
 from quarterdeck.kernel.database import Unit
 from quarterdeck.kernel.errors import Conflict, Stale
@@ -112,8 +113,8 @@ class SweepUnderWay:
         self._overview = overview
         agent = self.beat.agent
         async with self._means.database.read() as session:
-            self._memories = Memories(await store.work_of(session, agent, self._now()))
-            at_work = await store.items_at_work(session, agent)
+            self._memories = Memories(await self._means.records.work_of(session, agent, self._now()))
+            at_work = await self._means.records.items_at_work(session, agent)
         check = Check(self._means, self.beat, self._beats, overview, self._memories, self.plan)
         await check.own_work(at_work)
         if self.beat.is_global:
@@ -236,7 +237,8 @@ class SweepUnderWay:
         if not budget.is_set:
             return ""
         since = rules.day_begins(unit.now, self.beat.zone)
-        return rules.day_over(budget, await store.spent(unit.session, agent=self.beat.agent, since=since))
+        spent = await self._means.records.spent(unit.session, agent=self.beat.agent, since=since)
+        return rules.day_over(budget, spent)
 
     def _tell_day(self, why: str) -> None:
         day = rules.day_begins(self._now(), self.beat.zone).date().isoformat()
@@ -247,7 +249,8 @@ class SweepUnderWay:
     async def _item_over(self, unit: Unit, row: Work) -> str:
         if not self.beat.budget.is_set or not row.item_key:
             return ""
-        return rules.item_over(self.beat.budget, await store.spent(unit.session, item=row.item_key))
+        spent = await self._means.records.spent(unit.session, item=row.item_key)
+        return rules.item_over(self.beat.budget, spent)
 
     # Rows
 
@@ -255,7 +258,7 @@ class SweepUnderWay:
         """The memory of a piece of work, locked; a new one where there was none."""
         known = self._memories.of(piece)
         ref = Ref(known.source, known.ref) if known else piece.ref
-        row = await store.work(unit.session, ref.source, ref.id)
+        row = await self._means.records.work(unit.session, ref.source, ref.id)
         if row is None:
             row = blank(piece, self.beat.agent, unit.now)
         row.places = places_of(piece)
@@ -265,7 +268,7 @@ class SweepUnderWay:
 
     async def _must_hold(self, unit: Unit) -> Pulse:
         """Nobody else took this agent over meanwhile. Raises `Stale`."""
-        pulse = await store.locked_pulse(unit.session, self.ticket.agent, unit.now)
+        pulse = await self._means.records.locked_pulse(unit.session, self.ticket.agent, unit.now)
         if pulse.fence != self.ticket.fence:
             raise Stale(
                 f"The sweep of {self.ticket.agent} was taken over by another.",
@@ -287,7 +290,7 @@ class SweepUnderWay:
             for tell in self.plan.tells:
                 await self._record(unit, pulse, tell)
             await self._tell_outage(unit)
-            done = await store.sweep(unit.session, self.ticket.sweep_id)
+            done = await self._means.records.sweep(unit.session, self.ticket.sweep_id)
             assert done is not None
             self._write(done, unit.now, result, detail)
             pulse.holder, pulse.leased_until, pulse.sweep_id = "", None, None
@@ -344,7 +347,7 @@ class SweepUnderWay:
         is_down = all(rules.is_failed(answer) for answer in platforms)
         if is_down == bool(self._known_outage):
             return
-        pulse = await store.locked_pulse(unit.session, store.EVERYBODY, unit.now)
+        pulse = await self._means.records.locked_pulse(unit.session, EVERYBODY, unit.now)
         if is_down == bool(pulse.told.get("outage")):
             return
         names = ", ".join(answer.source for answer in platforms)

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from pydantic import TypeAdapter
-from sqlalchemy.dialects.postgresql import insert
-from sqlmodel import col, select
 
-from quarterdeck.heartbeat.sources.model import Sighting, Turn
+from quarterdeck.heartbeat.sources import store
+from quarterdeck.heartbeat.sources.model import Sighting
+from quarterdeck.heartbeat.sources.store import Shared
 from quarterdeck.heartbeat.sources.trouble import trouble_of, unavailable
 from quarterdeck.heartbeat.work import Answer, Found, Trouble, Watched
 from quarterdeck.kernel.database import Database, Unit
@@ -59,8 +59,9 @@ class Seen:
 class Turns:
     """Keeps calls through a door apart."""
 
-    def __init__(self, database: Database, door: str, apart: timedelta) -> None:
+    def __init__(self, database: Database, door: str, apart: timedelta, shared: Shared = store) -> None:
         self._database = database
+        self._rows = shared
         self.door = door
         self._apart = apart
 
@@ -74,10 +75,7 @@ class Turns:
         await asyncio.sleep(max(wait, 0))
 
     async def _booked(self, unit: Unit) -> datetime:
-        fresh = insert(Turn).values(door=self.door, next_at=unit.now)
-        await unit.session.exec(fresh.on_conflict_do_nothing())
-        locked = select(Turn).where(col(Turn.door) == self.door).with_for_update()
-        row = (await unit.session.exec(locked)).one()
+        row = await self._rows.locked_turn(unit.session, self.door, unit.now)
         now = self._database.clock.now()
         at = max(row.next_at, now)
         if (at - now).total_seconds() > MOST_WAIT:
@@ -90,9 +88,16 @@ class Polling:
     """The shared look into one place. `place` names it for everybody who sees the same there."""
 
     def __init__(
-        self, database: Database, place: str, *, fresh: timedelta = FRESH, kept: timedelta = KEPT
+        self,
+        database: Database,
+        place: str,
+        *,
+        fresh: timedelta = FRESH,
+        kept: timedelta = KEPT,
+        shared: Shared = store,
     ) -> None:
         self._database = database
+        self._rows = shared
         self.place = place
         self._fresh, self._kept = fresh, kept
         self._mine: Seen | None = None
@@ -142,14 +147,12 @@ class Polling:
         """Nobody may go on with what was seen: something was changed there."""
         self.forget()
         async with self._database.command("forget a sighting") as unit:
-            row = await unit.session.get(Sighting, self.place, with_for_update=True)
-            if row is not None:
-                row.looked_at = None
+            (await self._row(unit)).looked_at = None
 
     async def age(self) -> timedelta | None:
         """How long ago the last look was that succeeded; `None` = there is none."""
         async with self._database.read() as session:
-            row = await session.get(Sighting, self.place)
+            row = await self._rows.sighting(session, self.place)
         return self._database.clock.now() - row.seen_at if row and row.seen_at else None
 
     def _fresh_of_mine(self) -> Seen | None:
@@ -207,10 +210,7 @@ class Polling:
         return Seen(Look((), trouble, row.detail), row.looked_at)
 
     async def _row(self, unit: Unit) -> Sighting:
-        fresh = insert(Sighting).values(place=self.place, found=[], trouble="", detail="")
-        await unit.session.exec(fresh.on_conflict_do_nothing())
-        locked = select(Sighting).where(col(Sighting.place) == self.place).with_for_update()
-        return (await unit.session.exec(locked)).one()
+        return await self._rows.locked_sighting(unit.session, self.place)
 
 
 class Glance:
