@@ -64,7 +64,11 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     """A Markdown table."""
     lines = [list(head), *map(list, rows)]
     lines.insert(1, ["---"] * len(lines[0]))
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", "<br>")
 
 
 def commands() -> str:
@@ -111,6 +115,7 @@ SAMPLES: dict[str, dict[str, Any]] = {
     "error": {"reason": "Failed to launch agent"},
     "item_filed": {"title": "Greet people by name", "stage": "analysis", "by": "anna"},
     "item_edited": {"by": "anna", "fields": ["title"]},
+    "item_remarked": {"by": "heartbeat", "comment": "The same work was finished in Multica."},
     "item_cancelled": {"by": "anna", "comment": "no longer needed"},
     "item_retried": {"by": "anna", "stage": "development", "comment": ""},
     "item_blocked": {"reason": "CI is red on main too", "whose": "owner", "todo": "Mend it, then retry."},
@@ -121,6 +126,8 @@ SAMPLES: dict[str, dict[str, Any]] = {
     "work_refused": {"reason": "the branch moved on"},
     "engine_failed": {"reason": "The disk is full.", "tries": 1},
     "connection_changed": {"connection": "telegram/default", "source": "block"},
+    "bot_registered": {"agent": "secretary", "bot": 7000000001, "username": "acme_secretary_bot"},
+    "bot_forgotten": {"agent": "secretary", "bot": 7000000001},
     "ci_finished": {"repository": "greeter", "commit": "1f0c9d2e4b6a", "state": "success"},
     "work_started": _WORK | {"reason": "found"},
     "work_finished": _WORK | {"places": "multica:ENG-12"},
@@ -145,7 +152,7 @@ SAMPLES: dict[str, dict[str, Any]] = {
 }
 """One event of every kind that has a text."""
 
-OF_NO_ITEM = ("project_created", "connection_changed")
+OF_NO_ITEM = ("project_created", "connection_changed", "bot_registered", "bot_forgotten")
 
 
 def events() -> str:

@@ -60,6 +60,7 @@ TOLD = MESSAGES | ALERTS
 KINDS = TOLD | {
     "item_filed",
     "item_edited",
+    "item_remarked",
     "item_cancelled",
     "item_retried",
     "item_blocked",
@@ -71,6 +72,8 @@ KINDS = TOLD | {
     "work_refused",
     "engine_failed",
     "connection_changed",
+    "bot_registered",
+    "bot_forgotten",
     "work_started",
     "work_finished",
     "work_resumed",
@@ -132,7 +135,7 @@ def _pieces(words: Mapping[str, str], facts: _Facts, known: list[str]) -> dict[s
         "facts": words["bracket"].format(facts=words["comma"].join(known)) if known else "",
         "started": words["started"].format(agent=facts["agent"]) if facts["agent"] else "",
         "why": words["colon"] + why if why else "",
-        "todo": f" → {facts['todo']}" if facts["todo"] else "",
+        "step": f" → {facts['todo']}" if facts["todo"] else "",
         "for": f" → {facts['to']}" if facts["to"] else "",
     }
 

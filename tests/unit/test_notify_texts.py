@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deployments.supervisor import ROOT
 from quarterdeck.notify.markup import MAX_UNITS, escape, plain, shorten, units
 from quarterdeck.notify.texts import KINDS, LANGUAGES, MESSAGES, catalogue, render
 from tests.fakes.telegram import parsed
@@ -83,6 +84,29 @@ def test_every_kind_has_a_text_of_its_own(kind):
     assert render("en", kind, "ET-007", 1, {}) != render("en", "something_else", "ET-007", 1, {}).replace(
         "something_else", kind
     )
+
+
+def test_every_kind_that_the_code_records_has_a_text():
+    recorded = {
+        kind
+        for file in (ROOT / "quarterdeck").rglob("*.py")
+        for kind in re.findall(r"\.record\(\s*\"([a-z_]+)\"", file.read_text("utf-8"))
+    }
+    assert len(recorded) > 20
+    assert recorded - KINDS == set()
+
+
+def test_a_backlog_warning_says_how_much_is_to_do():
+    data = {"source": "multica", "todo": 6, "in_progress": 2, "to": "coo", "list": "ENG-12 developer Fix it"}
+    text = render("en", "backlog_warning", None, None, data)
+    assert text.startswith("📚 multica: 6 to do, 2 in progress;")
+    assert text.endswith("→ coo\nENG-12 developer Fix it")
+
+
+def test_a_remark_on_an_item_is_told_in_words():
+    data = {"by": "heartbeat", "comment": "The same work was finished in Multica."}
+    text = render("en", "item_remarked", "ET-007", None, data)
+    assert text == "💬 ET-007: remark (heartbeat): The same work was finished in Multica."
 
 
 def test_the_bracket_of_a_stage_change_is_there_only_when_an_agent_starts():
