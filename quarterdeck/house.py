@@ -48,6 +48,7 @@ from quarterdeck.pipeline.service import Engine
 from quarterdeck.router.agents import AgentCalls
 from quarterdeck.surfaces.accounts import Accounts
 from quarterdeck.surfaces.agents.crew_agents import CrewAgents
+from quarterdeck.surfaces.conversations import Conversations
 from quarterdeck.surfaces.store import PostgresStore
 from quarterdeck.telegram.bots import Bots
 from quarterdeck.telegram.queue import Queue
@@ -95,7 +96,8 @@ class House:
             followed=_Followed(self.mirror),
         )
         self._open_surfaces()
-        self.sweeper = Sweeper(database, self.crew, self.sources.all)
+        talks = Conversations(self.surface_store, database.clock)
+        self.sweeper = Sweeper(database, self.crew, self.sources.all, conversations=talks)
 
     def _runtimes(self) -> dict[str, Runtime]:
         calls = AgentCalls(self.settings, self.database, self.keyring)

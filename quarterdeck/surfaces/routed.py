@@ -1,7 +1,7 @@
 """The way from a chat to its agent: strict, so that no conversation ever ends up somewhere else."""
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -47,16 +47,32 @@ class Chats(Protocol):
     async def get(self, chat_id: str, user_id: str) -> ChatContext | None: ...
 
 
+class Talks(Protocol):
+    """Where it is noted whom somebody talks to (`Conversations`)."""
+
+    def held(self, agent: str, conversation: str) -> AbstractAsyncContextManager[None]: ...
+
+
+class Unnoted:
+    """Nobody wants to know."""
+
+    def held(self, agent: str, conversation: str) -> AbstractAsyncContextManager[None]:
+        return nullcontext()
+
+
 class RoutedPlatformClient:
     """One surface's way to all agents. `surface` names it: it stands before its error codes and room keys.
 
     It invents no conversation, shares none, and takes no other agent than the room's.
     """
 
-    def __init__(self, surface: str, store: StateStore, delegates: Delegates) -> None:
+    def __init__(
+        self, surface: str, store: StateStore, delegates: Delegates, talks: Talks | None = None
+    ) -> None:
         self._surface = surface
         self._store = store
         self._delegates = delegates
+        self._talks: Talks = talks or Unnoted()
         self._locks = ChatLocks()
         self.chats: Chats | None = None
         """Bound once the chat manager, which needs this client, is there."""
@@ -87,8 +103,12 @@ class RoutedPlatformClient:
         client = await self._delegates.client(route.agent_id)
         if client is None:
             raise self._error("AGENT_NOT_FOUND", f"There is no agent {route.agent_id}.")
-        async with self._locks.held(f"{route.agent_id}/{route.platform_chat_id}"):
-            asked: Any = client.stream_message(user_id, route.platform_chat_id, text, attachments)
+        conversation = route.platform_chat_id
+        async with (
+            self._locks.held(f"{route.agent_id}/{conversation}"),
+            self._talks.held(route.agent_id, conversation),
+        ):
+            asked: Any = client.stream_message(user_id, conversation, text, attachments)
             async with aclosing(asked) as chunks:
                 async for chunk in chunks:
                     yield chunk

@@ -32,6 +32,10 @@ class StateStore(Protocol):
         """All keys that begin so, in order."""
         ...
 
+    async def values(self, prefix: str) -> list[dict[str, Any]]:
+        """The values of these keys, in their order."""
+        ...
+
     async def take_number(self, key: str, field: str) -> int:
         """The number that is kept in a field, counted up for the next taker: 1, 2, 3, ...
 
@@ -57,6 +61,9 @@ class MemoryStore:
 
     async def keys(self, prefix: str) -> list[str]:
         return sorted(key for key in self._values if key.startswith(prefix))
+
+    async def values(self, prefix: str) -> list[dict[str, Any]]:
+        return [deepcopy(self._values[key]) for key in await self.keys(prefix)]
 
     async def take_number(self, key: str, field: str) -> int:
         kept = self._values.setdefault(key, {})
@@ -90,6 +97,12 @@ class PostgresStore:
         wanted = select(SurfaceState.key).where(col(SurfaceState.key).startswith(prefix, autoescape=True))
         async with self._database.read() as session:
             return sorted((await session.exec(wanted)).all())
+
+    async def values(self, prefix: str) -> list[dict[str, Any]]:
+        wanted = select(SurfaceState).where(col(SurfaceState.key).startswith(prefix, autoescape=True))
+        async with self._database.read() as session:
+            rows = (await session.exec(wanted)).all()
+        return [dict(row.value) for row in sorted(rows, key=lambda row: row.key)]
 
     async def take_number(self, key: str, field: str) -> int:
         async with self._database.command("count in surface state") as unit:

@@ -306,6 +306,7 @@ async def test_a_store_keeps_finds_and_forgets(store: StateStore) -> None:
     assert await store.get("chat:1:C1") == {"name": "Один", "deep": {"list": [1, None]}}
     assert await store.keys("chat:1:") == ["chat:1:C1", "chat:1:C2"]
     assert await store.keys("chat_") == ["chat_1"]
+    assert await store.values("chat:1:") == [{"name": "Один", "deep": {"list": [1, None]}}, {}]
     await store.set("chat:1:C2", {"b": 2})
     assert await store.get("chat:1:C2") == {"b": 2}
     await store.delete("chat:1:C1")

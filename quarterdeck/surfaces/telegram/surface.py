@@ -23,6 +23,7 @@ from quarterdeck.surfaces.answering import answered
 from quarterdeck.surfaces.assignment import owes_notice
 from quarterdeck.surfaces.auth import AuthManager
 from quarterdeck.surfaces.chat import ChatManager
+from quarterdeck.surfaces.conversations import Conversations
 from quarterdeck.surfaces.dispatcher import EventDispatcher
 from quarterdeck.surfaces.handlers import register_all
 from quarterdeck.surfaces.protocol import Attachment, IncomingEvent, IncomingMessage
@@ -119,7 +120,8 @@ class TelegramSurface:
         self._bots = bots
         self._queue = queue
         self._ways = ways
-        self._platform = RoutedPlatformClient(PLATFORM, store, agents)
+        talks = Conversations(store, database.clock)
+        self._platform = RoutedPlatformClient(PLATFORM, store, agents, talks)
         self._chats = ChatManager(self._platform, store)
         self._platform.chats = self._chats
         self._auth = AuthManager(self._platform, store)
