@@ -68,11 +68,12 @@ def list_heartbeats(as_json: AsJson = False) -> None:
     cards = terminal.in_house(lambda house: house.sweeper.overview())
 
     def people(console: "Console") -> None:
-        head = ("Agent", "Category", "Cron", "Zone", "Scheduler", "Last", "Next", "Held back")
+        head = ("Agent", "Cron", "Zone", "By", "Last", "Next", "Held back")
         rows = [
             (
-                *(c.agent, c.category, c.cron, c.zone, c.scheduler, c.last_finished, c.next_at),
-                [f"{breaker.work}: {breaker.reason}" for breaker in c.breakers],
+                *(c.agent, c.cron, c.zone, c.scheduler),
+                *(terminal.clock(c.last_finished), terminal.clock(c.next_at)),
+                [breaker.work for breaker in c.breakers],
             )
             for c in cards
         ]

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from deployments.commands import terminal
+from deployments.commands import heartbeat_lines, terminal
 from deployments.commands.terminal import AsJson
 
 if TYPE_CHECKING:
@@ -93,21 +93,7 @@ def _tell(console: "Console", found: dict[str, Any]) -> None:
         ]
         terminal.table(console, ("Item", "Whose", "Since (UTC)", "Why", "What to do"), moves, "")
     if found["heartbeats"]:
-        console.print("Heartbeats:")
-        beats = [
-            (
-                h["agent"],
-                h["result"] or "never swept",
-                h["last"],
-                h["next"],
-                ", ".join(f"{name} {state}" for name, state in h["sources"].items() if state != "ok"),
-                [*h["suspected"], *h["confirmed"]],
-                h["held_back"],
-            )
-            for h in found["heartbeats"]
-        ]
-        head = ("Agent", "Last", "At", "Next", "Sources", "Stands still", "Held back")
-        terminal.table(console, head, beats, "")
+        heartbeat_lines.tell(console, found["heartbeats"])
     if count := found["dead_letters"]:
         least = "at least " if count == MANY else ""
         console.print(f"{least}{count} messages could not be delivered: `quarterdeck dead-letters list`.")

@@ -10,6 +10,8 @@ import typer
 from quarterdeck.kernel.errors import Invalid, Misconfigured, QuarterdeckError
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from pydantic import BaseModel
     from rich.console import Console
 
@@ -144,6 +146,15 @@ def _cell(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
     return str(value)
+
+
+def clock(moment: "datetime | None") -> str:
+    """A time as it stands on the wall; of another day with its date."""
+    if moment is None:
+        return "-"
+    here = moment.astimezone()
+    is_today = here.date() == here.now(here.tzinfo).date()
+    return here.strftime("%H:%M" if is_today else "%m-%d %H:%M")
 
 
 def facts(console: "Console", pairs: Iterable[tuple[str, Any]]) -> None:

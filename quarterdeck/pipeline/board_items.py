@@ -10,7 +10,7 @@ from quarterdeck.board.cards import Card, Wanted
 from quarterdeck.board.model import FINAL, State, WorkItem
 from quarterdeck.board.service import Board
 from quarterdeck.kernel.database import Database, Unit
-from quarterdeck.kernel.errors import Conflict
+from quarterdeck.kernel.errors import Conflict, NotFound
 from quarterdeck.pipeline import rules, store, transitions
 from quarterdeck.pipeline.service import Engine
 
@@ -41,8 +41,11 @@ class BoardItems:
         return await self._board.item(key)
 
     async def worker(self, card: Card) -> str | None:
-        """The agent of the stage it stands in; where the engine itself works, its assignee."""
-        stage = (await self._engine.pipeline(card.pipeline)).stage(card.stage)
+        """The agent of the stage it stands in; where the engine itself works, or none does, its assignee."""
+        try:
+            stage = (await self._engine.pipeline(card.pipeline)).stage(card.stage)
+        except NotFound:  # work of elsewhere, or a pipeline that was taken away: the others must be seen
+            return card.assignee
         return stage.agent if stage and not stage.is_engine else card.assignee
 
     async def states(self, keys: Sequence[str]) -> dict[str, State]:

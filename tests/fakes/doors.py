@@ -1,9 +1,11 @@
-"""An application with one room behind the house's doors, and tokens that open them."""
+"""Applications with one room behind the house's doors, and tokens that open them."""
 
 from fastapi import FastAPI
 
 import quarterdeck.board.api
+import quarterdeck.heartbeat.api
 from quarterdeck.board.service import Board
+from quarterdeck.heartbeat.service import Sweeper
 from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.errors import Unauthorized
 from quarterdeck.kernel.identity import Caller
@@ -20,6 +22,16 @@ class Porter:
         if token not in TOKENS:
             raise Unauthorized("Nobody has this token.", "Ask the owner for one.")
         return TOKENS[token]
+
+
+def heartbeats_behind_doors(sweeper: Sweeper) -> FastAPI:
+    """The heartbeats' routes, furnished like every application of the house."""
+    app = FastAPI(redirect_slashes=False)
+    app.state.sweeper = sweeper
+    app.state.crew = Porter()
+    app.include_router(quarterdeck.heartbeat.api.router, prefix="/api/v1")
+    furnish(app)
+    return app
 
 
 def board_behind_doors(database: Database) -> FastAPI:
