@@ -22,6 +22,7 @@ from flows.stage import run_stage
 from quarterdeck.house import House, open_house
 from quarterdeck.kernel import disk
 from quarterdeck.kernel import log as logs
+from quarterdeck.kernel.bell import rung
 from quarterdeck.kernel.errors import QuarterdeckError, Unavailable
 from quarterdeck.kernel.settings import Settings, load
 from quarterdeck.pipeline.service import this_holder
@@ -111,8 +112,7 @@ class Desk:
             except Exception as error:
                 wait, pause = pause, min(pause * 2, LONGEST_PAUSE)
                 _complain(name, error, wait)
-            with suppress(TimeoutError):
-                await asyncio.wait_for(bell.wait(), max(wait, 0.0))
+            await rung(bell, max(wait, 0.0))
 
     # Items
 

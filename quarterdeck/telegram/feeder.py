@@ -14,6 +14,7 @@ from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.errors import Unavailable
 from quarterdeck.telegram import rules, store
 from quarterdeck.telegram.limits import Sleep
+from quarterdeck.telegram.turns import Readers
 from quarterdeck.telegram.wire import Consumer, Update
 from quarterdeck.telegram.writer import Writer
 
@@ -25,9 +26,6 @@ TRIES = 20
 LONGEST_PAUSE = 120.0
 AHEAD = 100
 """Updates of a chat that wait in memory; more are read again from the table."""
-
-READERS = 6
-"""Chats that read from the table at the same time."""
 
 REMEMBERED = 10_000
 Chat = tuple[str, int]
@@ -47,7 +45,13 @@ class Feeder:
     """Feeds one consumer."""
 
     def __init__(
-        self, name: str, consumer: Consumer, database: Database, writer: Writer, sleep: Sleep
+        self,
+        name: str,
+        consumer: Consumer,
+        database: Database,
+        writer: Writer,
+        readers: Readers,
+        sleep: Sleep,
     ) -> None:
         self.name = name
         self._consumer = consumer
@@ -55,7 +59,7 @@ class Feeder:
         self._writer = writer
         self._sleep = sleep
         self._lanes: dict[Chat, _Lane] = {}
-        self._readers = asyncio.Semaphore(READERS)
+        self._readers = readers
         self._since = 0
 
     async def open(self) -> None:
@@ -82,6 +86,12 @@ class Feeder:
             lane.pending.clear()
             lane.place = None
         self._start(chat, lane)
+
+    async def caught_up(self, agent_id: str) -> None:
+        """Returns when the agent's updates that were heard are told."""
+        lanes = [lane.working for chat, lane in self._lanes.items() if chat[0] == agent_id and lane.working]
+        if lanes:
+            await asyncio.wait(lanes)
 
     def forget(self, agent_id: str) -> None:
         """Somebody else serves this agent from now on."""
@@ -123,7 +133,7 @@ class Feeder:
             lane.working = None
 
     async def _tell_from_table(self, chat: Chat, lane: _Lane) -> None:
-        async with self._readers, self._database.read() as session:
+        async with self._readers.place(chat[0]), self._database.read() as session:
             place = max(await store.told(session, self.name, *chat), self._since)
             rows = await store.to_tell(session, *chat, place, AHEAD)
         for row in rows:

@@ -8,6 +8,7 @@ go on, but can store, begin and tell nothing any more.
 import asyncio
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from quarterdeck.telegram.model import BOTS_TOPIC, SENDS_TOPIC, Bot, Lease, Stan
 from quarterdeck.telegram.publisher import EmbeddedPublisher, NatsPublisher
 from quarterdeck.telegram.requests import Asked
 from quarterdeck.telegram.served import ServedBot
+from quarterdeck.telegram.turns import Readers, Turns
 from quarterdeck.telegram.wire import Consumer, Update
 from quarterdeck.telegram.writer import Writer
 
@@ -46,6 +48,14 @@ IDLE = 60.0
 """Seconds without any bot after which a listener that may leave does."""
 
 
+@dataclass(frozen=True)
+class _Leaving:
+    """A bot that is being let go; until its last request is answered it is still held."""
+
+    bot: ServedBot
+    task: "asyncio.Task[None]"
+
+
 class Gateway:
     """Polls, sends and tells. Add consumers before `run`."""
 
@@ -65,7 +75,10 @@ class Gateway:
         self._sleep = sleep
         self._served: dict[str, ServedBot] = {}
         self._feeders: list[Feeder] = []
+        self._leaving: dict[str, _Leaving] = {}
         self._bell = asyncio.Event()
+        self._readers = Readers()
+        self._turns = Turns(self._caught_up, sleep)
         self._writer = Writer(database, self._kept, nats=bool(nats_url))
         self._publisher = (
             NatsPublisher(database, nats_url, asked, self._routed)
@@ -76,7 +89,8 @@ class Gateway:
 
     def add(self, name: str, consumer: Consumer) -> None:
         """Tell `consumer` of every update from now on. Its name is where it goes on after a restart."""
-        self._feeders.append(Feeder(name, consumer, self._database, self._writer, self._sleep))
+        feeder = Feeder(name, consumer, self._database, self._writer, self._readers, self._sleep)
+        self._feeders.append(feeder)
 
     @property
     def agents(self) -> list[str]:
@@ -91,7 +105,8 @@ class Gateway:
         """
         stopping = stopping or asyncio.Event()
         await self._open_feeders()
-        tasks = [asyncio.create_task(work) for work in (self._listen(), self._publisher.run())]
+        works = (self._listen(), self._publisher.run(), self._adopt())
+        tasks = [asyncio.create_task(work) for work in works]
         try:
             await self._look_after_bots(stopping, may_leave)
         finally:
@@ -151,30 +166,38 @@ class Gateway:
             stopped.cancel()
 
     async def _reconcile(self) -> None:
-        """Hold what is ours, let go what is not, take what is free."""
-        await self._bots.adopt_connections()
+        """Hold what is ours, let go what is not, take what is free.
+
+        Nothing in here waits for Telegram: one bot that hangs would cost the others their leases.
+        """
         async with self._database.command("hold bots") as unit:
             ours = await store.hold(unit, self._standings(), unit.now + LEASE)
             fresh = await store.take_free(unit, unit.now + LEASE)
         known = {row.agent_id: row for row in ours}
         for agent_id in [agent_id for agent_id in self._served if agent_id not in known]:
-            await self._stop(agent_id)
+            self._stop(agent_id)
         for row in [*ours, *fresh]:
             await self._serve(row)
+        self._leaving = {agent_id: one for agent_id, one in self._leaving.items() if not one.task.done()}
 
     def _standings(self) -> dict[str, Standing]:
-        return {agent_id: bot.standing for agent_id, bot in self._served.items()}
+        leaving = {agent_id: one.bot.standing for agent_id, one in self._leaving.items()}
+        return leaving | {agent_id: bot.standing for agent_id, bot in self._served.items()}
 
     async def _serve(self, row: Bot) -> None:
-        """Begin with a bot, or begin anew if it was registered again."""
+        """Begin with a bot, or begin anew if it was registered again, once the one before has ended."""
         served = self._served.get(row.agent_id)
         if served is not None:
             if served.lease.registered_at == row.registered_at and not served.is_broken:
                 return
-            await self._stop(row.agent_id)
+            self._stop(row.agent_id)
+        if (leaving := self._leaving.get(row.agent_id)) is not None:
+            if not leaving.task.done():
+                return
+            del self._leaving[row.agent_id]
         try:
             lease = await self._bots.lease_of(row)
-            bot = ServedBot(lease, self._database, self._writer, self._sleep)
+            bot = ServedBot(lease, self._database, self._writer, self._turns, self._readers, self._sleep)
         except Misconfigured as error:
             log.warning("bot_not_served", agent=row.agent_id, reason=error.detail)
             return
@@ -185,19 +208,33 @@ class Gateway:
         self._publisher.bell.set()
         await asyncio.sleep(STAGGER)
 
-    async def _stop(self, agent_id: str) -> None:
+    def _stop(self, agent_id: str) -> None:
+        """Let a bot go, besides everything else: requests that have left may take their time."""
         bot = self._served.pop(agent_id)
         for feeder in self._feeders:
             feeder.forget(agent_id)
-        await bot.stop()
+        task = asyncio.create_task(bot.stop())
+        task.add_done_callback(lambda _: self._bell.set())
+        self._leaving[agent_id] = _Leaving(bot, task)
+
+    async def _adopt(self) -> None:
+        """Take in bots that are connections, again and again."""
+        while True:
+            try:
+                await self._bots.adopt_connections()
+            except QuarterdeckError as error:
+                log.warning("connections_wait", reason=error.detail)
+            await asyncio.sleep(LOOK)
 
     async def _let_go(self) -> None:
         """End in order: no new update, no new message, what is under way is finished and recorded."""
         standings = self._standings()
-        await asyncio.gather(*(bot.stop() for bot in self._served.values()))
+        leaving = [one.task for one in self._leaving.values()]
+        await asyncio.gather(*(bot.stop() for bot in self._served.values()), *leaving)
         await asyncio.gather(*(feeder.close(PATIENCE) for feeder in self._feeders))
         await self._writer.close()
         self._served.clear()
+        self._leaving.clear()
         with suppress(QuarterdeckError):
             async with self._database.command("release bots") as unit:
                 await store.release(unit, standings)
@@ -221,9 +258,15 @@ class Gateway:
         """A new update is on disk."""
         if not self._has_nats:
             self._routed(lease.agent_id, self._database.clock.now())
-        self._publisher.bell.set()
+        self._publisher.hear(lease.agent_id)
         for feeder in self._feeders:
             feeder.hear(number, update)
+
+    async def _caught_up(self, agent_id: str) -> None:
+        """See `turns.CaughtUp`."""
+        for feeder in self._feeders:
+            await feeder.caught_up(agent_id)
+        await self._publisher.caught_up(agent_id)
 
     def _routed(self, agent_id: str, at: Any) -> None:
         if bot := self._served.get(agent_id):

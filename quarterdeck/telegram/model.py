@@ -66,7 +66,7 @@ class StoredUpdate(SQLModel, table=True):
     __tablename__ = "telegram_updates"
     __table_args__ = (
         Index("telegram_updates_of_chat", "agent_id", "chat_id", "id"),
-        Index("telegram_updates_unpublished", "id", postgresql_where=text("published_at is null")),
+        Index("telegram_updates_to_publish", "agent_id", "id", postgresql_where=text("published_at is null")),
     )
 
     id: int | None = Field(default=None, sa_column=serial())

@@ -14,6 +14,7 @@ from quarterdeck.telegram.bot_api import BotApi
 from quarterdeck.telegram.limits import Sleep
 from quarterdeck.telegram.model import Lease
 from quarterdeck.telegram.rules import Done, Failed, Limited, Refused
+from quarterdeck.telegram.turns import Turns
 from quarterdeck.telegram.wire import Update
 from quarterdeck.telegram.writer import Writer
 
@@ -31,11 +32,19 @@ class Poller:
     """One bot's updates, for ever; `run` returns when the bot is lost or its token revoked."""
 
     def __init__(
-        self, lease: Lease, api: BotApi, writer: Writer, clock: Clock, sleep: Sleep, report: Report
+        self,
+        lease: Lease,
+        api: BotApi,
+        writer: Writer,
+        turns: Turns,
+        clock: Clock,
+        sleep: Sleep,
+        report: Report,
     ) -> None:
         self._lease = lease
         self._api = api
         self._writer = writer
+        self._turns = turns
         self._clock = clock
         self._sleep = sleep
         self._report = report
@@ -74,8 +83,9 @@ class Poller:
         numbers = [one["update_id"] for one in raw if isinstance(one, dict) and "update_id" in one]
         updates = [self._read(one, now) for one in raw if isinstance(one, dict) and "update_id" in one]
         wanted = [update for update in updates if rules.is_allowed(update, self._lease.allowed_chats)]
-        if wanted and not await self._store(wanted):
-            return False
+        async with self._turns.of(self._lease.agent_id, len(numbers)):
+            if wanted and not await self._store(wanted):
+                return False
         crash.point("after storing updates")
         if numbers:
             self._offset, self._last_update_at = max(numbers) + 1, now

@@ -6,7 +6,8 @@ so that a repetition after a crash is recognised by the stream.
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ import structlog
 
 from quarterdeck.kernel import crash
 from quarterdeck.kernel import log as logs
+from quarterdeck.kernel.bell import rung
 from quarterdeck.kernel.database import Database, Unit
 from quarterdeck.kernel.errors import QuarterdeckError
 from quarterdeck.telegram import store
@@ -36,7 +38,9 @@ DEDUPLICATED = 3_600.0
 KEPT = 7 * 24 * 3_600.0
 """Seconds for which the stream keeps events; an existing stream keeps its own settings."""
 
-BATCH = 200
+BATCH, OF_ONE = 64, 8
+"""Updates that are published in one round, and those of one agent among them."""
+
 ACK_SECONDS = 3.0
 LOOK_ANYWAY = 5.0
 LONGEST_PAUSE = 5.0
@@ -63,6 +67,12 @@ class EmbeddedPublisher:
         self._database = database
         self.bell = asyncio.Event()
 
+    def hear(self, agent_id: str) -> None:
+        """An update of that agent was stored, and so published."""
+
+    async def caught_up(self, agent_id: str) -> None:
+        """Returns when the agent's updates that were heard are published."""
+
     async def run(self) -> None:
         """For ever."""
         while True:
@@ -71,8 +81,7 @@ class EmbeddedPublisher:
                 await self._announce()
             except QuarterdeckError as error:
                 log.warning("publishing_waits", reason=error.detail)
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self.bell.wait(), LOOK_ANYWAY)
+            await rung(self.bell, LOOK_ANYWAY)
 
     async def _announce(self) -> None:
         async with self._database.read() as session:
@@ -92,7 +101,19 @@ class NatsPublisher:
         self._asked = asked
         self._routed = routed
         self._answering: set[asyncio.Task[None]] = set()
+        self._behind: Counter[str] = Counter()
+        self._moved = asyncio.Condition()
         self.bell = asyncio.Event()
+
+    def hear(self, agent_id: str) -> None:
+        """An update of that agent was stored."""
+        self._behind[agent_id] += 1
+        self.bell.set()
+
+    async def caught_up(self, agent_id: str) -> None:
+        """Returns when the agent's updates that were heard are published."""
+        async with self._moved:
+            await self._moved.wait_for(lambda: self._behind[agent_id] <= 0)
 
     async def run(self) -> None:
         """For ever; what fails is tried again, in order."""
@@ -123,28 +144,43 @@ class NatsPublisher:
             await client.subscribe(SEND, queue="quarterdeck", cb=self._on_request)
             while client.is_connected:
                 self.bell.clear()
-                while await self._publish(stream) == BATCH:
+                while await self._publish(stream):
                     pass
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self.bell.wait(), LOOK_ANYWAY)
+                await rung(self.bell, LOOK_ANYWAY)
         finally:
             await _close(client)
 
     async def _publish(self, stream: "JetStreamContext") -> int:
-        """One batch; how many updates it had. An event that fails ends it, so that order is kept."""
+        """One batch; how many updates it had. What fails stays, so that each agent's order is kept."""
         async with self._database.command("publish updates") as unit:
             if not await store.only_publisher(unit):
                 return 0
             for bot in await store.unannounced(unit.session):
                 await self._send(stream, REGISTERED, announcement(bot))
                 await store.mark_announced(unit, bot.agent_id, bot.registered_at)
-            rows = await store.unpublished(unit.session, BATCH)
-            done = await self._send_rows(unit, stream, rows)
-        if done < len(rows):
+            rows = await store.unpublished(unit.session, OF_ONE, BATCH)
+            done = await self._send_all(unit, stream, rows)
+        await self._published(done, unit.now)
+        if len(done) < len(rows):
             raise ConnectionError("the stream did not take an event")
         return len(rows)
 
-    async def _send_rows(self, unit: Unit, stream: "JetStreamContext", rows: Any) -> int:
+    async def _send_all(
+        self, unit: Unit, stream: "JetStreamContext", rows: Sequence[StoredUpdate]
+    ) -> list[StoredUpdate]:
+        """Agents side by side, each in its order; what the stream took."""
+        of_agents: dict[str, list[StoredUpdate]] = {}
+        for row in rows:
+            of_agents.setdefault(row.agent_id, []).append(row)
+        taken = await asyncio.gather(*(self._send_rows(stream, one) for one in of_agents.values()))
+        done = [row for one in taken for row in one]
+        if done:
+            await store.mark_published(unit, [row.id for row in done if row.id is not None])
+        return done
+
+    async def _send_rows(
+        self, stream: "JetStreamContext", rows: Sequence[StoredUpdate]
+    ) -> list[StoredUpdate]:
         done: list[StoredUpdate] = []
         for row in rows:
             try:
@@ -154,11 +190,14 @@ class NatsPublisher:
                 break
             crash.point("after publishing an update")
             done.append(row)
-        if done:
-            await store.mark_published(unit, [row.id for row in done if row.id is not None])
+        return done
+
+    async def _published(self, done: Sequence[StoredUpdate], at: datetime) -> None:
         for row in done:
-            self._routed(row.agent_id, unit.now)
-        return len(done)
+            self._routed(row.agent_id, at)
+            self._behind[row.agent_id] = max(0, self._behind[row.agent_id] - 1)
+        async with self._moved:
+            self._moved.notify_all()
 
     async def _send(self, stream: "JetStreamContext", subject: str, event: dict[str, Any]) -> None:
         payload = json.dumps(event, ensure_ascii=False).encode()

@@ -9,6 +9,7 @@ from typing import Any
 import structlog
 
 from quarterdeck.kernel import crash
+from quarterdeck.kernel.bell import rung
 from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.errors import Unavailable
 from quarterdeck.telegram import rules, store
@@ -16,6 +17,7 @@ from quarterdeck.telegram.bot_api import BotApi
 from quarterdeck.telegram.limits import Limiter, Sleep
 from quarterdeck.telegram.model import Lease, StoredSend
 from quarterdeck.telegram.rules import Answer, Done, Failed, Limited, Moved, Part, Refused
+from quarterdeck.telegram.turns import Readers
 from quarterdeck.telegram.wire import SendState, send_of
 from quarterdeck.telegram.writer import Outcome, Writer
 
@@ -41,6 +43,7 @@ class Sender:
         limiter: Limiter,
         writer: Writer,
         database: Database,
+        readers: Readers,
         sleep: Sleep,
         revoked: Callable[[], None],
     ) -> None:
@@ -49,6 +52,7 @@ class Sender:
         self._limiter = limiter
         self._writer = writer
         self._database = database
+        self._readers = readers
         self._sleep = sleep
         self._revoked = revoked
         self._places = asyncio.Semaphore(AT_ONCE)
@@ -65,10 +69,7 @@ class Sender:
             while True:
                 self.bell.clear()
                 await self._start_lanes()
-                try:
-                    await asyncio.wait_for(self.bell.wait(), LOOK_ANYWAY)
-                except TimeoutError:
-                    continue
+                await rung(self.bell, LOOK_ANYWAY)
         finally:
             await self._drain()
 
@@ -91,7 +92,7 @@ class Sender:
 
     async def _start_lanes(self) -> None:
         try:
-            async with self._database.read() as session:
+            async with self._readers.place(self._lease.agent_id), self._database.read() as session:
                 chats = await store.chats_to_send(session, self._lease.agent_id)
         except Unavailable as error:
             log.warning("queue_waits", agent=self._lease.agent_id, reason=error.detail)
@@ -121,7 +122,7 @@ class Sender:
             self.bell.set()  # something may have come while we looked for the last time
 
     async def _next(self, chat: str, after: int) -> list[StoredSend]:
-        async with self._database.read() as session:
+        async with self._readers.place(self._lease.agent_id), self._database.read() as session:
             return list(await store.to_send(session, self._lease.agent_id, chat, after, AHEAD))
 
     async def _deliver(self, row: StoredSend) -> bool:
@@ -132,7 +133,7 @@ class Sender:
         while current is not None and current.state is SendState.QUEUED:
             if len(current.message_ids) >= len(parts):
                 outcome = Outcome(row.id, Refused(400, "There is nothing in it."), is_last=True)
-                current = await self._writer.end(outcome)
+                current = await self._writer.end(self._lease, outcome)
                 continue
             await self._wait_until_due(current)
             answer = await self._attempt(row.id, row.chat, parts[len(current.message_ids)])
@@ -187,7 +188,7 @@ class Sender:
         """A database that is away for a moment must not make us send twice."""
         while True:
             try:
-                row = await self._writer.end(outcome)
+                row = await self._writer.end(self._lease, outcome)
                 break
             except Unavailable as error:
                 log.warning("outcome_waits", message=outcome.number, reason=error.detail)

@@ -15,6 +15,7 @@ from quarterdeck.telegram.model import BOTS_TOPIC, BotState, Lease, Standing
 from quarterdeck.telegram.poller import Poller
 from quarterdeck.telegram.rules import Done, Limited, Moved, Refused
 from quarterdeck.telegram.sender import Sender
+from quarterdeck.telegram.turns import Readers, Turns
 from quarterdeck.telegram.writer import Writer
 
 log = structlog.get_logger(__name__)
@@ -23,15 +24,19 @@ log = structlog.get_logger(__name__)
 class ServedBot:
     """`start` it, `stop` it; `is_broken`: something unforeseen ended it."""
 
-    def __init__(self, lease: Lease, database: Database, writer: Writer, sleep: Sleep) -> None:
+    def __init__(
+        self, lease: Lease, database: Database, writer: Writer, turns: Turns, readers: Readers, sleep: Sleep
+    ) -> None:
         self.lease = lease
         self.api = BotApi(lease.token, lease.api_base)
         self.routed_at: datetime | None = None
         self._database = database
         self._limiter = Limiter(database.clock, sleep)
-        self._poller = Poller(lease, self.api, writer, database.clock, sleep, self._report)
+        self._poller = Poller(lease, self.api, writer, turns, database.clock, sleep, self._report)
         self._revoked = asyncio.Event()
-        self.sender = Sender(lease, self.api, self._limiter, writer, database, sleep, self._revoked.set)
+        self.sender = Sender(
+            lease, self.api, self._limiter, writer, database, readers, sleep, self._revoked.set
+        )
         self._missing: set[str] = set()
         self._tasks: list[asyncio.Task[None]] = []
 

@@ -192,10 +192,35 @@ async def by_event(session: AsyncSession, event_id: str) -> StoredUpdate | None:
     return (await session.exec(select(StoredUpdate).where(col(StoredUpdate.event_id) == event_id))).first()
 
 
-async def unpublished(session: AsyncSession, limit: int) -> Sequence[StoredUpdate]:
-    """What the bus has not got yet, in order."""
-    query = select(StoredUpdate).where(text("published_at is null")).order_by(col(StoredUpdate.id))
-    return (await session.exec(query.limit(limit))).all()
+_UNPUBLISHED = text(
+    """
+    with recursive agents as (
+      (select agent_id from telegram_updates where published_at is null order by agent_id limit 1)
+      union all
+      select (select u.agent_id from telegram_updates u
+              where u.published_at is null and u.agent_id > a.agent_id order by u.agent_id limit 1)
+      from agents a where a.agent_id is not null
+    )
+    select u.id
+    from agents a
+    cross join lateral (
+      select id, row_number() over (order by id) as place from (
+        select id from telegram_updates
+        where agent_id = a.agent_id and published_at is null order by id limit :of_one
+      ) first
+    ) u
+    order by u.place, u.id limit :most
+    """
+)
+"""Jumps from agent to agent in the index: what waits of one may be millions."""
+
+
+async def unpublished(session: AsyncSession, of_one: int, most: int) -> Sequence[StoredUpdate]:
+    """What the bus has not got yet: the oldest of each agent first, then the second of each, ..."""
+    connection = await session.connection()
+    found = await connection.execute(_UNPUBLISHED, {"of_one": of_one, "most": most})
+    query = select(StoredUpdate).where(col(StoredUpdate.id).in_([row.id for row in found]))
+    return (await session.exec(query.order_by(col(StoredUpdate.id)))).all()
 
 
 async def mark_published(unit: Unit, ids: Sequence[int]) -> None:

@@ -17,6 +17,10 @@ Place = tuple[str, str, int, int]
 """Consumer, agent, chat, and the update it was told of last."""
 
 
+UPDATES_AT_ONCE = 100
+"""Updates in one transaction: as many as one poll brings at most."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What became of one request of a message; `is_last`: it was its last part."""
@@ -34,26 +38,26 @@ class Writer:
         self._database = database
         self._kept = kept
         self._nats = nats
-        self._updates = Batches[Arrival, bool](self._keep, most=20)
+        self._updates = Batches[Arrival, bool](self._keep, most=UPDATES_AT_ONCE)
         self._begun = Batches[tuple[Lease, int], bool](self._begin)
         self._ended = Batches[Outcome, StoredSend | None](self._end)
         self._told = Batches[Place, None](self._tell)
 
     async def keep(self, lease: Lease, updates: Sequence[Update]) -> bool:
         """Store updates; False: somebody else has the bot."""
-        return await self._updates.add((lease, updates))
+        return await self._updates.add(lease.agent_id, (lease, updates), len(updates))
 
     async def begin(self, lease: Lease, number: int) -> bool:
         """A request of a message is about to leave; False: it is not ours any more."""
-        return await self._begun.add((lease, number))
+        return await self._begun.add(lease.agent_id, (lease, number))
 
-    async def end(self, outcome: Outcome) -> StoredSend | None:
+    async def end(self, lease: Lease, outcome: Outcome) -> StoredSend | None:
         """Record what became of it; the message as it stands now."""
-        return await self._ended.add(outcome)
+        return await self._ended.add(lease.agent_id, outcome)
 
     async def tell(self, place: Place) -> None:
         """A consumer was told."""
-        await self._told.add(place)
+        await self._told.add(place[1], place)
 
     async def close(self) -> None:
         """Wait until everything is written."""
