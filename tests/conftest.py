@@ -8,9 +8,10 @@ import asyncio
 import fcntl
 import inspect
 import os
+import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Set
 from contextlib import suppress
 
 import psutil
@@ -26,6 +27,12 @@ SLOW = ("tests/services/", "tests/chaos/", "tests/browser/")
 """Folders whose tests wait for servers and browsers: `make test-services` runs them, `make test` does not."""
 
 
+def pytest_configure() -> None:
+    """What was compiled is kept, whatever the environment says: hundreds of processes of ours load it."""
+    sys.dont_write_bytecode = False
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not item.nodeid.startswith("tests/chaos/"))  # the longest first
     for item in items:
@@ -38,10 +45,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
     """After every test: no thread that would hold the process open, and no child process."""
-    threads, children = set(_threads()), set(_children())
+    threads, children = set(_threads()), _children()
     yield
     _until_none(lambda: set(_threads()) - threads)
-    _until_none(lambda: set(_children()) - children)
+    _until_none(lambda: _children() - children)
 
 
 @pytest.fixture
@@ -58,29 +65,32 @@ def _threads() -> Iterator[threading.Thread]:
     return (thread for thread in threading.enumerate() if not thread.daemon)
 
 
-def _children() -> Iterator[psutil.Process]:
-    """Children's children need no look: they are left behind only by a child that is."""
-    if not _has_children():
-        return
-    for child in psutil.Process().children():
-        with suppress(psutil.Error):
-            tracker = "multiprocessing.resource_tracker" in " ".join(child.cmdline())  # lives as long as we
-            if child.status() != psutil.STATUS_ZOMBIE and not tracker:
-                yield child
-
-
-def _has_children() -> bool:
-    """Asks the kernel; psutil would read every process of the machine, three times in every test."""
+def _children() -> set[int]:
+    """Those that run. Children's children need no look: they are left behind only by a child that is."""
     if not hasattr(os, "waitid"):  # macOS before Python 3.13
-        return True
+        return {child.pid for child in psutil.Process().children() if _is_left(child.pid)}
+    if not _is_child(os.P_ALL, 0):
+        return set()
+    return {pid for pid in psutil.pids() if _is_child(os.P_PID, pid) and _is_left(pid)}
+
+
+def _is_child(kind: int, pid: int) -> bool:
+    """Asks the kernel; psutil would read every process of the machine, three times in every test."""
     try:
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        return os.waitid(kind, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None or kind == os.P_ALL
     except ChildProcessError:
         return False
-    return True
 
 
-def _until_none(left: Callable[[], Collection[object]]) -> None:
+def _is_left(pid: int) -> bool:
+    with suppress(psutil.Error):
+        child = psutil.Process(pid)
+        if child.status() != psutil.STATUS_ZOMBIE:
+            return "multiprocessing.resource_tracker" not in " ".join(child.cmdline())  # lives as long as we
+    return False
+
+
+def _until_none(left: Callable[[], Set[object]]) -> None:
     """Those that are just ending may end."""
     end = time.monotonic() + 5
     while left() and time.monotonic() < end:
