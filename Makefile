@@ -28,7 +28,7 @@ test: $(READY) ## the quick tests: no network, no root, some minutes
 	$(RUN)/python -m pytest $(QUICK)
 
 test-services: $(READY) ## the slow tests: real servers, killed and restarted
-	$(RUN)/python -m pytest -m services -n 2 --dist loadfile
+	$(RUN)/python -m pytest -m services -n 2 --dist loadfile --no-loadscope-reorder --durations=25
 
 test-openclaw: $(READY) ## a real OpenClaw gateway, installed in .openclaw on first use (1 GB of memory)
 	$(RUN)/python -m pytest tests/openclaw -o addopts="-q --strict-markers --strict-config"

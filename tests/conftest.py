@@ -25,6 +25,15 @@ from tests.databases import Connection, Databases, connect
 TEMPLATE = "template_quarterdeck"
 SLOW = ("tests/services/", "tests/chaos/", "tests/browser/")
 """Folders whose tests wait for servers and browsers: `make test-services` runs them, `make test` does not."""
+LONGEST = (
+    "tests/chaos/test_kill_at_every_point",
+    "tests/services/test_up",
+    "tests/services/test_full_disk",
+    "tests/services/test_outages",
+    "tests/services/test_openapi",
+    "tests/services/test_desk",
+)
+"""Files that take minutes: begun first, so that none of them is what everybody waits for at the end."""
 
 
 def pytest_configure() -> None:
@@ -34,12 +43,18 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: not item.nodeid.startswith("tests/chaos/"))  # the longest first
+    items.sort(key=_order)
     for item in items:
         if item.nodeid.startswith(SLOW):
             item.add_marker("services")
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(600))  # the first test of a file waits for its servers
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.function):
             item.fixturenames.insert(item.fixturenames.index("nothing_left") + 1, "no_task_left")
+
+
+def _order(item: pytest.Item) -> int:
+    return next((place for place, name in enumerate(LONGEST) if item.nodeid.startswith(name)), len(LONGEST))
 
 
 @pytest.fixture(autouse=True)
