@@ -21,6 +21,7 @@ from deployments import schema
 from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.postgres import EmbeddedPostgres
 from tests.databases import Connection, Databases, connect
+from tests.fakes.forking import Forks
 
 TEMPLATE = "template_quarterdeck"
 SLOW = ("tests/services/", "tests/chaos/", "tests/browser/")
@@ -145,6 +146,14 @@ def admin(postgres: EmbeddedPostgres) -> Iterator[Connection]:
 def databases(postgres: EmbeddedPostgres, admin: Connection, worker_id: str) -> Iterator[Databases]:
     """The worker's databases."""
     made = Databases(postgres, admin, TEMPLATE, f"test_{worker_id}")
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """Starts programs that are to be killed."""
+    made = Forks()
     yield made
     made.close()
 

@@ -20,6 +20,7 @@ from quarterdeck.crew import keeper
 from quarterdeck.crew.command import CommandRuntime
 from quarterdeck.crew.runtime import Job, Outcome
 from quarterdeck.kernel.errors import Unavailable
+from tests.fakes.forking import Forks
 
 MakeJob = Callable[..., Job]
 
@@ -378,7 +379,9 @@ async def test_a_process_that_got_the_dead_programs_id_is_left_alone(
     assert bystander.poll() is None
 
 
-async def test_a_run_survives_its_starter_and_is_adopted(runtime: CommandRuntime, make_job: MakeJob) -> None:
+async def test_a_run_survives_its_starter_and_is_adopted(
+    forks: Forks, runtime: CommandRuntime, make_job: MakeJob
+) -> None:
     job = make_job("echo x >> starts; while [ ! -e go ]; do sleep 0.01; done; exit 5")
     starter = f"""
 import asyncio, os, signal
@@ -391,8 +394,8 @@ object.__setattr__(job, "parameters", {dict(job.parameters)!r})
 asyncio.run(CommandRuntime().start(job))
 os.kill(os.getpid(), signal.SIGKILL)
 """.replace("datetime.timedelta", "timedelta")
-    ended = await asyncio.to_thread(subprocess.run, [sys.executable, "-c", starter], cwd=Path.cwd())
-    assert ended.returncode == -signal.SIGKILL
+    ended = await forks.run(starter)
+    assert ended.code == -signal.SIGKILL
     await runtime.start(job)
     (job.work_tree / "go").touch()
     assert (await runtime.wait(job.folder)).exit_code == 5

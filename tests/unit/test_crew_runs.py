@@ -1,9 +1,6 @@
 """Agent runs: slots that are never exceeded, rows that are opened and closed once, and real executions."""
 
 import asyncio
-import os
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,6 +20,7 @@ from quarterdeck.crew.service import Crew
 from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.errors import Conflict, NotFound, Unavailable
 from quarterdeck.kernel.web import furnish
+from tests.fakes.forking import Forks
 
 Client = httpx.AsyncClient
 
@@ -224,7 +222,7 @@ async def test_processes_with_the_same_runs_folder_are_one_host(
 
 @pytest.mark.parametrize("point", ["before agent start", "after agent start"])
 async def test_a_desk_killed_around_the_start_costs_no_run_and_starts_none_twice(
-    crew: Crew, item: WorkItem, tmp_path: Path, point: str
+    forks: Forks, crew: Crew, item: WorkItem, tmp_path: Path, point: str
 ) -> None:
     run = await opened(crew, item)
     asked = job(crew, run, "echo x >> starts; exit 5", tmp_path)
@@ -241,9 +239,8 @@ object.__setattr__(job, "parameters", {dict(asked.parameters)!r})
 crew = Crew(None, {{"command": CommandRuntime()}}, Path({str(tmp_path / "runs")!r}))
 asyncio.run(crew.start(AgentRun(runtime="command", host=crew.host, folder={run.folder!r}), job))
 """.replace("datetime.timedelta", "timedelta")
-    environ = os.environ | {"QUARTERDECK_CRASH_AT": point}
-    ended = await asyncio.to_thread(subprocess.run, [sys.executable, "-c", desk], env=environ)
-    assert ended.returncode == -9
+    ended = await forks.run(desk, QUARTERDECK_CRASH_AT=point)
+    assert ended.code == -9
     assert await crew.start(run, asked)
     assert (await crew.wait(run)).exit_code == 5
     assert (tmp_path / "starts").read_text() == "x\n"

@@ -1,10 +1,8 @@
 """Pull requests are opened, reviewed per commit, and merged once, at exactly the commit that was meant."""
 
 import asyncio
-import os
 import shutil
 import signal
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ from quarterdeck.forge.protocol import Forge, PullRequestInfo, ReviewInfo, Verdi
 from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.errors import Conflict, NotFound, Stale
 from tests.fakes import git_hand
+from tests.fakes.forking import Forks
 from tests.fakes.git_hand import git, write
 
 BRANCH = "item/ET-007"
@@ -276,28 +275,21 @@ asyncio.run(LocalForge(Database(url), Path(folder)).merge("demo", 1, head, "Gree
 """
 
 
-async def merge_and_die(shop: Workshop, head: str, url: str) -> None:
+async def merge_and_die(forks: Forks, shop: Workshop, head: str, url: str) -> None:
     """A merge by a process that is killed when git has it and the table does not."""
-    dying = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-c",
-        _MERGE,
-        url,
-        str(shop.folder / "forge"),
-        head,
-        env=os.environ | {"QUARTERDECK_CRASH_AT": "before merge pull request"},
-    )
-    assert await dying.wait() == -signal.SIGKILL
+    folder, point = str(shop.folder / "forge"), "before merge pull request"
+    dead = await forks.run(_MERGE, url, folder, head, QUARTERDECK_CRASH_AT=point)
+    assert dead.code == -signal.SIGKILL
     assert shop.merges() == 1
 
 
 @pytest.mark.parametrize("first", ["merge", "look", "open"])
 async def test_a_crash_between_git_and_the_table_is_mended_by_the_next_call(
-    shop: Workshop, database_url: str, first: str
+    forks: Forks, shop: Workshop, database_url: str, first: str
 ):
     head = await shop.push("a.txt")
     await shop.open()
-    await merge_and_die(shop, head, database_url)
+    await merge_and_die(forks, shop, head, database_url)
     if first == "look":
         seen = await shop.forge.pull_request("demo", BRANCH)
         assert seen is not None

@@ -3,8 +3,6 @@
 import asyncio
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +17,7 @@ from quarterdeck.kernel.database import Database, Unit
 from quarterdeck.kernel.errors import Conflict, Unavailable
 from quarterdeck.kernel.journal import Event, OutboxMessage
 from quarterdeck.kernel.postgres import EmbeddedPostgres
+from tests.fakes.forking import Forks
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 
@@ -169,19 +168,15 @@ asyncio.run(main())
 
 @pytest.mark.parametrize(("point", "left"), [("before try", []), ("after try", ["item_done"])])
 async def test_a_process_killed_at_the_commit_did_all_or_nothing(
-    database: Database, point: str, left: list[str]
+    forks: Forks, database: Database, point: str, left: list[str]
 ) -> None:
     woken: list[str] = []
     async with await psycopg.AsyncConnection.connect(
         database.url.replace("+psycopg", "", 1), autocommit=True
     ) as listener:
         await listener.execute("listen quarterdeck")
-        killed = await asyncio.to_thread(
-            subprocess.run,
-            [sys.executable, "-c", CRASHING, database.url],
-            env={**os.environ, "QUARTERDECK_CRASH_AT": point},
-        )
-        assert killed.returncode == -signal.SIGKILL
+        killed = await forks.run(CRASHING, database.url, QUARTERDECK_CRASH_AT=point)
+        assert killed.code == -signal.SIGKILL
         assert await kinds(database) == left
         await listener.execute("select pg_notify('quarterdeck', 'end:')")
         async for notice in listener.notifies():

@@ -1,18 +1,14 @@
 """A desk is killed at every point of a delivery; another one goes on. Nothing is lost, nothing is hidden."""
 
-import asyncio
-import os
-import sys
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 
 from quarterdeck.kernel.journal import Delivery
+from tests.fakes.forking import Forks
 from tests.fakes.notifying import FixedConnections, NotifyRoom, telegram_connection
 from tests.fakes.telegram import FakeTelegram
 
-ROOT = Path(__file__).parents[2]
 FIRST, SECOND = "🔴 ET-007: ERROR — first", "🔴 ET-007: ERROR — second"
 
 
@@ -30,14 +26,9 @@ async def room(database, telegram):
     await made.notify.close()
 
 
-async def killed_desk(point: str, *arguments: str) -> None:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.fakes.delivering_desk", *arguments),
-        cwd=ROOT,
-        env={**os.environ, "QUARTERDECK_CRASH_AT": point},
-        stdout=asyncio.subprocess.DEVNULL,
-    )
-    assert await process.wait() == -9
+async def killed_desk(forks: Forks, point: str, *arguments: str) -> None:
+    ended = await forks.run("tests.fakes.delivering_desk", *arguments, QUARTERDECK_CRASH_AT=point)
+    assert ended.code == -9
 
 
 @pytest.mark.parametrize(
@@ -53,10 +44,10 @@ async def killed_desk(point: str, *arguments: str) -> None:
     ],
 )
 async def test_a_killed_desk_loses_nothing_and_hides_nothing(
-    room, telegram, database_url, point, arrived, marked
+    forks, room, telegram, database_url, point, arrived, marked
 ):
     await room.tell("first", "second")
-    await killed_desk(point, database_url, telegram.base)
+    await killed_desk(forks, point, database_url, telegram.base)
     room.clock.time = datetime.now(UTC) + timedelta(seconds=16)  # its lease is over
     await room.deliver_all()
     assert telegram.texts() == [*arrived, SECOND]
@@ -65,19 +56,21 @@ async def test_a_killed_desk_loses_nothing_and_hides_nothing(
     assert (second.state, second.possibly_twice) == (Delivery.SENT, False)
 
 
-async def test_before_its_lease_is_over_nobody_sends_in_a_dead_desks_place(room, telegram, database_url):
+async def test_before_its_lease_is_over_nobody_sends_in_a_dead_desks_place(
+    forks, room, telegram, database_url
+):
     await room.tell("first")
-    await killed_desk("after sending a message", database_url, telegram.base)
+    await killed_desk(forks, "after sending a message", database_url, telegram.base)
     done = await room.deliver()
     assert (done.sent, done.waiting) == (0, 1)
     assert done.next_at > room.clock.now()
     assert telegram.texts() == [FIRST]
 
 
-async def test_messages_that_were_begun_together_are_marked_together(room, database_url):
+async def test_messages_that_were_begun_together_are_marked_together(forks, room, database_url):
     room.connections.values.clear()
     await room.tell("first", "second")
-    await killed_desk("after sending a message", database_url)
+    await killed_desk(forks, "after sending a message", database_url)
     await room.tell("third")
     room.clock.time = datetime.now(UTC) + timedelta(seconds=16)
     assert (await room.deliver()).sent == 3

@@ -1,20 +1,15 @@
 """A listener is killed at every point between receiving and acknowledging; another one goes on."""
 
-import asyncio
-import os
-import sys
-from pathlib import Path
-
 import pytest
 from sqlalchemy import text
 from sqlmodel import select
 
 from quarterdeck.telegram.model import StoredUpdate
 from quarterdeck.telegram.wire import Send, SendState
+from tests.fakes.forking import Forks
 from tests.fakes.telegram import CHAT, TOKEN, FakeTelegram
 from tests.fakes.telegram_gateway import Heard, TelegramRoom, running, until
 
-ROOT = Path(__file__).parents[2]
 _EXPIRE = text("update telegram_bots set leased_until = now()")
 
 
@@ -31,16 +26,10 @@ async def room(database, telegram, tmp_path):
     return made
 
 
-async def killed_listener(room: TelegramRoom, telegram: FakeTelegram, point: str) -> None:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.fakes.listening"),
-        *(room.database.url, str(room.folder), telegram.base, "-"),
-        cwd=ROOT,
-        env={**os.environ, "QUARTERDECK_CRASH_AT": point},
-        stderr=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-    )
-    assert await asyncio.wait_for(process.wait(), 60) == -9
+async def killed_listener(forks: Forks, room: TelegramRoom, telegram: FakeTelegram, point: str) -> None:
+    arguments = (room.database.url, str(room.folder), telegram.base, "-")
+    ended = await forks.run("tests.fakes.listening", *arguments, QUARTERDECK_CRASH_AT=point)
+    assert ended.code == -9
     async with room.database.command("the lease is over") as unit:
         await (await unit.session.connection()).execute(_EXPIRE)
 
@@ -56,14 +45,14 @@ async def killed_listener(room: TelegramRoom, telegram: FakeTelegram, point: str
         "after move cursors",
     ],
 )
-async def test_a_killed_listener_loses_no_message_and_doubles_none(room, telegram, point):
+async def test_a_killed_listener_loses_no_message_and_doubles_none(forks, room, telegram, point):
     first = Heard()
     gateway = room.gateway()
     gateway.add("test", first)
     async with running(gateway):  # so that the consumer is known
         await until(lambda: gateway.agents == ["analyst"])
     telegram.say("one")
-    await killed_listener(room, telegram, point)
+    await killed_listener(forks, room, telegram, point)
     heard = Heard()
     gateway = room.gateway()
     gateway.add("test", heard)
@@ -89,10 +78,10 @@ async def test_a_killed_listener_loses_no_message_and_doubles_none(room, telegra
     ],
 )
 async def test_a_message_is_sent_for_sure_and_marked_where_it_may_be_there_twice(
-    room, telegram, point, arrived, state
+    forks, room, telegram, point, arrived, state
 ):
     receipt = await room.sends.put(Send("analyst", CHAT, "Hello"))
-    await killed_listener(room, telegram, point)
+    await killed_listener(forks, room, telegram, point)
     async with running(room.gateway()):
         receipt = await room.sends.wait(receipt.id, 15)
     assert receipt.state is state

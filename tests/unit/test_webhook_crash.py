@@ -1,8 +1,5 @@
 """Killed before and after every commit: what was answered is kept, and what is kept is worked on."""
 
-import asyncio
-import os
-import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,8 +8,7 @@ import pytest
 from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.inbox import DEATHS, LEASE, Delivery, Inbox, Standing
 from tests.fakes.clock import ManualClock
-
-ROOT = Path(__file__).parents[2]
+from tests.fakes.forking import Forks
 
 
 @pytest.fixture
@@ -23,17 +19,11 @@ def clock(database: Database) -> ManualClock:
     return clock
 
 
-async def killed(point: str, *arguments: str) -> str:
+async def killed(forks: Forks, point: str, *arguments: str) -> str:
     """What a process said before it was killed at a point."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.fakes.webhook_process", *arguments),
-        cwd=ROOT,
-        env={**os.environ, "QUARTERDECK_CRASH_AT": point},
-        stdout=asyncio.subprocess.PIPE,
-    )
-    said, _ = await process.communicate()
-    assert process.returncode == -9
-    return said.decode()
+    ended = await forks.run("tests.fakes.webhook_process", *arguments, QUARTERDECK_CRASH_AT=point)
+    assert ended.code == -9
+    return ended.said
 
 
 def noting(file: Path) -> dict[str, object]:
@@ -47,10 +37,10 @@ def noting(file: Path) -> dict[str, object]:
 
 @pytest.mark.parametrize(("point", "is_known"), [("before", False), ("after", True)])
 async def test_a_door_killed_at_its_commit_loses_nothing_that_it_answered(
-    database: Database, database_url: str, point: str, is_known: bool
+    forks: Forks, database: Database, database_url: str, point: str, is_known: bool
 ):
     """The sender that got no answer sends again, and nothing comes of it twice."""
-    said = await killed(f"{point} accept deliveries#2", "accept", database_url, "1", "2")
+    said = await killed(forks, f"{point} accept deliveries#2", "accept", database_url, "1", "2")
     assert said == "1 True\n"
     inbox = Inbox(database)
     assert await inbox.accept("plane", "2", "issue", {}, b'{"number": 2}') is not is_known
@@ -70,6 +60,7 @@ async def test_a_door_killed_at_its_commit_loses_nothing_that_it_answered(
     ],
 )
 async def test_a_desk_killed_at_any_point_leaves_its_delivery_to_the_next(
+    forks: Forks,
     database: Database,
     database_url: str,
     clock: ManualClock,
@@ -80,7 +71,7 @@ async def test_a_desk_killed_at_any_point_leaves_its_delivery_to_the_next(
     inbox, notes = Inbox(database), tmp_path / "notes"
     for number in (1, 2):
         await inbox.accept("plane", str(number), "issue", {}, b'{"number": %d}' % number)
-    await killed(point, "work", database_url, str(notes))
+    await killed(forks, point, "work", database_url, str(notes))
     clock.time = datetime.now(UTC) + LEASE + timedelta(seconds=1)
     assert await inbox.work_off(noting(notes)) is None
     assert notes.read_text().split() == worked_on
@@ -88,11 +79,11 @@ async def test_a_desk_killed_at_any_point_leaves_its_delivery_to_the_next(
 
 
 async def test_before_the_lease_of_a_dead_desk_is_over_nobody_takes_its_delivery(
-    database: Database, database_url: str, clock: ManualClock, tmp_path: Path
+    forks: Forks, database: Database, database_url: str, clock: ManualClock, tmp_path: Path
 ):
     inbox, notes = Inbox(database), tmp_path / "notes"
     await inbox.accept("plane", "1", "issue", {}, b'{"number": 1}')
-    await killed("after take delivery", "work", database_url, str(notes))
+    await killed(forks, "after take delivery", "work", database_url, str(notes))
     clock.time = datetime.now(UTC)
     seconds = await inbox.work_off(noting(notes))
     assert not notes.exists()
@@ -100,13 +91,13 @@ async def test_before_the_lease_of_a_dead_desk_is_over_nobody_takes_its_delivery
 
 
 async def test_a_delivery_over_which_desks_die_is_given_up_and_said_so(
-    database: Database, database_url: str, clock: ManualClock, tmp_path: Path
+    forks: Forks, database: Database, database_url: str, clock: ManualClock, tmp_path: Path
 ):
     inbox, notes = Inbox(database), tmp_path / "notes"
     for number in (1, 2):
         await inbox.accept("plane", str(number), "issue", {}, b'{"number": %d}' % number)
     for _ in range(DEATHS):
-        await killed("before the effect", "work", database_url, str(notes))
+        await killed(forks, "before the effect", "work", database_url, str(notes))
         async with database.engine.begin() as connection:  # as if the lease's time were over
             await connection.exec_driver_sql("update inbox set leased_until = now() where id = 1")
     clock.time = datetime.now(UTC)
