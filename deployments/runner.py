@@ -8,15 +8,17 @@ Schedules are never paused: what came due meanwhile is run afterwards.
 
 import asyncio
 import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import httpx
 import psutil
 import structlog
 from prefect.runner import Runner
 
 from deployments import leash
 from deployments.catalogue import CATALOGUE, Entry, sweeps
-from deployments.registration import deployment_of
+from deployments.registration import deployment_of, forget_sweeps
 from quarterdeck.house import open_house
 from quarterdeck.kernel.errors import QuarterdeckError
 
@@ -58,19 +60,28 @@ async def serve() -> None:
 
 
 async def follow_roster(runner: Runner) -> None:
-    """Serve the sweep of every agent, also of those that come or change while the runner goes on."""
-    served: dict[str, Entry] = {}
+    """Serve the sweep of every agent, also of those that come, change or go while the runner goes on."""
+    served: Mapping[str, Entry] = {}
     async with open_house() as house:
         while True:
             try:
-                wanted = {entry.name: entry for entry in sweeps(await house.sweeper.heartbeats())}
-                for name, entry in wanted.items():
-                    if served.get(name) != entry:
-                        await runner.aadd_deployment(deployment_of(entry))
-                        served[name] = entry
-            except QuarterdeckError as error:  # a roster to be mended, or the database is down
+                served = await _serve(runner, served, sweeps(await house.sweeper.heartbeats()))
+            except (QuarterdeckError, httpx.HTTPError) as error:  # a roster to be mended, or a server is down
                 log.warning("heartbeats_not_served", reason=str(error))
             await asyncio.sleep(ROSTER_PAUSE)
+
+
+async def _serve(
+    runner: Runner, served: Mapping[str, Entry], entries: Sequence[Entry]
+) -> Mapping[str, Entry]:
+    """Serve what is new or has changed, and take away what is gone; an interrupted one may be repeated."""
+    wanted = {entry.name: entry for entry in entries}
+    for name, entry in wanted.items():
+        if served.get(name) != entry:
+            await runner.aadd_deployment(deployment_of(entry))
+    if served.keys() - wanted.keys():
+        await forget_sweeps(wanted)
+    return wanted
 
 
 if __name__ == "__main__":

@@ -226,7 +226,7 @@ async def set_up(settings: Settings, tell: Callable[[Step], None], *, apply: boo
     if not await _told(set_up_core(settings, apply=apply), tell):
         return False
     try:
-        async with _prefect_at_hand(settings) as port:
+        async with prefect_at_hand(settings) as port:
             return await _second_half(settings.model_copy(update={"prefect_port": port}), tell)
     except QuarterdeckError as error:
         tell(Step("prefect", "failed", f"{error} Everything else is set up."))
@@ -245,7 +245,7 @@ async def _told(steps: AsyncIterator[Step], tell: Callable[[Step], None]) -> boo
 
 
 @asynccontextmanager
-async def _prefect_at_hand(settings: Settings) -> AsyncIterator[int]:
+async def prefect_at_hand(settings: Settings) -> AsyncIterator[int]:
     """The port of Prefect's server: the one that runs, or one started for the occasion."""
     port = home.prefect_port(settings)
     if port and await is_healthy(port):

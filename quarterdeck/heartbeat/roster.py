@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from decimal import Decimal
 from enum import StrEnum
+from functools import cached_property
 from math import ceil
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
@@ -106,7 +107,7 @@ class Heartbeat:
     run_limit: timedelta = timedelta(minutes=30)
     budget: Budget = Budget()
 
-    @property
+    @cached_property  # asked for by every sweep of every agent
     def watched(self) -> Watched:
         """The agent as sources know it."""
         return Watched(self.agent, self.multica_id, self.workspace)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from quarterdeck.board import store as board_store
 from quarterdeck.board.cards import Card, Wanted
-from quarterdeck.board.model import FINAL, State, WorkItem
+from quarterdeck.board.model import FINAL, OUTSIDE, State, WorkItem
 from quarterdeck.board.service import Board
 from quarterdeck.kernel.database import Database, Unit
 from quarterdeck.kernel.errors import Conflict, NotFound
@@ -42,9 +42,11 @@ class BoardItems:
 
     async def worker(self, card: Card) -> str | None:
         """The agent of the stage it stands in; where the engine itself works, or none does, its assignee."""
+        if card.pipeline == OUTSIDE:
+            return card.assignee
         try:
             stage = (await self._engine.pipeline(card.pipeline)).stage(card.stage)
-        except NotFound:  # work of elsewhere, or a pipeline that was taken away: the others must be seen
+        except NotFound:  # its pipeline was taken away: the other items must be seen all the same
             return card.assignee
         return stage.agent if stage and not stage.is_engine else card.assignee
 

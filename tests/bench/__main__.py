@@ -2,6 +2,7 @@
 
     python -m tests.bench [--items 10] [--flood 200]
     python -m tests.bench --only-deliveries --items 20
+    python -m tests.bench --only-heartbeats
 
 Figures are medians; programs are timed in interleaved rounds beside a bare interpreter, because the
 machine may be busy with other work.
@@ -22,9 +23,12 @@ from rich.table import Table
 
 from deployments.supervisor import ROOT
 from tests.bench.desk import measure_desk
+from tests.bench.heartbeats import measure_heartbeats
 
 ROUNDS = 9
 DEMO_PATIENCE = 300
+AGENTS, FLOWS = 1000, 100
+"""Agents of a round, and agents that are swept as flows."""
 
 
 def main() -> int:
@@ -33,8 +37,12 @@ def main() -> int:
     parser.add_argument("--flood", type=int, default=200, help="items in flight at the same time")
     parser.add_argument("--no-demo", action="store_true", help="leave the demo out")
     parser.add_argument("--only-deliveries", action="store_true", help="delivery -> stage started, no more")
+    parser.add_argument("--only-heartbeats", action="store_true", help="rounds of many agents, no more")
     wanted = parser.parse_args()
     console = Console()
+    if wanted.only_heartbeats:
+        console.print(_table(measure_heartbeats(AGENTS, FLOWS)))
+        return 0
     rows = [] if wanted.only_deliveries else [*_help_time()]
     if not (wanted.no_demo or wanted.only_deliveries):
         rows.append(_demo_time())
@@ -42,6 +50,7 @@ def main() -> int:
         rows += asyncio.run(
             measure_desk(Path(folder), wanted.items, wanted.flood, only_deliveries=wanted.only_deliveries)
         )
+    rows += [] if wanted.only_deliveries else measure_heartbeats(AGENTS, FLOWS)
     console.print(_table(rows))
     return 0
 

@@ -7,7 +7,9 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -15,10 +17,10 @@ import pytest
 from quarterdeck.heartbeat.sources import programs, reading, workboard
 from quarterdeck.heartbeat.sources.multica import look_of as multica_look
 from quarterdeck.heartbeat.sources.openclaw_cli import TEMPLATES, filled
-from quarterdeck.heartbeat.sources.polling import Look, Polling, Turns
+from quarterdeck.heartbeat.sources.polling import MOST_WAIT, Glance, Look, Polling, Turns
 from quarterdeck.heartbeat.sources.reading import Times, tame
 from quarterdeck.heartbeat.sources.trouble import unavailable
-from quarterdeck.heartbeat.work import Found, Ref, Status, Trouble
+from quarterdeck.heartbeat.work import Answer, Found, Ref, Status, Trouble, Watched
 from quarterdeck.house import House
 from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.errors import Invalid, Unavailable
@@ -282,17 +284,86 @@ async def test_somebody_who_died_while_looking_holds_nobody_up_for_long(database
     assert (await Polling(database, "workboard").look(ask)).look.found == (work(),)
 
 
+class Looking:
+    """A look that takes its time, by a clock of its own."""
+
+    def __init__(self, seconds: float = 0) -> None:
+        self.clock = ManualClock()
+        self.seconds = seconds
+        self.looks = 0
+        self.glance = Glance(SimpleNamespace(clock=self.clock), timedelta(seconds=5))  # type: ignore[arg-type]
+
+    async def __call__(self, agents: object) -> Answer:
+        self.looks += 1
+        began = self.clock.now()
+        await asyncio.sleep(0)
+        self.clock.go(self.seconds)
+        return Answer("board", began)
+
+    async def ask(self) -> Answer:
+        return await self.glance.answer((Watched("developer"),), self)
+
+
+async def test_whoever_asks_during_a_look_takes_what_it_saw() -> None:
+    looking = Looking()
+    answers = await asyncio.gather(*(looking.ask() for _ in range(20)))
+    assert (looking.looks, len({id(answer) for answer in answers})) == (1, 1)
+    looking.clock.go(5)
+    await looking.ask()
+    assert looking.looks == 2
+
+
+async def test_a_look_that_takes_long_is_believed_for_longer_but_for_no_more_than_a_minute() -> None:
+    looking = Looking(seconds=3)
+    await looking.ask()
+    looking.clock.go(26)
+    await looking.ask()
+    assert looking.looks == 1
+    looking.clock.go(1)
+    looking.seconds = 30
+    await looking.ask()
+    looking.clock.go(30)
+    await looking.ask()
+    assert looking.looks == 3
+
+
+async def test_what_was_changed_during_a_look_is_looked_at_again() -> None:
+    looking = Looking()
+    first = asyncio.create_task(looking.ask())
+    await asyncio.sleep(0)
+    looking.glance.forget()
+    await first
+    await looking.ask()
+    assert looking.looks == 2
+
+
 async def test_calls_through_one_door_keep_apart_over_all_processes(database: Database) -> None:
-    doors = [Turns(database, "openclaw", timedelta(seconds=0.1)) for _ in range(3)]
+    database.clock = clock = ManualClock()
     left: list[float] = []
+    began = clock.now()
 
-    async def call(turns: Turns) -> None:
+    async def sleep(seconds: float) -> None:
+        left.append((clock.now() - began).total_seconds() + seconds)
+
+    doors = [Turns(database, "openclaw", timedelta(seconds=2), sleep=sleep) for _ in range(3)]
+    await asyncio.gather(*(turns.take() for turns in doors for _ in range(2)))
+    assert left == [0, 2, 4, 6, 8, 10], "nobody waits longer than the rate asks for"
+    for gap in (9, 0, 1, 5, 0, 0.5, 30):
+        clock.go(gap)
+        await doors[int(gap) % 3].take()
+    assert all(later - earlier >= 2 for earlier, later in pairwise(left))
+    assert left[-1] == (clock.now() - began).total_seconds(), "after a quiet time at once"
+    await Turns(database, "multica", timedelta(seconds=2), sleep=sleep).take()
+    assert left[-1] == left[-2], "another door has a rate of its own"
+
+
+async def test_a_call_that_would_have_to_wait_for_too_long_is_refused(database: Database) -> None:
+    database.clock = ManualClock()
+    turns = Turns(database, "openclaw", timedelta(seconds=MOST_WAIT / 2), sleep=lambda _: asyncio.sleep(0))
+    for _ in range(3):
         await turns.take()
-        left.append(time.monotonic())
-
-    began = time.monotonic()
-    await asyncio.gather(*(call(turns) for turns in doors for _ in range(2)))
-    assert len(left) == 6 and max(left) - began >= 0.45
+    with pytest.raises(Unavailable, match="Too many calls wait"):
+        await turns.take()
 
 
 def test_the_programs_of_these_tests_start_fast(tmp_path: Path) -> None:

@@ -29,8 +29,12 @@ LOOKING = timedelta(seconds=120)
 """Who looks for longer than this has died: somebody else may look."""
 GLANCE_OFF = timedelta(0)
 """No glance is shared: each one looks."""
+LOOKS_APART = 10
+"""How many times as long as it took a look is believed, at most as long as one that is shared by all."""
 PAUSE = 0.2
 MOST_WAIT = 120.0
+
+Sleep = Callable[[float], Awaitable[None]]
 
 _FOUND: TypeAdapter[tuple[Found, ...]] = TypeAdapter(tuple[Found, ...])
 
@@ -59,8 +63,16 @@ class Seen:
 class Turns:
     """Keeps calls through a door apart."""
 
-    def __init__(self, database: Database, door: str, apart: timedelta, shared: Shared = store) -> None:
+    def __init__(
+        self,
+        database: Database,
+        door: str,
+        apart: timedelta,
+        shared: Shared = store,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
         self._database = database
+        self._sleep = sleep
         self._rows = shared
         self.door = door
         self._apart = apart
@@ -72,7 +84,7 @@ class Turns:
         async with self._database.command("take a turn") as unit:
             at = await self._booked(unit)
             wait = (at - unit.now).total_seconds()
-        await asyncio.sleep(max(wait, 0))
+        await self._sleep(max(wait, 0))
 
     async def _booked(self, unit: Unit) -> datetime:
         row = await self._rows.locked_turn(unit.session, self.door, unit.now)
@@ -214,26 +226,44 @@ class Polling:
 
 
 class Glance:
-    """A look that costs nothing to others, shared within this process for a few seconds only."""
+    """A look that costs nothing to others, shared within this process for a few seconds only.
+
+    Where a look takes long it is believed for longer, so that looking never takes most of the time.
+    """
 
     def __init__(self, database: Database, fresh: timedelta) -> None:
         self._clock = database.clock
         self._fresh = fresh
-        self._last: tuple[tuple[Watched, ...], Answer] | None = None
+        self._last: tuple[tuple[Watched, ...], Answer, datetime] | None = None
+        self._alone = asyncio.Lock()
+        self._forgotten = 0
 
     async def answer(
         self, agents: Sequence[Watched], look: Callable[[Sequence[Watched]], Awaitable[Answer]]
     ) -> Answer:
         watched = tuple(agents)
-        if self._last and self._last[0] == watched and self._is_fresh(self._last[1]):
-            return self._last[1]
-        answer = await look(agents)
-        self._last = (watched, answer)
-        return answer
+        if (kept := self._kept(watched)) is not None:
+            return kept
+        async with self._alone:  # who comes meanwhile takes what the first one sees
+            if (kept := self._kept(watched)) is not None:
+                return kept
+            forgotten = self._forgotten
+            answer = await look(agents)
+            if forgotten == self._forgotten:
+                self._last = (watched, answer, self._until(answer))
+            return answer
 
-    def _is_fresh(self, answer: Answer) -> bool:
-        return timedelta(0) <= self._clock.now() - answer.at < self._fresh
+    def _kept(self, watched: tuple[Watched, ...]) -> Answer | None:
+        if self._last is None or self._last[0] != watched:
+            return None
+        _, answer, until = self._last
+        return answer if answer.at <= self._clock.now() < until else None
+
+    def _until(self, answer: Answer) -> datetime:
+        took = self._clock.now() - answer.at
+        return answer.at + max(self._fresh, min(LOOKS_APART * took, FRESH))
 
     def forget(self) -> None:
         """Something was changed there."""
         self._last = None
+        self._forgotten += 1
