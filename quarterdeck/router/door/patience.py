@@ -8,7 +8,10 @@ TICK = 0.05
 
 
 class Wait:
-    """A wait of the present task, as a context. Raises `TimeoutError` when its time is over."""
+    """A wait of the present task, as a context. Raises `TimeoutError` when its time is over.
+
+    `until` is in the loop's time, and may be moved.
+    """
 
     __slots__ = ("_before", "_task", "_waits", "is_late", "until")
 

@@ -18,7 +18,7 @@ from quarterdeck.router.ways.litellm_answer import answer_of
 from quarterdeck.router.ways.litellm_failure import failure_from
 from quarterdeck.router.ways.litellm_request import request_of
 from quarterdeck.router.ways.litellm_stream import stream_of
-from quarterdeck.router.ways.openai_way import KEPT_ALIVE_SECONDS
+from quarterdeck.router.ways.outgoing import KEPT_ALIVE_SECONDS
 from quarterdeck.router.ways.pool import Pool
 
 if TYPE_CHECKING:

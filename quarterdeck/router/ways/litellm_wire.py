@@ -15,7 +15,8 @@ import httpx
 from yarl import URL
 
 from quarterdeck.router.exchange import Failure, Outcome
-from quarterdeck.router.ways.openai_way import CONNECT_SECONDS, LONGEST_ANSWER, LONGEST_REFUSAL
+from quarterdeck.router.ways.openai_way import LONGEST_ANSWER, LONGEST_REFUSAL
+from quarterdeck.router.ways.outgoing import CONNECT_SECONDS
 
 _NOT_SENT = frozenset(("accept-encoding", "connection", "host", "transfer-encoding"))
 _NOT_PASSED = frozenset(("content-encoding", "content-length", "transfer-encoding"))

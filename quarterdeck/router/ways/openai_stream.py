@@ -12,6 +12,7 @@ from quarterdeck.router.backend import Usage
 from quarterdeck.router.exchange import Attempt, Failure, Outcome
 from quarterdeck.router.limits.rules import outcome_of
 from quarterdeck.router.ways.openai_dialect import error_status, said_in, usage_of
+from quarterdeck.router.ways.outgoing import Reply
 from quarterdeck.router.ways.raw_json import quoted, with_model
 from quarterdeck.router.ways.sse import Splitter, data_of
 
@@ -49,7 +50,7 @@ class OpenAIStream:
     def __init__(
         self,
         attempt: Attempt,
-        response: aiohttp.ClientResponse,
+        response: Reply,
         headers: tuple[tuple[bytes, bytes], ...],
         now: Callable[[], float],
     ) -> None:
@@ -80,13 +81,14 @@ class OpenAIStream:
                 raise self._failure
             if self._is_open:
                 return self
-            data = await self._response.content.readany()
+            data = await self._response.some()
         self._ready = self._last()
         return self
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """Raises `Failure` when the stream breaks off."""
         self._is_sent = True
+        self._response.deadline = None
         if self._ready:
             yield self._ready
         while not self._is_done:
@@ -99,7 +101,7 @@ class OpenAIStream:
 
     async def _read(self) -> bytes:
         try:
-            return await self._response.content.readany()
+            return await self._response.some()
         except TimeoutError as error:  # also aiohttp's own
             raise Failure(Outcome.TIMED_OUT, "The stream stood still for too long.") from error
         except (aiohttp.ClientError, OSError) as error:
@@ -112,13 +114,12 @@ class OpenAIStream:
 
     async def close(self) -> None:
         response = self._response
-        if self._is_done and not response.content.at_eof():
+        if self._is_done and not response.is_at_end:
             with suppress(TimeoutError, aiohttp.ClientError, OSError):
                 async with asyncio.timeout(ENDING_SECONDS):
-                    while await response.content.readany():
+                    while await response.some():
                         pass
-        if not response.closed:
-            response.close()
+        response.close()
 
     def _pass_on(self, data: bytes) -> bytes:
         """What the client gets for these bytes, up to the first that is wrong: then there is a failure."""

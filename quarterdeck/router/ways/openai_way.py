@@ -3,30 +3,30 @@
 One pooled session for all backends. What comes back is relayed as bytes, too; only the model is put back.
 """
 
+import asyncio
+import re
 import ssl
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
 import orjson
-from aiohttp import hdrs
+from aiohttp.http import SERVER_SOFTWARE
 from yarl import URL
 
 from quarterdeck.router.backend import Backend
-from quarterdeck.router.door.patience import Patience
 from quarterdeck.router.exchange import Answer, Attempt, Failure, Outcome, Stream
 from quarterdeck.router.limits import rules
 from quarterdeck.router.ways.openai_dialect import error_status, text_of, usage_of
 from quarterdeck.router.ways.openai_stream import OpenAIStream
-from quarterdeck.router.ways.pool import Pool
+from quarterdeck.router.ways.outgoing import CONNECT_SECONDS, Outgoing, Reply
 from quarterdeck.router.ways.raw_json import quoted, with_member, with_model
 
-CONNECT_SECONDS = 10.0
 LONGEST_ANSWER = 64_000_000
 """Bytes of a whole answer: thousands of embeddings fit in."""
 
 LONGEST_REFUSAL = 64_000
-KEPT_ALIVE_SECONDS = 30.0
 _REDIRECTS = (301, 302, 303, 307, 308)
 _SSE_BEGINS = (b"data:", b"event:", b"id:", b"retry:", b":")
 _OURS = frozenset(
@@ -38,92 +38,80 @@ _OURS = frozenset(
 """Headers of an answer that we write ourselves."""
 
 _ASKED = {"include_usage": True}
+_MOST_TARGETS = 1000
+_UNFIT = re.compile(r"[^\t -~\x80-\xff]")
+"""What no value of a header may have."""
+
+_NO_TARGET = re.compile(r"[\x00-\x20\x7f]")
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """Where calls of one backend go, and what stands at the head of each."""
+
+    url: URL
+    head: bytes
 
 
 class OpenAIWay:
-    """A `Way` over one session, which is made at the first call and lives until `close`."""
+    """A `Way` over one pool of connections, which is made at the first call and lives until `close`."""
 
     def __init__(self, now: Callable[[], float], *, longest_answer: int = LONGEST_ANSWER) -> None:
         self._now = now
         self._longest_answer = longest_answer
-        self._session: aiohttp.ClientSession | None = None
-        self._patience = Patience()
-        self._timeouts: dict[int, aiohttp.ClientTimeout] = {}
-        self._urls: dict[str, URL] = {}
+        self._outgoing = Outgoing()
+        self._targets: dict[tuple[str, str, str, str], _Target] = {}
 
     async def send(self, attempt: Attempt) -> Answer | Stream:
         """Raises `Failure`. Whatever goes wrong, the connection is let go."""
-        _check_key(attempt.backend)
         try:
-            with self._patience.of(attempt.patience):
-                response = await self._opened().post(
-                    self._url(attempt),
-                    data=body_for(attempt),
-                    headers=_headers(attempt),
-                    timeout=self._timeout(attempt.backend.timeout_seconds),
-                    allow_redirects=False,
-                )
-                try:
-                    return await self._received(attempt, response)
-                except BaseException:
-                    response.close()
-                    raise
+            target = self._target(attempt)
+            body = body_for(attempt)
+            deadline = asyncio.get_running_loop().time() + attempt.patience
+            head = _head(target, attempt, len(body))
+            reply = await self._outgoing.post(
+                target.url, head, body, attempt.backend.timeout_seconds, deadline
+            )
+            try:
+                return await self._received(attempt, reply)
+            except BaseException:
+                reply.close()
+                raise
         except Failure:
             raise
         except Exception as error:
             raise failure_of(error) from error
 
     async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        await self._outgoing.close()
 
-    def _opened(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            connector = Pool(limit=0, keepalive_timeout=KEPT_ALIVE_SECONDS, ttl_dns_cache=60)
-            self._session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
-        return self._session
+    def _target(self, attempt: Attempt) -> _Target:
+        """Raises `Failure` for a key that cannot be sent."""
+        backend = attempt.backend
+        named = (backend.api_base_url, backend.api_key, attempt.path, attempt.query)
+        target = self._targets.get(named)
+        if target is None or backend.fault:
+            _check_key(backend)
+            if len(self._targets) > _MOST_TARGETS:  # queries are the clients' own
+                self._targets.clear()
+            target = self._targets[named] = _made(backend, attempt)
+        return target
 
-    def _url(self, attempt: Attempt) -> URL:
-        text = rules.join(attempt.backend.api_base_url, attempt.path, attempt.query)
-        url = self._urls.get(text)
-        if url is None:
-            if len(self._urls) > 1000:  # queries are the clients' own
-                self._urls.clear()
-            url = self._urls[text] = URL(text, encoded=True)
-        return url
-
-    def _timeout(self, seconds: int) -> aiohttp.ClientTimeout:
-        timeout = self._timeouts.get(seconds)
-        if timeout is None:
-            timeout = self._timeouts[seconds] = aiohttp.ClientTimeout(
-                total=None, connect=CONNECT_SECONDS, sock_connect=CONNECT_SECONDS, sock_read=seconds
-            )
-        return timeout
-
-    async def _received(self, attempt: Attempt, response: aiohttp.ClientResponse) -> Answer | Stream:
+    async def _received(self, attempt: Attempt, response: Reply) -> Answer | Stream:
         status = response.status
         if not 200 <= status < 300:
             raise await _refusal(response)
-        if attempt.is_stream:
-            first = await response.content.readany()
-            if _is_sse(response, first):
-                return await OpenAIStream(attempt, response, _passed_on(response), self._now).open(first)
-            return self._answer(attempt, response, first + await self._read(response))
-        if self._is_short(response):
-            return self._answer(attempt, response, await response.read())
-        return self._answer(attempt, response, await self._read(response))
+        first = await response.some()
+        if attempt.is_stream and _is_sse(response, first):
+            return await OpenAIStream(attempt, response, _passed_on(response), self._now).open(first)
+        return self._answer(attempt, response, await self._whole(response, first))
 
-    def _is_short(self, response: aiohttp.ClientResponse) -> bool:
-        """Does it promise that? Nobody knows of packed ones."""
-        length = response.headers.get(hdrs.CONTENT_LENGTH, "")
-        is_plain = hdrs.CONTENT_ENCODING not in response.headers
-        return is_plain and length.isdecimal() and int(length) <= self._longest_answer
-
-    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+    async def _whole(self, response: Reply, first: bytes) -> bytes:
         """The body. Raises `Failure` when it is too long (packed ones are counted unpacked)."""
-        parts, size = [], 0
-        async for part in response.content.iter_any():
+        if response.is_at_end:
+            return first
+        parts, size = [first], len(first)
+        while part := await response.some():
             parts.append(part)
             size += len(part)
             if size > self._longest_answer:
@@ -134,7 +122,7 @@ class OpenAIWay:
                 )
         return b"".join(parts)
 
-    def _answer(self, attempt: Attempt, response: aiohttp.ClientResponse, raw: bytes) -> Answer:
+    def _answer(self, attempt: Attempt, response: Reply, raw: bytes) -> Answer:
         content = _object(raw, response)
         model = content.get("model")
         body = with_model(raw, quoted(attempt.mapping.model)) if isinstance(model, str) else raw
@@ -157,14 +145,28 @@ def body_for(attempt: Attempt) -> bytes:
     return with_member(raw, "stream_options", options | _ASKED)
 
 
-def _headers(attempt: Attempt) -> dict[str, str]:
-    return {
-        "accept": "*/*",
-        **attempt.headers,
-        "content-type": "application/json",
-        "accept-encoding": "identity",
-        "authorization": f"Bearer {attempt.backend.api_key}",
-    }
+def _made(backend: Backend, attempt: Attempt) -> _Target:
+    url = URL(rules.join(backend.api_base_url, attempt.path, attempt.query), encoded=True)
+    path, host = url.raw_path_qs, url.host_port_subcomponent or ""
+    if _NO_TARGET.search(path + host):
+        raise Failure(Outcome.UNREACHABLE, "The backend's address has characters that none may have.")
+    head = (
+        f"POST {path} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n"
+        f"accept-encoding: identity\r\nauthorization: Bearer {backend.api_key}\r\n"
+    )
+    return _Target(url, head.encode())
+
+
+def _head(target: _Target, attempt: Attempt, length: int) -> bytes:
+    """The head of a request, with what of the client's own headers is passed on. Raises `Failure`."""
+    given = attempt.headers
+    accept, agent = given.get("accept", "*/*"), given.get("user-agent", SERVER_SOFTWARE)
+    named = given.get("x-request-id", "")
+    if _UNFIT.search(f"{accept}{agent}{named}"):
+        raise Failure(Outcome.REFUSED, "A header of the request has characters that none may have.", 400)
+    own = f"x-request-id: {named}\r\n" if named else ""
+    own += f"accept: {accept}\r\nuser-agent: {agent}\r\ncontent-length: {length}\r\n\r\n"
+    return target.head + own.encode("latin-1")
 
 
 def _check_key(backend: Backend) -> None:
@@ -175,12 +177,12 @@ def _check_key(backend: Backend) -> None:
         raise Failure(Outcome.BAD_KEY, "The backend's key has characters that no header may have.")
 
 
-def _passed_on(response: aiohttp.ClientResponse) -> tuple[tuple[bytes, bytes], ...]:
+def _passed_on(response: Reply) -> tuple[tuple[bytes, bytes], ...]:
     headers = rules.response_headers(response.raw_headers)
     return tuple([pair for pair in headers if pair[0] not in _OURS])
 
 
-def _is_sse(response: aiohttp.ClientResponse, first: bytes) -> bool:
+def _is_sse(response: Reply, first: bytes) -> bool:
     """The content type is often wrong, in both directions: what comes first decides."""
     begin = first.lstrip()[:6]
     if begin.startswith((b"{", b"<", b"[")):
@@ -188,7 +190,7 @@ def _is_sse(response: aiohttp.ClientResponse, first: bytes) -> bool:
     return begin.startswith(_SSE_BEGINS) or response.content_type == "text/event-stream"
 
 
-def _object(raw: bytes, response: aiohttp.ClientResponse) -> dict[str, Any]:
+def _object(raw: bytes, response: Reply) -> dict[str, Any]:
     """A good answer. Raises `Failure` for anything else that comes with a good status."""
     status = response.status
     try:
@@ -211,12 +213,12 @@ def failure_of_error(error: Any, raw: bytes, headers: dict[str, str]) -> Failure
     return Failure(rules.outcome_of(status, raw), reason, status, raw[:LONGEST_REFUSAL], headers=headers)
 
 
-async def _refusal(response: aiohttp.ClientResponse) -> Failure:
+async def _refusal(response: Reply) -> Failure:
     """What a provider's status and text mean; a text that breaks off does not change the meaning."""
     status = response.status
     body = b""
     try:
-        while len(body) < LONGEST_REFUSAL and (part := await response.content.readany()):
+        while len(body) < LONGEST_REFUSAL and (part := await response.some()):
             body += part
     except (aiohttp.ClientError, OSError):
         pass
