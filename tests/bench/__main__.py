@@ -3,6 +3,7 @@
     python -m tests.bench [--items 10] [--flood 200]
     python -m tests.bench --only-deliveries --items 20
     python -m tests.bench --only-heartbeats
+    python -m tests.bench --only-telegram
 
 Figures are medians; programs are timed in interleaved rounds beside a bare interpreter, because the
 machine may be busy with other work.
@@ -24,6 +25,7 @@ from rich.table import Table
 from deployments.supervisor import ROOT
 from tests.bench.desk import measure_desk
 from tests.bench.heartbeats import measure_heartbeats
+from tests.bench.telegram import measure_telegram
 
 ROUNDS = 9
 DEMO_PATIENCE = 300
@@ -38,10 +40,14 @@ def main() -> int:
     parser.add_argument("--no-demo", action="store_true", help="leave the demo out")
     parser.add_argument("--only-deliveries", action="store_true", help="delivery -> stage started, no more")
     parser.add_argument("--only-heartbeats", action="store_true", help="rounds of many agents, no more")
+    parser.add_argument("--only-telegram", action="store_true", help="32 bots in one listener, no more")
     wanted = parser.parse_args()
     console = Console()
     if wanted.only_heartbeats:
         console.print(_table(measure_heartbeats(AGENTS, FLOWS)))
+        return 0
+    if wanted.only_telegram:
+        console.print(_table(_telegram()))
         return 0
     rows = [] if wanted.only_deliveries else [*_help_time()]
     if not (wanted.no_demo or wanted.only_deliveries):
@@ -50,9 +56,16 @@ def main() -> int:
         rows += asyncio.run(
             measure_desk(Path(folder), wanted.items, wanted.flood, only_deliveries=wanted.only_deliveries)
         )
-    rows += [] if wanted.only_deliveries else measure_heartbeats(AGENTS, FLOWS)
+    if not wanted.only_deliveries:
+        rows += measure_heartbeats(AGENTS, FLOWS)
+        rows += _telegram()
     console.print(_table(rows))
     return 0
+
+
+def _telegram() -> list[tuple[str, str, str]]:
+    with tempfile.TemporaryDirectory(prefix="quarterdeck-bench-") as folder:
+        return asyncio.run(measure_telegram(Path(folder)))
 
 
 def _table(rows: list[tuple[str, str, str]]) -> Table:
