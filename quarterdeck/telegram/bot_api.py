@@ -127,7 +127,7 @@ class BotApi:
             raise _too_large(limit)
         name = _safe_name(str(answer.result.get("file_unique_id") or file_id), path)
         goal = await asyncio.to_thread(_prepared, folder, name)
-        if await asyncio.to_thread(_copied, path, goal, limit):
+        if not self._is_public and await asyncio.to_thread(_copied, path, goal, limit):
             return goal
         await self._fetch(path, goal, limit, SECONDS + (size or limit) / SLOWEST)
         return goal
@@ -197,13 +197,13 @@ def _answer_of(error: BaseException) -> Answer:
             return Limited(error.retry_after)
         case TelegramMigrateToChat():
             return Moved(error.migrate_to_chat_id)
+        case TelegramEntityTooLarge():  # aiogram takes it for a broken connection
+            return Refused(413, _said(error))
         case TelegramNetworkError() | ClientError() | OSError():
             cause = error.__cause__ or error
             return Failed(f"Telegram: {_reason(error)}.", maybe_arrived=not _never_left(cause))
         case ClientDecodeError():
             return Failed("What answers is not a Bot API.", maybe_arrived=True)
-        case TelegramEntityTooLarge():
-            return Refused(413, _said(error))
         case TelegramServerError():
             return Failed(f"Telegram: {_said(error)}.", maybe_arrived=True)
         case TelegramAPIError():

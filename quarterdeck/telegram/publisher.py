@@ -186,7 +186,7 @@ class NatsPublisher:
             try:
                 await self._send(stream, UPDATE, event_of(store.update_of(row)))
             except Exception as error:
-                log.warning("event_waits", event=row.event_id, reason=f"{type(error).__name__}: {error}")
+                log.warning("event_waits", event_id=row.event_id, reason=f"{type(error).__name__}: {error}")
                 break
             crash.point("after publishing an update")
             done.append(row)

@@ -1,5 +1,6 @@
 """Logs: one form for our lines and the libraries', and no secret in any of them."""
 
+import ast
 import io
 import json
 import logging
@@ -14,6 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
+from deployments.supervisor import ROOT
 from quarterdeck.kernel import log
 from quarterdeck.kernel.settings import Settings
 
@@ -204,3 +206,19 @@ def test_a_level_of_the_caller_overrules_that_of_the_settings() -> None:
     log.set_up(Settings(log_level="error"), level="debug", stream=output)
     structlog.get_logger("ours").debug("loud")
     assert "loud" in output.getvalue()
+
+
+def test_no_line_of_ours_names_its_event_twice() -> None:
+    """`log.warning("said", event=…)` is a TypeError in the middle of what was to be reported."""
+    told = [
+        f"{path.relative_to(ROOT)}:{call.lineno}"
+        for package in ("quarterdeck", "flows", "tasks", "blocks", "deployments")
+        for path in (ROOT / package).rglob("*.py")
+        if "event=" in (source := path.read_text("utf-8"))
+        for call in ast.walk(ast.parse(source))
+        if isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Attribute)
+        and getattr(call.func.value, "id", "") == "log"
+        and any(keyword.arg == "event" for keyword in call.keywords)
+    ]
+    assert told == []

@@ -75,4 +75,4 @@ class Lines:
         try:
             await self._work(batch)
         except Exception:
-            log.exception("turn_broke", event=batch[0].event_id)
+            log.exception("turn_broke", event_id=batch[0].event_id)

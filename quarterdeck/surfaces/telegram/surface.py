@@ -201,7 +201,7 @@ class TelegramSurface:
             try:
                 return await self._answer(batch)
             except Unavailable as error:
-                log.warning("turn_waits", event=batch[0].event_id, reason=error.detail)
+                log.warning("turn_waits", event_id=batch[0].event_id, reason=error.detail)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, LAST_PAUSE)
 
@@ -218,7 +218,7 @@ class TelegramSurface:
         except Unavailable:
             raise
         except Exception:
-            log.exception("turn_failed", agent=speaker.place.agent_id, event=batch[0].event_id)
+            log.exception("turn_failed", agent=speaker.place.agent_id, event_id=batch[0].event_id)
             speaker.say(escape(say(speaker.language, "failed")))
         await self._finish(batch, speaker)
 

@@ -1,0 +1,178 @@
+"""What goes wrong between a bot and Telegram, and what becomes of the bot, its messages and the others."""
+
+import asyncio
+import json
+
+import httpx
+import pytest
+from sqlmodel import col, select
+
+from quarterdeck.kernel.errors import Conflict, NotFound, QuarterdeckError, Unavailable
+from quarterdeck.kernel.journal import Event
+from quarterdeck.telegram.forwarding import Forwarder
+from quarterdeck.telegram.wire import Send, SendState
+from tests.fakes.telegram import CHAT, GROUP, TOKEN, FakeTelegram
+from tests.fakes.telegram_gateway import Heard, TelegramRoom, running, until
+
+NEW = "7000000001:CCFakeTokenForTestsOnly-0123456789abc"
+OTHER = "7000000002:BBFakeTokenForTestsOnly-0123456789abc"
+CONFLICT = "Conflict: terminated by other getUpdates request"
+
+
+@pytest.fixture
+def telegram():
+    with FakeTelegram(TOKEN, OTHER) as server:
+        yield server
+
+
+@pytest.fixture
+async def room(database, telegram, tmp_path):
+    made = TelegramRoom(database, tmp_path, telegram.base)
+    await made.bots.register("analyst", TOKEN)
+    return made
+
+
+async def at_once(_: float) -> None:
+    await asyncio.sleep(0.005)
+
+
+async def errors(room: TelegramRoom) -> list[str]:
+    async with room.database.read() as session:
+        found = await session.exec(select(Event).where(Event.kind == "error").order_by(col(Event.id)))
+        return [event.data["reason"] for event in found]
+
+
+async def test_a_new_token_replaces_the_old_poller_and_what_waits_is_sent_with_it(room, telegram):
+    heard = Heard()
+    gateway = room.gateway()
+    gateway.add("test", heard)
+    async with running(gateway):
+        await until(lambda: telegram.is_polled(TOKEN))
+        telegram.add_bot(NEW)
+        await room.bots.register("analyst", NEW)
+        await until(lambda: telegram.is_polled(NEW) and not telegram.is_polled(TOKEN))
+        polled = len([call for call in telegram.calls if call.token == TOKEN])
+        receipt = await room.sends.put(Send("analyst", CHAT, "Hello"))
+        telegram.say("one", token=NEW)
+        await until(lambda: heard.texts == ["one"])
+        assert (await room.sends.wait(receipt.id, 10)).state is SendState.SENT
+        assert len([call for call in telegram.calls if call.token == TOKEN]) == polled
+    assert [call.token for call in telegram.sent()] == [NEW]
+
+
+async def test_a_bot_that_hangs_while_it_is_let_go_costs_nobody_the_lease(room, telegram):
+    await room.bots.register("developer", OTHER)
+    telegram.hang("sendMessage", token=TOKEN)
+    gateway = room.gateway()
+    async with running(gateway):
+        await until(lambda: len(gateway.agents) == 2)
+        await room.sends.put(Send("analyst", CHAT, "never answered"))
+        await until(lambda: any(call.method == "sendMessage" for call in telegram.calls))
+        await room.bots.forget("analyst")
+        await until(lambda: gateway.agents == ["developer"])
+        before = (await leases(room))["developer"]
+        await room.bots.register("developer", OTHER, name="rings the bell")
+        async with asyncio.timeout(8):  # the request still hangs, and the others are looked after
+            while (await leases(room))["developer"] <= before:
+                await asyncio.sleep(0.02)
+        telegram.down()  # ends what hangs
+        telegram.up()
+
+
+async def leases(room: TelegramRoom):
+    from quarterdeck.telegram import store
+
+    async with room.database.read() as session:
+        return {row.agent_id: row.leased_until for row in await store.bots(session)}
+
+
+async def test_a_bot_that_is_polled_elsewhere_is_told_once_and_goes_on_when_that_is_over(room, telegram):
+    telegram.fail("getUpdates", 409, CONFLICT, times=5)
+    heard = Heard()
+    gateway = room.gateway(sleep=at_once)
+    gateway.add("test", heard)
+    async with running(gateway):
+        telegram.say("one")
+        await until(lambda: heard.texts == ["one"])
+        async with asyncio.timeout(5):
+            while (await room.bots.show("analyst")).trouble:
+                await asyncio.sleep(0.02)
+    (told,) = await errors(room)
+    assert "Somebody else receives the updates" in told
+    assert TOKEN not in told
+
+
+async def test_a_webhook_that_is_set_is_taken_away_and_no_update_with_it(room, telegram):
+    telegram.state.bots[TOKEN].webhook = "https://example.org/hook"
+    heard = Heard()
+    gateway = room.gateway(sleep=at_once)
+    gateway.add("test", heard)
+    telegram.say("one")
+    async with running(gateway):
+        await until(lambda: heard.texts == ["one"])
+
+
+async def test_messages_follow_a_group_that_became_a_supergroup(room, telegram):
+    telegram.migrate(-77, GROUP)
+    async with running(room.gateway(sleep=at_once)):
+        receipts = [await room.sends.put(Send("analyst", -77, text)) for text in ("one", "two")]
+        for receipt in receipts:
+            assert (await room.sends.wait(receipt.id, 10)).state is SendState.SENT
+    assert telegram.texts() == ["one", "two"]
+    to_old = [call for call in telegram.calls if str(call.body.get("chat_id")) == "-77"]
+    assert len(to_old) == 1  # it is not asked twice where the group is
+
+
+async def test_any_method_can_be_called_and_every_refusal_is_an_error_of_ours(room, telegram):
+    gateway = room.gateway()
+    async with running(gateway):
+        await until(lambda: gateway.agents == ["analyst"])
+        telegram.migrate(-77, GROUP)
+        assert (await gateway.call("analyst", "getMe"))["id"] == 7000000001
+        assert (await gateway.call("analyst", "sendMessage", chat_id=-77, text="x"))["chat"]["id"] == GROUP
+        telegram.fail("getChat", 429, "Too Many Requests: retry after 9", retry_after=9)
+        cases = [
+            ("analyst", "getChat", {"chat_id": CHAT}, Unavailable, "too_many_requests"),
+            ("analyst", "getFile", {"file_id": "x"}, Conflict, "telegram_refused"),
+            ("analyst", "sendSomethingNew", {}, Conflict, "method_missing"),
+            ("analyst", "sendSomethingNew", {}, Conflict, "method_missing"),
+            ("developer", "getMe", {}, NotFound, "unknown_served_bot"),
+        ]
+        for agent, method, fields, kind, code in cases:
+            with pytest.raises(QuarterdeckError) as refused:
+                await gateway.call(agent, method, **fields)
+            assert (type(refused.value), refused.value.code) == (kind, code)
+            assert TOKEN not in str(refused.value)
+    asked = [call for call in telegram.calls if call.method == "sendSomethingNew"]
+    assert len(asked) == 1  # what a server does not know it is asked once
+
+
+async def test_a_bot_is_signed_out_before_another_server_serves_it(room, telegram):
+    await room.bots.sign_out("analyst", "logOut")
+    assert telegram.done("logOut", token=TOKEN)
+    telegram.fail("close", 429, "Too Many Requests: retry after 540", retry_after=540)
+    with pytest.raises(QuarterdeckError) as refused:
+        await room.bots.sign_out("analyst", "close")
+    assert TOKEN not in str(refused.value)
+
+
+async def test_updates_are_forwarded_in_order_until_the_other_side_takes_them(room, telegram):
+    taken: list[tuple[str, str]] = []
+    answers = iter([503, 500])
+
+    def other_side(request: httpx.Request) -> httpx.Response:
+        status = next(answers, 200)
+        if status == 200:
+            taken.append((request.headers["Idempotency-Key"], json.loads(request.content)["text"]))
+        return httpx.Response(status)
+
+    forwarder = Forwarder("http://router:9102/", transport=httpx.MockTransport(other_side))
+    gateway = room.gateway(sleep=at_once)
+    gateway.add("router", forwarder)
+    async with running(gateway):
+        await until(lambda: gateway.agents == ["analyst"])
+        for text in ("one", "two"):
+            telegram.say(text)
+        await until(lambda: len(taken) == 2)
+    await forwarder.close()
+    assert taken == [("bot:7000000001:1", "one"), ("bot:7000000001:2", "two")]
