@@ -161,7 +161,7 @@ class Feeder:
             try:
                 await self._consumer(update)
             except Exception:
-                log.exception("consumer_failed", consumer=self.name, event_id=update.event_id, tries_left=left)
+                log.exception("consumer_failed", consumer=self.name, update=update.event_id, left=left)
             else:
                 return
             if left:
