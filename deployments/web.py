@@ -68,6 +68,13 @@ class Health(BaseModel):
 
 def create_app(house: House) -> FastAPI:
     """The application of an open house."""
+    app = make_doors()
+    lead_into(app, house)
+    return app
+
+
+def make_doors() -> FastAPI:
+    """All routes, leading nowhere yet."""
     app = FastAPI(
         title="Quarterdeck",
         version=quarterdeck.__version__,
@@ -77,6 +84,18 @@ def create_app(house: House) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
+    app.include_router(front)
+    app.include_router(quarterdeck.pipeline.webhook_api.doors)
+    app.include_router(quarterdeck.telegram.api.open_doors)
+    app.include_router(quarterdeck.telegram.api.router)
+    for router in ROOMS:
+        app.include_router(router, prefix="/api/v1")
+    furnish(app)
+    return app
+
+
+def lead_into(app: FastAPI, house: House) -> None:
+    """Let the routes work with what this house has."""
     app.state.house = house
     for name in (
         "settings",
@@ -94,14 +113,6 @@ def create_app(house: House) -> FastAPI:
         "sweeper",
     ):
         setattr(app.state, name, getattr(house, name))
-    app.include_router(front)
-    app.include_router(quarterdeck.pipeline.webhook_api.doors)
-    app.include_router(quarterdeck.telegram.api.open_doors)
-    app.include_router(quarterdeck.telegram.api.router)
-    for router in ROOMS:
-        app.include_router(router, prefix="/api/v1")
-    furnish(app)
-    return app
 
 
 async def check_health(request: Request) -> Health:

@@ -1,11 +1,18 @@
-"""Applications with one room behind the house's doors, and tokens that open them."""
+"""Applications that tests knock at: all of the desk's doors; or one room's, and tokens that open them.
+
+Where many tests knock, they knock at one: FastAPI looks at every route anew in each application.
+"""
+
+from functools import cache
 
 from fastapi import FastAPI
 
 import quarterdeck.board.api
 import quarterdeck.heartbeat.api
+from deployments.web import lead_into, make_doors
 from quarterdeck.board.service import Board
 from quarterdeck.heartbeat.service import Sweeper
+from quarterdeck.house import House
 from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.errors import Unauthorized
 from quarterdeck.kernel.identity import Caller
@@ -24,6 +31,18 @@ class Porter:
         return TOKENS[token]
 
 
+def desk_doors(house: House) -> FastAPI:
+    """The desk's application; of this house, and no more of the one before."""
+    app = _desk()
+    lead_into(app, house)
+    return app
+
+
+@cache
+def _desk() -> FastAPI:
+    return make_doors()
+
+
 def heartbeats_behind_doors(sweeper: Sweeper) -> FastAPI:
     """The heartbeats' routes, furnished like every application of the house."""
     app = FastAPI(redirect_slashes=False)
@@ -36,9 +55,15 @@ def heartbeats_behind_doors(sweeper: Sweeper) -> FastAPI:
 
 def board_behind_doors(database: Database) -> FastAPI:
     """The board's routes, furnished like every application of the house, and one that breaks."""
-    app = FastAPI(redirect_slashes=False)
+    app = _board()
     app.state.board = Board(database, SmallCompany())
     app.state.crew = Porter()
+    return app
+
+
+@cache
+def _board() -> FastAPI:
+    app = FastAPI(redirect_slashes=False)
     app.include_router(quarterdeck.board.api.router, prefix="/api/v1")
 
     @app.get("/breaks")

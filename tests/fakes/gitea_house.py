@@ -8,7 +8,6 @@ from pathlib import Path
 import httpx
 from sqlmodel import col, select
 
-from deployments.web import create_app
 from quarterdeck.board.cards import Card
 from quarterdeck.board.model import State
 from quarterdeck.forge.protocol import PullRequestInfo
@@ -18,6 +17,7 @@ from quarterdeck.kernel.journal import Event
 from quarterdeck.pipeline.gitea_upkeep import GiteaUpkeep
 from quarterdeck.pipeline.rules import POLL
 from tests.fakes.clock import ManualClock
+from tests.fakes.doors import desk_doors
 from tests.fakes.gitea import FakeGitea
 from tests.fakes.gitea_state import Repo
 from tests.fakes.quiet_desk import OWNER, QuietDesk, Surroundings
@@ -109,7 +109,7 @@ async def gitea_company(desk: QuietDesk, folder: Path) -> AsyncIterator[GiteaCom
     clock = ManualClock()
     clock.time = desk.house.database.clock.now()
     desk.house.database.clock = clock
-    door = httpx.ASGITransport(app=create_app(desk.house))
+    door = httpx.ASGITransport(app=desk_doors(desk.house))
     async with FakeGitea(folder, transport=door) as gitea:
         repo = await gitea.create("acme/shop", {"README.md": "Welcome\n"})
         async with desk.house.database.command("connect") as unit:

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import httpx
 
-from deployments.web import create_app
 from quarterdeck.board.cards import Card, ProjectDraft, Wanted
 from quarterdeck.board.model import State
 from quarterdeck.kernel.connections import Source
 from quarterdeck.pipeline.mirror_sweep import sweep
+from tests.fakes.doors import desk_doors
 from tests.fakes.gitea_house import BRANCH, KEY, REPOSITORY, GiteaCompany, gitea_company
 from tests.fakes.gitea_house import leave_the_word_to_people as silence_the_reviewer
 from tests.fakes.plane import FakePlane
@@ -112,7 +112,7 @@ async def world(
     house = desk.house
     async with gitea_company(desk, folder) as company:
         here = World(desk, company.gitea, company.repo, company.clock)
-        here.plane, here.plane_post = plane, PlanePost(plane, httpx.ASGITransport(app=create_app(house)))
+        here.plane, here.plane_post = plane, PlanePost(plane, httpx.ASGITransport(app=desk_doors(house)))
         here.anna = next(i for i, who in plane.books.people.items() if who["display_name"] == "anna")
         here.project = plane.books.project("ORC")
         async with house.database.command("connect") as unit:

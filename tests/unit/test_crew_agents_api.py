@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.web import create_app
 from quarterdeck.board.cards import Draft, ProjectDraft
 from quarterdeck.crew.callbacks import item_of
 from quarterdeck.crew.model import RunState
@@ -23,6 +22,7 @@ from quarterdeck.kernel.inbox import Delivery, Ignored
 from quarterdeck.pipeline.openclaw_door import OpenClawDoor
 from tests.fakes.agent_ws import END, FakeAgent, Pause, say
 from tests.fakes.company import ANNA, OWNER, VIKTOR, company
+from tests.fakes.doors import desk_doors
 from tests.fakes.far_sides import until
 
 TALKER = {"slug": "talker", "runtime": "agent_api", "max_concurrent": 2}
@@ -44,7 +44,7 @@ async def agent() -> AsyncIterator[FakeAgent]:
 
 def client(house: House, token: str = OWNER) -> httpx.AsyncClient:
     return httpx.AsyncClient(
-        transport=httpx.ASGITransport(create_app(house)),
+        transport=httpx.ASGITransport(desk_doors(house)),
         base_url="http://desk/api/v1",
         headers={"Authorization": f"Bearer {token}"},
     )

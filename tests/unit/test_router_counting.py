@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -13,9 +14,16 @@ import pytest
 from quarterdeck.router.backend import Usage
 from quarterdeck.router.ways import counting
 from quarterdeck.router.ways.counting import TokenCounter
+from tests.fakes import tokenizing
 
 CHAT = "/v1/chat/completions"
 HELLO = {"messages": [{"role": "user", "content": "the ship sails at dawn"}]}
+
+
+@pytest.fixture
+def counting_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The helper counts words, and starts at once."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(tokenizing.__file__).parent))
 
 
 @pytest.fixture
@@ -44,7 +52,11 @@ PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + 
 MODELS = ("gpt-4o", "claude-2.1", "meta-llama/Llama-3-8b", "command-r-plus")
 
 
-async def test_prompts_and_answers_of_all_dialects_are_counted_by_one_helper(counter: TokenCounter) -> None:
+async def test_all_dialects_are_counted_by_one_helper_offline_without_our_secrets_and_no_pictures_as_text(
+    counter: TokenCounter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIDECAR_ENCRYPTION_KEY", "f" * 64)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     assert counter.pid is None
     usage = await counter.count("gpt-4o", CHAT, HELLO, "all hands on deck")
     assert usage == Usage(prompt=12, completion=4, total=16, is_estimate=True)
@@ -54,25 +66,19 @@ async def test_prompts_and_answers_of_all_dialects_are_counted_by_one_helper(cou
     counted = await asyncio.gather(*(counter.count("m", path, body, "aye") for path, body in DIALECTS))
     assert all(2 <= usage.prompt <= 20 and usage.completion == 1 for usage in counted)
     assert counter.pid == first is not None
-
-
-async def test_the_helper_counts_offline_without_our_secrets_and_no_pictures_as_text(
-    counter: TokenCounter, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SIDECAR_ENCRYPTION_KEY", "f" * 64)
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     body = {"messages": [{"role": "user", "content": [{"type": "text", "text": "look"}, PICTURE]}]}
     for model in MODELS:
         usage = await counter.count(model, CHAT, body, "aye")
         assert usage.prompt < 2_000 and usage.completion
-    assert counter.pid
+    assert counter.pid == first
     helper = psutil.Process(counter.pid)
     assert not helper.environ().keys() & {"SIDECAR_ENCRYPTION_KEY", "OPENAI_API_KEY"}
     assert helper.net_connections() == []
 
 
-async def test_a_helper_that_died_is_started_again(counter: TokenCounter) -> None:
+async def test_a_helper_that_died_is_started_again(counting_words: None, counter: TokenCounter) -> None:
     told = await counter.count("m", CHAT, HELLO, "aye")
+    assert told == Usage(prompt=5, completion=1, total=6, is_estimate=True)
     first = counter.pid
     assert first
     os.kill(first, signal.SIGKILL)
@@ -81,7 +87,7 @@ async def test_a_helper_that_died_is_started_again(counter: TokenCounter) -> Non
     assert counter.pid != first
 
 
-async def test_the_helper_ends_by_itself_when_idle() -> None:
+async def test_the_helper_ends_by_itself_when_idle(counting_words: None) -> None:
     counter = TokenCounter(idle=0.2, limit=30)
     await counter.count("m", CHAT, HELLO, "aye")
     assert counter._process
@@ -89,7 +95,7 @@ async def test_the_helper_ends_by_itself_when_idle() -> None:
     await counter.close()
 
 
-async def test_the_helper_ends_when_its_parent_is_gone(counter: TokenCounter) -> None:
+async def test_the_helper_ends_when_its_parent_is_gone(counting_words: None, counter: TokenCounter) -> None:
     await counter.count("m", CHAT, HELLO, "aye")
     assert counter.pid and counter._process and counter._process.stdin
     pid = counter.pid
@@ -97,7 +103,7 @@ async def test_the_helper_ends_when_its_parent_is_gone(counter: TokenCounter) ->
     await ended(pid)
 
 
-async def test_what_takes_too_long_is_estimated_at_four_characters_a_token() -> None:
+async def test_what_takes_too_long_is_estimated_at_four_characters_a_token(counting_words: None) -> None:
     counter = TokenCounter(limit=0)
     usage = await counter.count("m", CHAT, HELLO, "12345678")
     assert usage == Usage(prompt=6, completion=2, total=8, is_estimate=True)
@@ -111,7 +117,9 @@ async def test_very_long_texts_are_estimated_without_the_helper(counter: TokenCo
     assert counter.pid is None
 
 
-async def test_only_so_many_wait_for_a_helper_that_is_slow(counter: TokenCounter) -> None:
+async def test_only_so_many_wait_for_a_helper_that_is_slow(
+    counting_words: None, counter: TokenCounter
+) -> None:
     counts = [
         asyncio.create_task(counter.count("m", CHAT, HELLO, "aye aye sir!"))
         for _ in range(counting.MOST_WAITING + 10)

@@ -12,10 +12,10 @@ import httpx
 import pytest
 
 import quarterdeck
-from deployments.web import create_app
 from quarterdeck.house import House
 from quarterdeck.kernel.database import Database
 from tests.fakes.company import ANNA, OWNER, VIKTOR, company, environment
+from tests.fakes.doors import desk_doors
 
 Client = httpx.AsyncClient
 ITEM = {"project": "ET", "title": "A thing"}
@@ -23,7 +23,7 @@ ONLY_THE_OWNERS = {"/api/v1/webhooks"}
 
 
 def client(house: House, token: str) -> Client:
-    transport = httpx.ASGITransport(create_app(house))
+    transport = httpx.ASGITransport(desk_doors(house))
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     return Client(transport=transport, base_url="http://desk/api/v1", headers=headers)
 

@@ -12,7 +12,6 @@ import httpx
 import pytest
 import structlog
 
-from deployments.web import create_app
 from quarterdeck.house import House
 from quarterdeck.kernel.connections import Source
 from quarterdeck.kernel.database import Database
@@ -20,6 +19,7 @@ from quarterdeck.kernel.inbox import Delivery, Ignored, Standing
 from quarterdeck.kernel.web import LARGEST_BODY
 from tests.fakes import senders
 from tests.fakes.company import ANNA, OWNER, company
+from tests.fakes.doors import desk_doors
 from tests.fakes.senders import CONNECTIONS, SECRETS, Sent
 
 SOURCES = sorted(CONNECTIONS)
@@ -35,7 +35,7 @@ async def house(tmp_path: Path, database_url: str) -> AsyncIterator[House]:
 
 @pytest.fixture
 async def web(house: House) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(create_app(house))
+    transport = httpx.ASGITransport(desk_doors(house))
     async with httpx.AsyncClient(transport=transport, base_url="http://desk") as client:
         yield client
 
@@ -252,7 +252,7 @@ async def test_a_source_that_is_not_connected_is_404_and_one_without_a_secret_40
     tmp_path: Path, database_url: str
 ):
     async with company(tmp_path, database_url) as house:
-        transport = httpx.ASGITransport(create_app(house))
+        transport = httpx.ASGITransport(desk_doors(house))
         async with httpx.AsyncClient(transport=transport, base_url="http://desk") as web:
             for source in SOURCES:
                 answer = await post(web, example(source))

@@ -1,0 +1,1 @@
+"""Put on the path, this folder has a LiteLLM that only counts."""
