@@ -43,6 +43,7 @@ from quarterdeck.router.storage.keys import Seals
 from quarterdeck.router.storage.lease import Lease
 from quarterdeck.router.storage.snapshot import Snapshot
 from quarterdeck.router.storage.store import Store
+from quarterdeck.router.upkeep import changes_log
 from quarterdeck.router.upkeep.jobs import Upkeep
 from quarterdeck.router.upkeep.metrics import Gauges, Metrics
 from quarterdeck.router.upkeep.probing import Prober
@@ -151,6 +152,8 @@ class Router:
         for work in (self._refresh_always, self._tell_changes, self._measure, self.upkeep.keep, self._listen):
             task = asyncio.create_task(work())
             stack.push_async_callback(_ended, task)
+        if not self._clients.needs_key:
+            log.info("no_key_is_needed", to_close="set SIDECAR_PROXY_TOKEN, or add a client")
         log.info("router_started", models=self._balancer.models())
 
     def _pace(self) -> float:
@@ -166,6 +169,7 @@ class Router:
         """No new calls; those under way end, in time or with an error that says so."""
         self._dashboard.close()
         await self.application.drain(self.drain_seconds)
+        self._tell()
         log.info("router_stopped")
 
     # What routing knows.
@@ -220,9 +224,15 @@ class Router:
         while True:
             await asyncio.sleep(CHANGES_EVERY)
             self._balancer.sweep(steady.now())
-            if changes := self._balancer.take_changes():
-                self._ledger.changes(changes)
+            if self._tell():
                 self._line.wake()
+
+    def _tell(self) -> bool:
+        """Was there anything to tell?"""
+        changes = self._balancer.take_changes()
+        changes_log.tell(changes)
+        self._ledger.changes(changes)
+        return bool(changes)
 
     # What is measured.
 

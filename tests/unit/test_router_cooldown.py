@@ -6,6 +6,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from structlog.testing import capture_logs
 
 from quarterdeck.router.backend import Limit, Status
 from quarterdeck.router.config import Tuning
@@ -20,6 +21,7 @@ from quarterdeck.router.limits.standing import (
     State,
     StatusChanged,
 )
+from quarterdeck.router.upkeep import changes_log
 from tests.fakes.backends import MODEL, START, backend
 
 PLAIN = LimitHint()
@@ -603,3 +605,27 @@ class Cooling(RuleBasedStateMachine):
 
 TestCooling = Cooling.TestCase
 TestCooling.settings = settings(max_examples=80, stateful_step_count=50, deadline=None)
+
+
+def test_the_log_tells_of_a_cooldown_from_its_beginning_to_its_end() -> None:
+    desk = Desk()
+    volley = [desk.admitted(), desk.admitted()]
+    desk.balancer.limited(volley[0], desk.now, exactly(60), "slow down")
+    desk.balancer.limited(volley[1], desk.now, exactly(90), "slow down")
+    desk.now += 91
+    desk.balancer.sweep(desk.now)
+    with capture_logs() as lines:
+        changes_log.tell(desk.balancer.take_changes())
+    told = [line["event"] for line in lines]
+    assert told == ["cooldown_started", "cooldown_extended", "cooldown_cleared"]
+    assert {line["backend"] for line in lines} == {desk.backend.id}
+    assert (lines[0]["seconds"], lines[0]["kind"], lines[0]["count"]) == (60, "rate", 1)
+
+
+def test_the_log_tells_who_is_out_of_order_and_why() -> None:
+    desk = Desk()
+    desk.balancer.bad_key(desk.admitted(), desk.now, "The provider answered 401.")
+    with capture_logs() as lines:
+        changes_log.tell(desk.balancer.take_changes())
+    (line,) = lines
+    assert (line["event"], line["reason"]) == ("backend_out_of_order", "The provider answered 401.")

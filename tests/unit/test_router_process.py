@@ -191,6 +191,7 @@ async def test_no_secret_is_in_its_log(router: RouterProcess, provider: FakeProv
     await router.stop()
     said = router.log.read_text()
     assert "backend_key_refused" in said
+    assert "backend_out_of_order" in said
     for secret in ("canary", key, ADMIN):
         assert secret not in said
     await router.start()
