@@ -28,6 +28,7 @@ from quarterdeck.kernel import disk, http, keyring
 from quarterdeck.kernel.errors import QuarterdeckError, Unavailable
 from quarterdeck.kernel.inbox import Standing
 from quarterdeck.router import access
+from quarterdeck.telegram.model import DESK
 
 SCARCE, TOO_LITTLE = 2_000_000_000, 300_000_000
 """Free bytes below which to warn, and below which nothing can be relied on."""
@@ -331,7 +332,13 @@ async def openclaw_takes_both_tokens(patient: Patient) -> Finding:
 
 
 async def messages_arrive(patient: Patient) -> Finding:
-    dead = (await patient.open_house().notify.dead_letters(limit=1)).items
+    house = patient.open_house()
+    waiting = await house.notify.waiting("telegram")
+    if waiting and not await house.bots.is_served(DESK):
+        detail = f"{waiting} messages wait, and no listener serves the desk's bot."
+        fix = "`quarterdeck up` starts one; without Prefect: `quarterdeck bot run`."
+        return Finding("warn", detail, "They arrive, in order, once somebody serves it.", fix)
+    dead = (await house.notify.dead_letters(limit=1)).items
     if dead:
         fix = "`quarterdeck dead-letters list` shows why; `resend` sends one again."
         return Finding("warn", "There are dead letters.", "Some messages did not arrive.", fix)

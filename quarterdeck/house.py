@@ -34,7 +34,9 @@ from quarterdeck.kernel.journal import Event
 from quarterdeck.kernel.keyring import Keyring
 from quarterdeck.kernel.postgres import server_for
 from quarterdeck.kernel.settings import Settings, load
-from quarterdeck.notify.channels.telegram import API_BASE
+from quarterdeck.notify.channels import Channel
+from quarterdeck.notify.channels.log import LogChannel
+from quarterdeck.notify.channels.telegram import TelegramChannel
 from quarterdeck.notify.service import Notify
 from quarterdeck.pipeline.assignments import Assignments
 from quarterdeck.pipeline.board_items import BoardItems
@@ -51,6 +53,7 @@ from quarterdeck.surfaces.agents.crew_agents import CrewAgents
 from quarterdeck.surfaces.conversations import Conversations
 from quarterdeck.surfaces.store import PostgresStore
 from quarterdeck.telegram.bots import Bots
+from quarterdeck.telegram.model import API_BASE
 from quarterdeck.telegram.queue import Queue
 from quarterdeck.telegram.requests import Asked
 
@@ -83,7 +86,7 @@ class House:
             GiteaForge(self.connections, settings.forge_folder / "gitea"),
         )
         self.deliveries.add("gitea", GiteaDoor(self.engine, self.forge.gitea.place))
-        self.notify = Notify(self.database, self.connections, settings)
+        self.notify = Notify(self.database, settings, self._channels())
         self.board = Board(self.database, _Surroundings(self))
         self.database.reactions.append(self.notify.react)
         self._open_tracker()
@@ -98,6 +101,9 @@ class House:
         self._open_surfaces()
         talks = Conversations(self.surface_store, database.clock)
         self.sweeper = Sweeper(database, self.crew, self.sources.all, conversations=talks)
+
+    def _channels(self) -> list[Channel]:
+        return [LogChannel(), TelegramChannel(self.connections, self.bots, self.sends)]
 
     def _runtimes(self) -> dict[str, Runtime]:
         calls = AgentCalls(self.settings, self.database, self.keyring)
@@ -154,7 +160,6 @@ class House:
 
     async def close(self) -> None:
         await self.assignments.close()
-        await self.notify.close()
         await self.forge.close()
         await self.database.close()
 

@@ -26,6 +26,7 @@ def status(as_json: AsJson = False) -> None:
 async def _look(house: "House") -> dict[str, Any]:
     from quarterdeck.board.cards import Wanted
     from quarterdeck.board.model import State
+    from quarterdeck.telegram.model import DESK
 
     counts = await house.board.counts()
     waiting = Wanted(state=(State.BLOCKED, State.WAITING_APPROVAL))
@@ -39,6 +40,8 @@ async def _look(house: "House") -> dict[str, Any]:
             for card in people
         ],
         "dead_letters": len(dead.items),
+        "messages_waiting": await house.notify.waiting("telegram"),
+        "desk_bot_served": await house.bots.is_served(DESK),
         "heartbeats": [_heartbeat(card) for card in await house.sweeper.overview()],
     }
 
@@ -94,6 +97,8 @@ def _tell(console: "Console", found: dict[str, Any]) -> None:
         terminal.table(console, ("Item", "Whose", "Since (UTC)", "Why", "What to do"), moves, "")
     if found["heartbeats"]:
         heartbeat_lines.tell(console, found["heartbeats"])
+    if (count := found["messages_waiting"]) and not found["desk_bot_served"]:
+        console.print(f"{count} messages wait, and no listener serves the desk's bot: `quarterdeck doctor`.")
     if count := found["dead_letters"]:
         least = "at least " if count == MANY else ""
         console.print(f"{least}{count} messages could not be delivered: `quarterdeck dead-letters list`.")

@@ -30,7 +30,7 @@ class Delivery(StrEnum):
     """Where an outbox message stands."""
 
     QUEUED = "queued"
-    SENDING = "sending"  # recorded before the request leaves: a crash from here on may mean "sent twice"
+    SENDING = "sending"  # its channel's queue has it; `external_id` is its name there
     SENT = "sent"
     DEAD = "dead"  # can never be delivered; kept with its reason until a person sends it again
 
@@ -38,7 +38,8 @@ class Delivery(StrEnum):
 class OutboxMessage(SQLModel, table=True):
     """A message committed together with the event that caused it, delivered afterwards.
 
-    `lane` is what must keep its order: one chat of one channel.
+    `lane` is what must keep its order: one chat of one channel. `choices` are buttons (`text`, `data`);
+    `replaces` is the message in whose place this one is to stand.
     """
 
     __tablename__ = "outbox"
@@ -60,8 +61,9 @@ class OutboxMessage(SQLModel, table=True):
     state: Delivery = Field(default=Delivery.QUEUED, sa_column=choice(Delivery, index=True))
     created_at: datetime = Field(sa_column=timestamp())
     attempts: int = 0
-    not_before: datetime | None = Field(default=None, sa_column=timestamp(nullable=True))
     sent_at: datetime | None = Field(default=None, sa_column=timestamp(nullable=True, index=True))
     reason: str = ""
     possibly_twice: bool = False
     external_id: str = ""
+    choices: list[dict[str, str]] = Field(default_factory=list, sa_column=document())
+    replaces: int | None = Field(default=None, sa_column=Column(BigInteger, nullable=True, index=True))

@@ -1,15 +1,14 @@
-"""Who is told what, and how far each chat's queue has come. The messages are in `kernel.journal`."""
+"""Who is told what, and what became of it. The messages are in `kernel.journal`."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, time
 from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import ARRAY, BigInteger, Column, DateTime, Time
+from sqlalchemy import Column, Time
 from sqlmodel import Field, SQLModel
 
-from quarterdeck.kernel.columns import choice, document, serial, timestamp
+from quarterdeck.kernel.columns import choice, document, serial
 from quarterdeck.kernel.journal import Delivery
 
 
@@ -39,46 +38,6 @@ class Subscription(SQLModel, table=True):
     quiet_to: time | None = Field(default=None, sa_column=Column(Time, nullable=True))
     zone: str = Field(default="UTC", max_length=50)
     enabled: bool = True
-
-
-def _moments() -> Column[Sequence[datetime]]:
-    return Column(ARRAY(DateTime(timezone=True)), nullable=False)
-
-
-class Lane(SQLModel, table=True):
-    """One chat of one channel: who may send to it now, when it may go on, when it was last sent to.
-
-    Every taking raises `fence`; whoever holds a lower one may not write any more.
-    """
-
-    __tablename__ = "outbox_lanes"
-
-    lane: str = Field(primary_key=True, max_length=240)
-    channel: str = Field(max_length=30)
-    chat: str = Field(max_length=200)
-    fence: int = Field(default=0, sa_column=Column(BigInteger, nullable=False))
-    leased_until: datetime = Field(sa_column=timestamp())
-    resume_at: datetime = Field(sa_column=timestamp())
-    failures: int = 0
-    sends: list[datetime] = Field(default_factory=list, sa_column=_moments())
-
-
-class Sender(SQLModel, table=True):
-    """What all chats of one channel share: the bot, and when it last sent."""
-
-    __tablename__ = "outbox_senders"
-
-    channel: str = Field(primary_key=True, max_length=30)
-    sends: list[datetime] = Field(default_factory=list, sa_column=_moments())
-
-
-@dataclass(frozen=True)
-class Lease:
-    """The right to send to a lane, as long as nobody took it with a higher fence."""
-
-    lane: str
-    channel: str
-    fence: int
 
 
 @dataclass(frozen=True)
@@ -118,5 +77,4 @@ class Letter(BaseModel):
     reason: str
     attempts: int
     created_at: datetime
-    not_before: datetime | None
     sent_at: datetime | None

@@ -1,20 +1,18 @@
 """What the notify room can do: turn events into messages, deliver them, and show what became of them."""
 
-import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from quarterdeck.kernel.database import Database, Unit
 from quarterdeck.kernel.errors import Conflict, NotFound
+from quarterdeck.kernel.ids import new_id
 from quarterdeck.kernel.journal import Delivery, Event, OutboxMessage
 from quarterdeck.kernel.paging import Page, bad_cursor, cursor, place
 from quarterdeck.kernel.settings import Settings
 from quarterdeck.notify import rules, store
-from quarterdeck.notify.channels import Channel, Connections, Outcome, Outgoing, Refused, Sent
-from quarterdeck.notify.channels.log import LogChannel
-from quarterdeck.notify.channels.telegram import TelegramChannel
+from quarterdeck.notify.channels import Channel, Outgoing, Refused, Sent, Waits
 from quarterdeck.notify.links import Links
-from quarterdeck.notify.markup import plain
+from quarterdeck.notify.markup import plain, shorten
 from quarterdeck.notify.model import Letter, Round, Subscription, Trial
 from quarterdeck.notify.relay import Relay
 from quarterdeck.notify.roster import read_subscriptions
@@ -23,30 +21,25 @@ from quarterdeck.notify.texts import TOLD, catalogue, render
 OUTBOX = "outbox"
 """The topic that wakes whoever delivers."""
 
+ANSWERS = frozenset({"approval_decided", "item_cancelled"})
+"""The kinds after which nobody need answer a question any more."""
+
 
 class Notify:
-    """The room. `connections` is where channels find their address and secrets."""
+    """The room."""
 
-    def __init__(
-        self,
-        database: Database,
-        connections: Connections,
-        settings: Settings,
-        *,
-        channels: Iterable[Channel] | None = None,
-        jitter: Callable[[], float] = random.random,
-    ) -> None:
-        known = channels if channels is not None else (LogChannel(), TelegramChannel(connections))
-        self.channels: dict[str, Channel] = {channel.name: channel for channel in known}
+    def __init__(self, database: Database, settings: Settings, channels: Iterable[Channel]) -> None:
+        self.channels: dict[str, Channel] = {channel.name: channel for channel in channels}
         self._database = database
         self._language = settings.language
         self._links = Links.of(settings)
-        self._relay = Relay(database, self.channels, jitter)
+        self._relay = Relay(database, self.channels)
 
     # Into the outbox
 
     async def react(self, unit: Unit, event: Event) -> None:
         """Add the messages of an event to the transaction that recorded it."""
+        await self._rewrite_questions(unit, event)
         addresses = await self._addresses(unit, event)
         if not addresses:
             return
@@ -54,8 +47,24 @@ class Notify:
         text = render(self._language, event.kind, event.item_key, event.run_id, event.data)
         text = self._links.append(words, text, event.item_key, event.data)
         for (channel, chat), silent in addresses.items():
-            unit.session.add(_message(unit, event, channel, chat, text, silent))
+            message = _message(unit, event, channel, chat, text, silent)
+            if self._has_buttons(channel):
+                message.choices = _choices(words, event)
+            unit.session.add(message)
         unit.wake(OUTBOX)
+
+    def _has_buttons(self, channel: str) -> bool:
+        known = self.channels.get(channel)
+        return known is not None and known.has_buttons
+
+    async def _rewrite_questions(self, unit: Unit, event: Event) -> None:
+        """A question that was answered says so in its own place, whichever door the answer came through."""
+        if event.item_key is None or event.kind not in ANSWERS:
+            return
+        answer = render(self._language, event.kind, event.item_key, event.run_id, event.data)
+        for question in await store.asking(unit, event.item_key):
+            unit.session.add(_rewritten(unit, event, question, answer))
+            unit.wake(OUTBOX)
 
     async def import_subscriptions(self, unit: Unit, entries: Sequence[Any]) -> None:
         """Take the roster's `notifications:`; they replace all earlier ones. Raises `Misconfigured`."""
@@ -86,16 +95,8 @@ class Notify:
     # Out of the outbox
 
     async def deliver_round(self) -> Round:
-        """Send what is due, and say when to come again. Call it at `next_at` and whenever `outbox` wakes.
-
-        Cancelled, it ends cleanly: what has left is recorded first.
-        """
+        """Hand over what is due, and say when to come again. Call it at `next_at` and when `outbox` wakes."""
         return await self._relay.deliver_round()
-
-    async def close(self) -> None:
-        """Give the channels' connections back."""
-        for channel in self.channels.values():
-            await channel.close()
 
     # For people
 
@@ -115,8 +116,13 @@ class Notify:
         async with self._database.read() as session:
             return _page(await store.dead_letters(session, _before(after), limit + 1), limit)
 
+    async def waiting(self, channel: str) -> int:
+        """How many messages a channel is still to deliver."""
+        async with self._database.read() as session:
+            return sum(await store.waiting(session, channel))
+
     async def resend(self, message_id: int) -> Letter:
-        """Queue a dead letter again, in its old place of its lane.
+        """Queue a dead letter again, behind what its channel has already.
 
         One that was meant for a channel's own chat goes to the chat that is configured now.
         Raises `NotFound`, and `Conflict` for a message that is not dead.
@@ -144,7 +150,10 @@ class Notify:
             message.chat, message.lane = home, _lane(message.channel, home)
 
     async def test(self, channel: str) -> Trial:
-        """Send a test message now, past the outbox, and say how it fared. Raises `NotFound`."""
+        """Send a test message now, past the outbox, and say how it fared. Raises `NotFound`.
+
+        It goes the way of all others: through the channel's queue, which somebody must serve.
+        """
         if channel not in self.channels:
             raise NotFound.among("channel", channel, self.channels)
         port = self.channels[channel]
@@ -152,7 +161,7 @@ class Notify:
         if chat is None:
             return Trial(channel=channel, ok=False, detail=_unconfigured(channel))
         text = render(self._language, "test", None, None, {})
-        return _trial(channel, await port.send(Outgoing(chat, text)))
+        return _trial(channel, await port.try_out(Outgoing(f"test:{new_id()}", chat, text)))
 
 
 def _unconfigured(channel: str) -> str:
@@ -173,6 +182,25 @@ def _message(unit: Unit, event: Event, channel: str, chat: str, text: str, silen
     )
 
 
+def _choices(words: Mapping[str, str], event: Event) -> list[dict[str, str]]:
+    """The buttons of a question."""
+    approval = event.data.get("approval")
+    if event.kind != "approval_requested" or not approval:
+        return []
+    return [
+        {"text": words[f"choose_{name}"], "data": f"{name}?approval={approval}"}
+        for name in ("approve", "reject")
+    ]
+
+
+def _rewritten(unit: Unit, event: Event, question: OutboxMessage, answer: str) -> OutboxMessage:
+    """The question with its answer below, and without buttons."""
+    message = _message(unit, event, question.channel, question.chat, "", silent=True)
+    message.text = shorten(f"{question.text}\n\n{answer}")
+    message.replaces = question.id
+    return message
+
+
 def _lane(channel: str, chat: str) -> str:
     return f"{channel}:{chat}"
 
@@ -191,12 +219,7 @@ def _page(found: list[OutboxMessage], limit: int) -> Page[Letter]:
     return Page(items=letters, next_cursor=cursor(str(letters[-1].id)) if len(found) > limit else None)
 
 
-def _trial(channel: str, outcome: Outcome) -> Trial:
-    match outcome:
-        case Sent():
-            return Trial(channel=channel, ok=True, detail="The test message arrived.")
-        case Refused(reason):
-            return Trial(channel=channel, ok=False, detail=reason)
-        case _:
-            reason = getattr(outcome, "reason", "") or "It asks us to wait before the next message."
-            return Trial(channel=channel, ok=False, detail=reason)
+def _trial(channel: str, outcome: Sent | Refused | Waits) -> Trial:
+    if isinstance(outcome, Sent):
+        return Trial(channel=channel, ok=True, detail="The test message arrived.")
+    return Trial(channel=channel, ok=False, detail=outcome.reason)

@@ -1,27 +1,18 @@
 """All queries of the notify room."""
 
 from collections.abc import Sequence
-from datetime import datetime
 
-from sqlalchemy import ColumnElement, delete, exists, func
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import and_, delete, exists, func, or_
+from sqlalchemy.orm import aliased
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from quarterdeck.kernel.database import Unit
 from quarterdeck.kernel.journal import Delivery, OutboxMessage
-from quarterdeck.notify.model import Lane, Lease, Sender, Subscription
+from quarterdeck.notify.model import Subscription
 
-_WAITING = (Delivery.QUEUED, Delivery.SENDING)
-
-
-def _waits() -> ColumnElement[bool]:
-    return col(OutboxMessage.state).in_(_WAITING)
-
-
-def _lane_waits() -> ColumnElement[bool]:
-    return exists().where(col(OutboxMessage.lane) == col(Lane.lane), _waits())
-
+_RELAY = 7_140_008
+"""The advisory lock of whoever hands messages over."""
 
 # Subscriptions
 
@@ -46,20 +37,70 @@ async def message(unit: Unit, message_id: int) -> OutboxMessage | None:
     return await unit.session.get(OutboxMessage, message_id, with_for_update=True)
 
 
-async def sending(unit: Unit, ids: Sequence[int]) -> dict[int, OutboxMessage]:
-    """Those of these messages whose outcome is not recorded yet, by id, locked."""
-    query = select(OutboxMessage).where(
-        col(OutboxMessage.id).in_(ids), col(OutboxMessage.state) == Delivery.SENDING
+async def only_one_relay(unit: Unit) -> None:
+    """Wait until no other desk hands messages over, and keep them away until the command ends."""
+    await unit.session.exec(select(func.pg_advisory_xact_lock(_RELAY)))
+
+
+async def queued(unit: Unit, after: int, limit: int) -> list[OutboxMessage]:
+    """The next messages that no channel has, in order, locked.
+
+    One that was about to be sent when an earlier version ended is among them, marked `possibly_twice`.
+    """
+    nobodys = or_(
+        col(OutboxMessage.state) == Delivery.QUEUED,
+        and_(col(OutboxMessage.state) == Delivery.SENDING, col(OutboxMessage.external_id) == ""),
     )
-    found = (await unit.session.exec(query.with_for_update())).all()
+    query = select(OutboxMessage).where(nobodys, col(OutboxMessage.id) > after)
+    found = (
+        await unit.session.exec(query.order_by(col(OutboxMessage.id)).limit(limit).with_for_update())
+    ).all()
+    for message in found:
+        message.possibly_twice |= message.state is Delivery.SENDING
+        message.state = Delivery.QUEUED
+    return list(found)
+
+
+async def originals(session: AsyncSession, messages: Sequence[OutboxMessage]) -> dict[int, OutboxMessage]:
+    """The messages in whose place some of these are to stand, by number."""
+    numbers = [message.replaces for message in messages if message.replaces is not None]
+    if not numbers:
+        return {}
+    found = (await session.exec(select(OutboxMessage).where(col(OutboxMessage.id).in_(numbers)))).all()
     return {message.id: message for message in found if message.id is not None}
 
 
-async def first_waiting(unit: Unit, lane: str, limit: int) -> list[OutboxMessage]:
-    """The messages whose turn it is, in order, locked."""
-    query = select(OutboxMessage).where(col(OutboxMessage.lane) == lane, _waits())
-    ordered = query.order_by(col(OutboxMessage.id)).limit(limit).with_for_update()
-    return list((await unit.session.exec(ordered)).all())
+async def under_way(session: AsyncSession, channel: str, after: int, limit: int) -> dict[int, str]:
+    """The next messages that a channel has, each with the channel's name for it."""
+    query = select(OutboxMessage.id, OutboxMessage.external_id).where(
+        col(OutboxMessage.channel) == channel,
+        col(OutboxMessage.state) == Delivery.SENDING,
+        col(OutboxMessage.external_id) != "",
+        col(OutboxMessage.id) > after,
+    )
+    query = query.order_by(col(OutboxMessage.id)).limit(limit)
+    return {number: receipt for number, receipt in await session.exec(query) if number is not None}
+
+
+async def sending(unit: Unit, numbers: Sequence[int]) -> Sequence[OutboxMessage]:
+    """Those of these messages whose outcome is not recorded yet, locked."""
+    query = select(OutboxMessage).where(
+        col(OutboxMessage.id).in_(numbers), col(OutboxMessage.state) == Delivery.SENDING
+    )
+    return (await unit.session.exec(query.order_by(col(OutboxMessage.id)).with_for_update())).all()
+
+
+async def asking(unit: Unit, item_key: str) -> Sequence[OutboxMessage]:
+    """The messages with buttons about an item, whose buttons nobody has taken away."""
+    rewrite = aliased(OutboxMessage)
+    is_rewritten = exists().where(col(rewrite.replaces) == col(OutboxMessage.id))
+    query = select(OutboxMessage).where(
+        col(OutboxMessage.item_key) == item_key,
+        col(OutboxMessage.choices) != [],
+        col(OutboxMessage.state) != Delivery.DEAD,
+        ~is_rewritten,
+    )
+    return (await unit.session.exec(query.order_by(col(OutboxMessage.id)))).all()
 
 
 async def messages_of(
@@ -80,58 +121,12 @@ async def dead_letters(session: AsyncSession, before: int, limit: int) -> list[O
     return list((await session.exec(query.order_by(col(OutboxMessage.id).desc()).limit(limit))).all())
 
 
-async def waiting(session: AsyncSession) -> int:
-    """How many messages are not delivered yet."""
-    return (await session.exec(select(func.count()).select_from(OutboxMessage).where(_waits()))).one()
-
-
-# Lanes
-
-
-async def open_lanes(unit: Unit) -> None:
-    """Make the lanes of new messages known; were that done with the messages, commands could block."""
-    known = exists().where(col(Lane.lane) == col(OutboxMessage.lane))
-    query = select(OutboxMessage.lane, OutboxMessage.channel, OutboxMessage.chat).where(_waits(), ~known)
-    fresh = {"fence": 0, "leased_until": unit.now, "resume_at": unit.now, "failures": 0, "sends": []}
-    lanes = [
-        {"lane": lane, "channel": channel, "chat": chat, **fresh}
-        for lane, channel, chat in await unit.session.exec(query.distinct())
-    ]
-    if lanes:
-        await unit.session.exec(insert(Lane).values(lanes).on_conflict_do_nothing())
-
-
-async def take_lanes(unit: Unit, until: datetime, limit: int) -> list[Lease]:
-    """Lease lanes that have something to send and may, longest due first; skips what others just take."""
-    query = (
-        select(Lane)
-        .where(col(Lane.resume_at) <= unit.now, col(Lane.leased_until) <= unit.now, _lane_waits())
-        .order_by(col(Lane.resume_at))
-        .limit(limit)
-        .with_for_update(skip_locked=True)
+async def waiting(session: AsyncSession, channel: str = "") -> tuple[int, int]:
+    """How many messages (for one channel) no channel has yet, and how many are with their channels."""
+    query = select(OutboxMessage.state, func.count()).where(
+        col(OutboxMessage.state).in_([Delivery.QUEUED, Delivery.SENDING])
     )
-    lanes = (await unit.session.exec(query)).all()
-    for lane in lanes:
-        lane.fence += 1
-        lane.leased_until = until
-    return [Lease(lane.lane, lane.channel, lane.fence) for lane in lanes]
-
-
-async def held_lane(unit: Unit, lease: Lease) -> Lane | None:
-    """The lane of a lease, locked; None if somebody else took it meanwhile."""
-    query = select(Lane).where(col(Lane.lane) == lease.lane, col(Lane.fence) == lease.fence)
-    return (await unit.session.exec(query.with_for_update())).first()
-
-
-async def sender(unit: Unit, channel: str) -> Sender:
-    """What the chats of a channel share, locked. Always lock the lane first: so nobody waits in a circle."""
-    await unit.session.exec(insert(Sender).values(channel=channel, sends=[]).on_conflict_do_nothing())
-    query = select(Sender).where(col(Sender.channel) == channel).with_for_update()
-    return (await unit.session.exec(query)).one()
-
-
-async def next_due(session: AsyncSession) -> datetime | None:
-    """When the next lane with something to send may go on, or becomes free; None = nothing waits."""
-    due = func.min(func.greatest(col(Lane.resume_at), col(Lane.leased_until)))
-    found: datetime | None = (await session.exec(select(due).where(_lane_waits()))).one()
-    return found
+    if channel:
+        query = query.where(col(OutboxMessage.channel) == channel)
+    counts = dict((await session.exec(query.group_by(col(OutboxMessage.state)))).all())
+    return counts.get(Delivery.QUEUED, 0), counts.get(Delivery.SENDING, 0)

@@ -55,7 +55,7 @@ class Bots:
         self._keyring = keyring
         self._connections = connections
         self._api_base = api_base.rstrip("/")
-        self._refused: dict[str, datetime] = {}
+        self._refused: dict[str, tuple[datetime, QuarterdeckError]] = {}
         keyring.protect(PURPOSE, self.reencrypt)
 
     async def register(
@@ -232,7 +232,7 @@ class Bots:
     async def adopt_connections(self) -> None:
         """Every connection of the kind `telegram` is a bot: `default` the desk's, others of that agent.
 
-        One that Telegram does not take is tried again after `ADOPTION_PAUSE`; why is in the log.
+        One that Telegram does not take is tried again after `ADOPTION_PAUSE`, or when it is changed.
         """
         async with self._database.read() as session:
             known = {row.agent_id: row for row in await store.bots(session)}
@@ -240,19 +240,39 @@ class Bots:
             agent_id = DESK if info.name == DEFAULT else info.name
             if info.kind != CONNECTION or not _is_older(known.get(agent_id), info.updated_at):
                 continue
-            if self._refused.get(info.name, info.updated_at) > self._database.clock.now():
+            if self._is_refused(info.name, info.updated_at):
                 continue
             value = await self._connections.get(CONNECTION, info.name) or {}
             if token := str(value.get("bot_token") or ""):
                 await self._adopt(agent_id, token, f"{CONNECTION}/{info.name}")
 
     async def _adopt(self, agent_id: str, token: str, connection: str) -> None:
+        name = connection.partition("/")[2]
         try:
             await self.register(agent_id, token, connection=connection)
         except (Conflict, Invalid, Misconfigured, Unavailable) as error:
-            name = connection.partition("/")[2]
-            self._refused[name] = self._database.clock.now() + ADOPTION_PAUSE
+            self._refused[name] = self._database.clock.now(), error
             log.warning("bot_not_adopted", agent=agent_id, connection=connection, reason=error.detail)
+        else:
+            self._refused.pop(name, None)
+
+    def _is_refused(self, name: str, changed_at: datetime) -> bool:
+        """Whether it was just tried, and nobody changed it since."""
+        if name not in self._refused:
+            return False
+        at, _ = self._refused[name]
+        return changed_at <= at and self._database.clock.now() < at + ADOPTION_PAUSE
+
+    def why_not_adopted(self, name: str = DEFAULT) -> QuarterdeckError | None:
+        """Why this process could not make the connection of that name a bot, when it last tried."""
+        _, error = self._refused.get(name, (None, None))
+        return error
+
+    async def is_served(self, agent_id: str) -> bool:
+        """Whether a listener has this agent's bot now."""
+        async with self._database.read() as session:
+            row = await store.bot(session, agent_id)
+        return row is not None and row.leased_until > self._database.clock.now()
 
     async def is_needed(self) -> bool:
         """Whether there are bots and nobody listens to any of them."""

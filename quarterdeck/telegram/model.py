@@ -18,6 +18,9 @@ from quarterdeck.telegram.wire import SendState
 DESK = "desk"
 """The agent whose bot the connection `telegram/default` describes: the desk itself."""
 
+API_BASE = "https://api.telegram.org"
+"""Telegram's own Bot API server."""
+
 BOTS_TOPIC, SENDS_TOPIC = "telegram_bots", "telegram_sends"
 
 

@@ -1,6 +1,7 @@
 """The queue of all that agents say in Telegram: rows, sent in order within each chat by the listener."""
 
 import asyncio
+from collections.abc import Sequence
 
 from quarterdeck.kernel.database import Database, Unit
 from quarterdeck.kernel.errors import Invalid, NotFound
@@ -61,6 +62,12 @@ class Queue:
                 f"There is no message {id!r}.", "Ids come from POST /send.", code="unknown_message"
             )
         return receipt_of(row)
+
+    async def receipts(self, ids: Sequence[str]) -> list[Receipt]:
+        """What became of several messages; unknown ones are left out."""
+        numbers = [int(id) for id in ids if _is_number(id)]
+        async with self._database.read() as session:
+            return [receipt_of(row) for row in await store.sends(session, numbers)]
 
     async def wait(self, id: str, seconds: float) -> Receipt:
         """What became of a message, as soon as that is known; after `seconds` as it stands then."""

@@ -110,6 +110,8 @@ def parts(send: Send) -> list[Part]:
     The reply belongs to the first, the buttons to the last text (or to the last file without one).
     """
     texts = split(send.text, send.parse_mode) if send.text.strip() else []
+    if send.edits is not None:
+        return [_edit(send, text) for text in texts[:1]]
     made = [Part("sendMessage", _text_fields(send, text)) for text in texts]
     made += [Part(_METHODS[file.kind], _common(send), file) for file in send.attachments]
     if not made:
@@ -132,6 +134,16 @@ _METHODS = {
     "video": "sendVideo",
     "voice": "sendVoice",
 }
+
+
+def _edit(send: Send, text: str) -> Part:
+    """Without buttons it takes former ones away."""
+    fields = {**_text_fields(send, text), "message_id": send.edits}
+    fields.pop("message_thread_id", None)  # a message knows where it is
+    fields.pop("disable_notification", None)
+    if send.buttons:
+        fields["reply_markup"] = keyboard(send.buttons)
+    return Part("editMessageText", fields)
 
 
 def _with(part: Part, **more: Any) -> Part:
@@ -189,6 +201,9 @@ class Moved:
     chat_id: int
 
 
+_IN_VAIN = ("message is not modified", "message to edit not found")
+
+
 @dataclass(frozen=True)
 class Refused:
     """Telegram says no, and will say no again."""
@@ -204,6 +219,11 @@ class Refused:
     def is_revoked(self) -> bool:
         """The token is no token any more (an impossible one is 404 for every method)."""
         return self.status == 401 or (self.status == 404 and self.description.strip() == "Not Found")
+
+    @property
+    def is_in_vain(self) -> bool:
+        """An edit that arrived before, or of a message that somebody deleted: there is nothing to be done."""
+        return self.status == 400 and any(said in self.description for said in _IN_VAIN)
 
     @property
     def is_conflict(self) -> bool:

@@ -176,6 +176,8 @@ class Sender:
     async def _call(self, part: Part) -> Answer:
         for _ in range(REPAIRS):
             answer = await self._api.call(part.method, dict(part.fields), file=part.file)
+            if isinstance(answer, Refused) and answer.is_in_vain and "message_id" in part.fields:
+                return Done({"message_id": part.fields["message_id"]})
             better = rules.repaired(part, answer)
             if better is None:
                 return answer

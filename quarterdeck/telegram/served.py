@@ -104,6 +104,7 @@ class ServedBot:
             if row is None:
                 return
             row.state, row.trouble, row.leased_until = BotState.STOPPED, reason, unit.now
+            await store.refuse_waiting(unit, row.agent_id, f"Unauthorized: {reason}")
             said = f"The bot of {row.agent_id} (@{row.username}) is stopped: {reason}"
             unit.record("error", reason=said, agent=row.agent_id, bot=row.bot_id)
             unit.wake(BOTS_TOPIC, row.agent_id)

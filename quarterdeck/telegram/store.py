@@ -341,6 +341,11 @@ async def send(session: AsyncSession, number: int) -> StoredSend | None:
     return await session.get(StoredSend, number)
 
 
+async def sends(session: AsyncSession, numbers: Sequence[int]) -> Sequence[StoredSend]:
+    """Several messages."""
+    return (await session.exec(select(StoredSend).where(col(StoredSend.id).in_(numbers)))).all()
+
+
 async def chats_to_send(session: AsyncSession, agent_id: str) -> Sequence[str]:
     """The chats for which something waits."""
     query = select(StoredSend.chat).where(col(StoredSend.agent_id) == agent_id, _waits())

@@ -63,7 +63,10 @@ class File:
 
 @dataclass(frozen=True)
 class Send:
-    """Something an agent says. The same `idempotency_key` says it once; without one, every call does."""
+    """Something an agent says. The same `idempotency_key` says it once; without one, every call does.
+
+    With `edits` the text and buttons stand in place of those of that message from now on.
+    """
 
     agent_id: str
     chat_id: int | str
@@ -75,6 +78,7 @@ class Send:
     link_preview: bool = True
     buttons: tuple[tuple[Button, ...], ...] = ()
     attachments: tuple[File, ...] = ()
+    edits: int | None = None
     idempotency_key: str = ""
 
 

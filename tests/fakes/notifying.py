@@ -1,51 +1,70 @@
-"""A notify room with its surroundings: a clock of its own, one Telegram bot, and a desk that delivers."""
+"""A notify room with its surroundings: a clock of its own, one bot, its listener, a desk that delivers."""
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from sqlmodel import col, select
 
+from quarterdeck.kernel.connections import Source
 from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.journal import OutboxMessage
 from quarterdeck.kernel.settings import Settings
+from quarterdeck.notify.channels.log import LogChannel
+from quarterdeck.notify.channels.telegram import TelegramChannel
 from quarterdeck.notify.model import Round
 from quarterdeck.notify.service import Notify
+from quarterdeck.telegram.model import DESK
 from tests.fakes.clock import ManualClock
 from tests.fakes.telegram import CHAT, TOKEN, FakeTelegram
-
-
-class FixedConnections:
-    """Connections that a test sets."""
-
-    def __init__(self, **values: Mapping[str, Any]) -> None:
-        self.values = dict(values)
-
-    async def get(
-        self, kind: str, name: str = "default", *, session: object = None
-    ) -> Mapping[str, Any] | None:
-        return self.values.get(kind)
+from tests.fakes.telegram_gateway import TelegramRoom, running
 
 
 def telegram_connection(telegram: FakeTelegram, chat: object = CHAT, token: str = TOKEN) -> dict[str, Any]:
-    return {"bot_token": token, "chat_id": chat, "api_base": telegram.base}
+    return {"bot_token": token, "chat_id": str(chat), "api_base": telegram.base}
+
+
+def notify_of(room: TelegramRoom, **settings: Any) -> Notify:
+    """A notify room that speaks through the bots of that telegram room."""
+    channels = [LogChannel(), TelegramChannel(room.connections, room.bots, room.sends)]
+    return Notify(room.database, Settings.model_validate(settings), channels)
 
 
 class NotifyRoom:
-    """`tell` records events, `deliver` sends what is due, `deliver_all` lets time pass until all is sent."""
+    """`tell` records events, `deliver` does a round, `deliver_all` lets time pass until all is told."""
 
-    def __init__(self, database: Database, connections: FixedConnections, **settings: Any) -> None:
+    def __init__(self, database: Database, folder: Path, base: str = "", **settings: Any) -> None:
         self.clock = ManualClock()
         self.database = database
-        self.connections = connections
         database.clock = self.clock
-        self.notify = Notify(database, connections, Settings.model_validate(settings), jitter=lambda: 0.0)
+        self.telegram = TelegramRoom(database, folder, base)
+        self.notify = notify_of(self.telegram, **settings)
         database.reactions = [self.notify.react]
 
-    async def tell(self, *reasons: str, item: str = "ET-007") -> None:
+    async def connect(self, value: Mapping[str, Any]) -> None:
+        """Give the desk its bot and its chat."""
+        async with self.database.command("connect") as unit:
+            await self.telegram.connections.put(unit, "telegram", "default", value, Source.API)
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[None]:
+        """While the bots' listener runs; when it waits, the clock goes on by so much."""
+        async with running(self.telegram.gateway(sleep=self._sleep)) as gateway, asyncio.timeout(20):
+            while DESK not in gateway.agents:
+                await asyncio.sleep(0.01)
+            yield
+
+    async def _sleep(self, seconds: float) -> None:
+        self.clock.go(seconds)
+        await asyncio.sleep(0.001)
+
+    async def tell(self, *reasons: object, item: str = "ET-007") -> None:
         """One `error` event each, one command each."""
         for reason in reasons:
             async with self.database.command("tell") as unit:
-                unit.record("error", item=item, reason=reason)
+                unit.record("error", item=item, reason=str(reason))
 
     async def subscribe(self, *entries: object) -> None:
         async with self.database.command("subscribe") as unit:
@@ -54,15 +73,14 @@ class NotifyRoom:
     async def deliver(self) -> Round:
         return await self.notify.deliver_round()
 
-    async def deliver_all(self, rounds: int = 200) -> list[Round]:
-        """Come again exactly when a round says so, until nothing waits."""
+    async def deliver_all(self, seconds: float = 20) -> list[Round]:
+        """Come again until nothing waits."""
         done = []
-        for _ in range(rounds):
-            done.append(await self.deliver())
-            if done[-1].next_at is None:
-                return done
-            self.clock.go_to(done[-1].next_at)
-        raise AssertionError(f"still waiting after {rounds} rounds: {done[-1]}")
+        async with asyncio.timeout(seconds):
+            while not done or done[-1].next_at is not None:
+                done.append(await self.deliver())
+                await asyncio.sleep(0.01)
+        return done
 
     async def outbox(self) -> list[OutboxMessage]:
         """All messages, oldest first."""

@@ -15,10 +15,12 @@ from quarterdeck.board.model import State
 from quarterdeck.forge.protocol import Verdict
 from quarterdeck.kernel.connections import Source
 from quarterdeck.kernel.journal import Event, OutboxMessage
+from quarterdeck.telegram.gateway import Gateway
 from tests.fakes.clock import ManualClock
 from tests.fakes.quiet_desk import OWNER, OpenDesk, QuietDesk, Surroundings
 from tests.fakes.repositories import git, make_repository
 from tests.fakes.telegram import CHAT, TOKEN, FakeTelegram
+from tests.fakes.telegram_gateway import running
 
 
 async def texts(desk: QuietDesk) -> list[str]:
@@ -103,14 +105,27 @@ async def test_with_telegram_down_all_the_way_the_item_is_done_and_the_messages_
         await desk.house.notify.deliver_round()
         assert (await desk.approve(key)).state is State.DONE
         await desk.house.notify.deliver_round()
+        assert (await desk.house.notify.deliver_round()).sent == 0
         telegram.up()
         clock = ManualClock()
         clock.time = desk.house.database.clock.now()
         desk.house.database.clock = clock
-        while (told := await desk.house.notify.deliver_round()).next_at is not None:
-            clock.go_to(told.next_at)
-        assert telegram.texts() == await texts(desk)
+
+        async def sleep(seconds: float) -> None:
+            clock.go(seconds)
+            await asyncio.sleep(0)
+
+        house = desk.house
+        gateway = Gateway(house.database, house.bus, house.bots, house.asked, sleep=sleep)
+        async with running(gateway), asyncio.timeout(30):
+            while (await house.notify.deliver_round()).next_at is not None:
+                await asyncio.sleep(0.01)
+        async with house.database.read() as session:
+            told = (await session.exec(select(OutboxMessage).order_by(col(OutboxMessage.id)))).all()
+        assert telegram.texts() == [message.text for message in told if message.replaces is None]
         assert len(telegram.texts()) == 21
+        (card,) = [one for one in telegram.shown() if "📋" in one["text"]]
+        assert "👍 ET-001: одобрено (owner" in card["text"] and "reply_markup" not in card
 
 
 async def test_an_agent_that_overruns_its_limit_is_killed_with_its_children(

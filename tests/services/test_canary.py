@@ -81,7 +81,7 @@ def test_no_secret_shows_in_logs_events_runs_or_databases(desk: OpenDesk, telegr
     desk.ask("POST", "/projects", key="ET", name="Enduro")
     key = desk.ask("POST", "/items", project="ET", title="Greet")["key"]
     until(lambda: desk.ask("GET", f"/items/{key}")["state"] == "blocked", 120)
-    telegram.wait_for(lambda: len(telegram.sent()) >= 3, 60)
+    telegram.wait_for(lambda: len(telegram.sent()) >= 3, 120)  # its listener starts first
     telegram.fail("sendMessage", 401, "Unauthorized")
     desk.ask("POST", f"/items/{key}/retry")
     until(lambda: desk.ask("GET", "/dead-letters")["items"], 120)

@@ -11,6 +11,7 @@ from deployments.checks import CHECKS
 from deployments.doctor import Check, Finding, Patient, Result, examine
 from deployments.setup import set_up_core
 from quarterdeck.house import House, open_house
+from quarterdeck.kernel.connections import Source
 from quarterdeck.kernel.errors import Conflict
 from quarterdeck.kernel.inbox import Delivery
 from quarterdeck.kernel.settings import Settings
@@ -117,6 +118,18 @@ async def test_a_webhook_that_failed_is_told_with_its_reason(settings: Settings,
     await house.deliveries.work_off()
     found = (await looked(settings))["webhooks"]
     assert (found.verdict, "Nobody knows this repository." in found.detail) == ("warn", True)
+
+
+async def test_messages_that_no_listener_sends_are_told(settings: Settings, house: House):
+    value = {"bot_token": "7000000001:AAFake", "chat_id": "1001", "api_base": "http://127.0.0.1:9"}
+    async with house.database.command("connect") as unit:
+        await house.connections.put(unit, "telegram", "default", value, Source.API)
+    checks = [check for check in CHECKS if check.name == "messages"]
+    assert [found.verdict async for found in examine(settings, checks)] == ["ok"]
+    async with house.database.command("tell") as unit:
+        unit.record("error", reason="nobody hears it")
+    (found,) = [found async for found in examine(settings, checks)]
+    assert found.verdict == "warn" and "no listener" in found.detail and "bot run" in found.fix
 
 
 async def test_without_its_database_the_rest_is_looked_at_all_the_same(tmp_path: Path):

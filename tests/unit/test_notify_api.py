@@ -7,7 +7,7 @@ from fastapi import FastAPI
 import quarterdeck.notify.api
 from quarterdeck.kernel.web import furnish
 from tests.fakes.doors import Porter
-from tests.fakes.notifying import FixedConnections, NotifyRoom, telegram_connection
+from tests.fakes.notifying import NotifyRoom, telegram_connection
 from tests.fakes.telegram import CHAT, FakeTelegram
 
 
@@ -18,10 +18,10 @@ def telegram():
 
 
 @pytest.fixture
-async def room(database, telegram):
-    made = NotifyRoom(database, FixedConnections(telegram=telegram_connection(telegram)))
-    yield made
-    await made.notify.close()
+async def room(database, telegram, tmp_path):
+    made = NotifyRoom(database, tmp_path, telegram.base)
+    await made.connect(telegram_connection(telegram))
+    return made
 
 
 @pytest.fixture
@@ -40,7 +40,8 @@ async def client(room):
 async def test_dead_letters_are_listed_with_their_reason_and_sent_again(room, client, telegram):
     telegram.missing_chats.add(str(CHAT))
     await room.tell("lost")
-    await room.deliver()
+    async with room.listening():
+        await room.deliver_all()
     telegram.missing_chats.clear()
     [letter] = (await client.get("/dead-letters")).json()["items"]
     assert "chat not found" in letter["reason"]
@@ -51,7 +52,8 @@ async def test_dead_letters_are_listed_with_their_reason_and_sent_again(room, cl
     )
     answer = await client.post(f"/dead-letters/{letter['id']}/resend")
     assert (answer.status_code, answer.json()["state"]) == (200, "queued")
-    await room.deliver_all()
+    async with room.listening():
+        await room.deliver_all()
     assert telegram.texts() == ["🔴 ET-007: ERROR — lost"]
     assert (await client.get("/dead-letters")).json() == {"items": [], "next_cursor": None}
 
@@ -83,8 +85,9 @@ async def test_a_cursor_that_was_not_given_out_is_refused(client, cursor):
     assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "cursor")
 
 
-async def test_a_test_message_is_sent_at_once(client, telegram):
-    answer = await client.post("/notify/test", json={"channel": "telegram"})
+async def test_a_test_message_is_sent_at_once(room, client, telegram):
+    async with room.listening():
+        answer = await client.post("/notify/test", json={"channel": "telegram"})
     assert answer.json() == {"channel": "telegram", "ok": True, "detail": "The test message arrived."}
     assert len(telegram.texts()) == 1
     unknown = await client.post("/notify/test", json={"channel": "pigeon"})

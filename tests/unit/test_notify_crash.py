@@ -1,15 +1,21 @@
-"""A desk is killed at every point of a delivery; another one goes on. Nothing is lost, nothing is hidden."""
+"""A desk ends at every point of handing over; another goes on. Nothing is lost, nothing comes twice.
 
-from datetime import UTC, datetime, timedelta
+Here it is cut off by an error; `tests/chaos/test_kill_messages.py` kills the processes themselves.
+"""
 
 import pytest
+from sqlmodel import select
 
-from quarterdeck.kernel.journal import Delivery
-from tests.fakes.forking import Forks
-from tests.fakes.notifying import FixedConnections, NotifyRoom, telegram_connection
-from tests.fakes.telegram import FakeTelegram
+from quarterdeck.kernel import crash
+from quarterdeck.telegram.model import DESK, StoredSend
+from quarterdeck.telegram.rules import Done
+from quarterdeck.telegram.writer import Outcome, Writer
+from tests.fakes.notifying import NotifyRoom, telegram_connection
+from tests.fakes.telegram import TOKEN, FakeTelegram
 
-FIRST, SECOND = "🔴 ET-007: ERROR — first", "🔴 ET-007: ERROR — second"
+
+class Killed(BaseException):
+    """The process is gone."""
 
 
 @pytest.fixture
@@ -19,59 +25,47 @@ def telegram():
 
 
 @pytest.fixture
-async def room(database, telegram):
-    made = NotifyRoom(database, FixedConnections(telegram=telegram_connection(telegram)))
-    made.clock.time = datetime.now(UTC)  # the killed desk goes by the machine's clock
-    yield made
-    await made.notify.close()
+async def room(database, telegram, tmp_path):
+    made = NotifyRoom(database, tmp_path, telegram.base)
+    await made.connect(telegram_connection(telegram))
+    await made.telegram.bots.register(DESK, TOKEN, connection="telegram/default")
+    return made
 
 
-async def killed_desk(forks: Forks, point: str, *arguments: str) -> None:
-    ended = await forks.run("tests.fakes.delivering_desk", *arguments, QUARTERDECK_CRASH_AT=point)
-    assert ended.code == -9
+async def queued(room):
+    async with room.database.read() as session:
+        rows = (await session.exec(select(StoredSend).order_by(StoredSend.id))).all()
+    return [row.content["text"] for row in rows]
 
 
-@pytest.mark.parametrize(
-    ("point", "arrived", "marked"),
-    [
-        ("after take lanes", [FIRST], False),
-        ("before begin sending a message", [FIRST], False),
-        ("after begin sending a message", [FIRST], True),
-        ("before sending a message", [FIRST], True),
-        ("after sending a message", [FIRST, FIRST], True),
-        ("before record a sent message", [FIRST, FIRST], True),
-        ("after record a sent message", [FIRST], False),
-    ],
-)
-async def test_a_killed_desk_loses_nothing_and_hides_nothing(
-    forks, room, telegram, database_url, point, arrived, marked
-):
-    await room.tell("first", "second")
-    await killed_desk(forks, point, database_url, telegram.base)
-    room.clock.time = datetime.now(UTC) + timedelta(seconds=16)  # its lease is over
-    await room.deliver_all()
-    assert telegram.texts() == [*arrived, SECOND]
-    first, second = await room.outbox()
-    assert (first.state, first.possibly_twice) == (Delivery.SENT, marked)
-    assert (second.state, second.possibly_twice) == (Delivery.SENT, False)
+async def cut_off(room, monkeypatch, point):
+    def end(name):
+        if name == point:
+            raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(crash, "point", end)
+        with pytest.raises(Killed):
+            await room.deliver()
 
 
-async def test_before_its_lease_is_over_nobody_sends_in_a_dead_desks_place(
-    forks, room, telegram, database_url
-):
-    await room.tell("first")
-    await killed_desk(forks, "after sending a message", database_url, telegram.base)
+async def test_a_desk_that_ends_while_handing_over_loses_nothing_and_doubles_nothing(room, monkeypatch):
+    points = ("before hand over messages", "before handing over messages", "after hand over messages")
+    for number, point in enumerate(points, start=1):
+        await room.tell(f"{number}")
+        await cut_off(room, monkeypatch, point)
+        await room.deliver()
+        assert await queued(room) == [f"🔴 ET-007: ERROR — {n}" for n in range(1, number + 1)]
+
+
+async def test_a_desk_that_ends_before_it_wrote_down_what_was_sent_sends_nothing_again(room, monkeypatch):
+    await room.tell("one")
+    await room.deliver()
+    writer = Writer(room.database, lambda *_: None, nats=False)
+    await writer.end(Outcome(1, Done({"message_id": 7}), is_last=True))
+    await cut_off(room, monkeypatch, "before record sent messages")
     done = await room.deliver()
-    assert (done.sent, done.waiting) == (0, 1)
-    assert done.next_at > room.clock.now()
-    assert telegram.texts() == [FIRST]
-
-
-async def test_messages_that_were_begun_together_are_marked_together(forks, room, database_url):
-    room.connections.values.clear()
-    await room.tell("first", "second")
-    await killed_desk(forks, "after sending a message", database_url)
-    await room.tell("third")
-    room.clock.time = datetime.now(UTC) + timedelta(seconds=16)
-    assert (await room.deliver()).sent == 3
-    assert [message.possibly_twice for message in await room.outbox()] == [True, True, False]
+    assert (done.sent, done.waiting) == (1, 0)
+    [message] = await room.outbox()
+    assert (message.external_id, message.possibly_twice) == ("7", False)
+    assert len(await queued(room)) == 1

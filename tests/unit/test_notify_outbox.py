@@ -12,17 +12,17 @@ from quarterdeck.kernel.settings import Settings
 from quarterdeck.notify.model import Severity
 from quarterdeck.notify.roster import read_subscriptions
 from quarterdeck.notify.service import Notify
-from tests.fakes.notifying import FixedConnections, NotifyRoom
+from tests.fakes.notifying import NotifyRoom
 from tests.fakes.telegram import parsed
 
-BOT = {"bot_token": "7000000001:AAFake", "chat_id": 1001}
+BOT = {"bot_token": "7000000001:AAFake", "chat_id": "1001"}
 
 
 @pytest.fixture
-async def room(database):
-    made = NotifyRoom(database, FixedConnections(telegram=BOT))
-    yield made
-    await made.notify.close()
+async def room(database, tmp_path):
+    made = NotifyRoom(database, tmp_path)
+    await made.connect(BOT)
+    return made
 
 
 async def addresses(room: NotifyRoom) -> list[tuple[str, str, bool]]:
@@ -44,7 +44,7 @@ async def test_a_command_that_fails_leaves_neither_event_nor_message(room):
             raise ZeroDivisionError
     assert await room.outbox() == []
     async with room.database.read() as session:
-        assert (await session.exec(select(Event))).all() == []
+        assert (await session.exec(select(Event).where(Event.kind == "error"))).all() == []
 
 
 async def test_messages_keep_the_order_of_the_events_of_a_command(room):
@@ -62,7 +62,7 @@ async def test_messages_keep_the_order_of_the_events_of_a_command(room):
     "missing", [{}, {"bot_token": "x"}, {"chat_id": "1"}, {"bot_token": "x", "chat_id": ""}]
 )
 async def test_without_token_or_chat_messages_go_to_the_log(room, missing, capsys):
-    room.connections.values["telegram"] = missing
+    await room.connect(missing)
     await room.tell("a < b")
     assert await addresses(room) == [("log", "log", False)]
     with capture_logs() as lines:
@@ -74,7 +74,7 @@ async def test_a_connection_that_cannot_be_read_stops_no_command(room, monkeypat
     async def unreadable(kind, name="default", *, session=None):
         raise Misconfigured("The key is gone.", "Bring it back.")
 
-    monkeypatch.setattr(room.connections, "get", unreadable)
+    monkeypatch.setattr(room.telegram.connections, "get", unreadable)
     await room.tell("a")
     assert await addresses(room) == [("log", "log", False)]
 
@@ -140,8 +140,8 @@ def test_a_wrong_entry_is_named_with_what_is_wrong(entry, complaint):
     assert complaint in error.value.detail
 
 
-async def test_links_stand_on_a_line_of_their_own_below_the_exact_text(database):
-    room = NotifyRoom(database, FixedConnections(), public_url="https://desk.example/x/", prefect_port=4201)
+async def test_links_stand_on_a_line_of_their_own_below_the_exact_text(database, tmp_path):
+    room = NotifyRoom(database, tmp_path, public_url="https://desk.example/x/", prefect_port=4201)
     async with database.command("tell") as unit:
         unit.record("item_done", item="ET-007", flow_run="0b1c")
     [message] = await room.outbox()
@@ -152,8 +152,8 @@ async def test_links_stand_on_a_line_of_their_own_below_the_exact_text(database)
     ]
 
 
-async def test_a_long_text_is_shortened_so_that_its_links_fit(database):
-    room = NotifyRoom(database, FixedConnections(), public_url="https://desk.example")
+async def test_a_long_text_is_shortened_so_that_its_links_fit(database, tmp_path):
+    room = NotifyRoom(database, tmp_path, public_url="https://desk.example")
     await room.tell("<&>" * 4000)
     [message] = await room.outbox()
     text = parsed(message.text)
@@ -161,14 +161,13 @@ async def test_a_long_text_is_shortened_so_that_its_links_fit(database):
     assert text.endswith("…\nзадача")
 
 
-async def test_the_language_is_the_configured_one(database):
-    room = NotifyRoom(database, FixedConnections(), language="zh")
+async def test_the_language_is_the_configured_one(database, tmp_path):
+    room = NotifyRoom(database, tmp_path, language="zh")
     await room.tell("a")
     assert [message.text for message in await room.outbox()] == ["🔴 ET-007：错误 — a"]
 
 
 async def test_the_text_of_an_event_for_the_api_is_plain(database):
-    notify = Notify(database, FixedConnections(), Settings.model_validate({"language": "en"}))
+    notify = Notify(database, Settings.model_validate({"language": "en"}), [])
     event = Event(kind="gate_failed", item_key="ET-007", data={"gate": "check", "reason": "1 < 2 & 3"})
     assert notify.text(event) == "⚠️ ET-007: QG check — failed: 1 < 2 & 3"
-    await notify.close()

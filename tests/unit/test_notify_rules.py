@@ -6,80 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quarterdeck.notify import rules
-from quarterdeck.notify.channels import Window
 from quarterdeck.notify.model import Severity, Subscription
 from quarterdeck.notify.texts import KINDS, MESSAGES, TOLD
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
-GROUP = (Window(1, timedelta(seconds=1)), Window(20, timedelta(minutes=1)))
-WINDOWS = st.lists(
-    st.builds(Window, st.integers(1, 30), st.timedeltas(timedelta(milliseconds=1), timedelta(minutes=2))),
-    min_size=1,
-    max_size=3,
-)
-
-
-def busiest(sends: list[datetime], span: timedelta) -> int:
-    """The most sends in any span of this length, its end left out."""
-    return max(sum(start <= moment < start + span for moment in sends) for start in sends)
-
-
-@given(WINDOWS, st.integers(1, 60))
-def test_sending_as_early_as_allowed_never_breaks_a_window(windows, count):
-    now, sends, remembered = NOON, [], []
-    for _ in range(count):
-        now = rules.next_slot(windows, remembered, now)
-        sends.append(now)
-        remembered = [*rules.remembered(windows, remembered, now), now]
-    for window in windows:
-        assert busiest(sends, window.span) <= window.count
-
-
-@given(WINDOWS, st.lists(st.timedeltas(timedelta(0), timedelta(minutes=3)), max_size=40))
-def test_a_slot_is_never_later_than_needed(windows, ages):
-    sends = [NOON - age for age in ages]
-    slot = rules.next_slot(windows, sends, NOON)
-    if slot > NOON:
-        just_before = [*sends, slot - timedelta(microseconds=1)]
-        counts = [sum(m > just_before[-1] - w.span for m in just_before) for w in windows]
-        assert any(count > w.count for count, w in zip(counts, windows, strict=True))
-
-
-@given(WINDOWS, st.lists(st.timedeltas(timedelta(0), timedelta(minutes=9)), max_size=40))
-def test_what_is_forgotten_would_not_have_mattered(windows, ages):
-    sends = [NOON - age for age in ages]
-    kept = rules.remembered(windows, sends, NOON)
-    assert rules.next_slot(windows, kept, NOON) == rules.next_slot(windows, sends, NOON)
-
-
-def test_a_group_gets_twenty_messages_in_a_minute():
-    now, sends = NOON, []
-    for _ in range(21):
-        now = rules.next_slot(GROUP, sends, now)
-        sends.append(now)
-    assert sends[19] - NOON == timedelta(seconds=19)
-    assert sends[20] - NOON == timedelta(seconds=60)
-
-
-@given(st.integers(1, 10_000), st.floats(0, 1, exclude_max=True))
-def test_pauses_grow_to_five_minutes_and_no_further(failures, jitter):
-    pause = rules.pause(failures, jitter)
-    assert timedelta(seconds=0.5) <= pause <= rules.LONGEST_PAUSE
-    assert pause <= rules.pause(failures + 1, 0)
-
-
-def test_pauses_double():
-    assert [rules.pause(n, 0).total_seconds() for n in (1, 2, 3, 9, 10, 11)] == [1, 2, 4, 256, 300, 300]
-
-
-@given(st.floats(0, 24 * 3600))
-def test_a_wait_up_to_a_day_is_obeyed_exactly(seconds):
-    assert rules.obeyed(seconds) == timedelta(seconds=seconds)
-
-
-@given(st.floats(min_value=24 * 3600 + 1) | st.floats(max_value=-0.1) | st.just(float("nan")))
-def test_a_longer_or_absurd_wait_is_a_day(seconds):
-    assert rules.obeyed(seconds) == timedelta(hours=24)
 
 
 def test_by_default_a_subscription_wants_the_ten_messages():

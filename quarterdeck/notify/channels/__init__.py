@@ -1,42 +1,50 @@
-"""The port of all channels: what the relay hands out, and what can become of it."""
+"""The port of all channels: what the relay hands over, and what can become of it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any, Protocol
 
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from quarterdeck.kernel.database import Unit
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A button below a message: its words, and what comes back when it is pressed (64 bytes at most)."""
+
+    text: str
+    data: str
+
 
 @dataclass(frozen=True)
 class Outgoing:
-    """A message on its way: HTML as `markup` knows it."""
+    """A message on its way: HTML as `markup` knows it. `key` names it: the same key is sent once.
 
+    `replaces` is the far side's name of an earlier message, in whose place this one is to stand.
+    """
+
+    key: str
     chat: str
     text: str
     silent: bool = False
+    choices: tuple[Choice, ...] = ()
+    replaces: str = ""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """The channel's own queue has it, under this name; `outcomes` tells when its fate is known."""
+
+    receipt: str
 
 
 @dataclass(frozen=True)
 class Sent:
-    """It arrived; `external_id` is the far side's name for it."""
+    """It arrived; `external_id` is the far side's name for it. `twice`: an attempt before may have, too."""
 
     external_id: str = ""
-
-
-@dataclass(frozen=True)
-class Limited:
-    """Not taken: the far side wants peace for `retry_after` seconds."""
-
-    retry_after: float
-
-
-@dataclass(frozen=True)
-class Failed:
-    """It may work later. `maybe_sent`: the request had left when it broke, so it may have arrived."""
-
-    reason: str
-    maybe_sent: bool = False
+    twice: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,30 +54,22 @@ class Refused:
     reason: str
 
 
-Outcome = Sent | Limited | Failed | Refused
-
-
 @dataclass(frozen=True)
-class Window:
-    """At most `count` messages in any span of this length."""
+class Waits:
+    """It cannot be taken now; it stays where it is."""
 
-    count: int
-    span: timedelta
+    reason: str
 
 
 class Channel(Protocol):
-    """A way to reach people. `send` never raises, and ends within ten seconds."""
+    """A way to reach people. Whatever sends in its own time keeps its own order and limits."""
 
     @property
     def name(self) -> str: ...
 
     @property
-    def sender_limits(self) -> tuple[Window, ...]:
-        """What all chats together may be sent; none = the channel has no limits and answers at once."""
-        ...
-
-    def chat_limits(self, chat: str) -> tuple[Window, ...]:
-        """What one chat may be sent."""
+    def has_buttons(self) -> bool:
+        """Whether its messages can have buttons, and be rewritten."""
         ...
 
     async def home_chat(self, session: AsyncSession | None = None) -> str | None:
@@ -79,10 +79,16 @@ class Channel(Protocol):
         """
         ...
 
-    async def send(self, message: Outgoing) -> Outcome: ...
+    async def take(self, unit: Unit, message: Outgoing) -> Taken | Sent | Refused | Waits:
+        """Take a message over, as part of the command that records it: both happen or neither."""
+        ...
 
-    async def close(self) -> None:
-        """Give connections back."""
+    async def outcomes(self, receipts: Sequence[str]) -> Mapping[str, Sent | Refused | Waits]:
+        """What became of messages that were taken; `Waits` says why one is not sent yet."""
+        ...
+
+    async def try_out(self, message: Outgoing) -> Sent | Refused | Waits:
+        """Send it now, and say how it fared, within twenty seconds."""
         ...
 
 

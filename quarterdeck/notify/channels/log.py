@@ -1,9 +1,12 @@
 """The plain log: where messages go when nothing else is configured."""
 
+from collections.abc import Mapping, Sequence
+
 import structlog
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from quarterdeck.notify.channels import Outcome, Outgoing, Sent, Window
+from quarterdeck.kernel.database import Unit
+from quarterdeck.notify.channels import Outgoing, Refused, Sent, Waits
 from quarterdeck.notify.markup import plain
 
 log = structlog.get_logger(__name__)
@@ -13,17 +16,17 @@ class LogChannel:
     """Writes each message as one log line; always succeeds."""
 
     name = "log"
-    sender_limits: tuple[Window, ...] = ()
-
-    def chat_limits(self, chat: str) -> tuple[Window, ...]:
-        return ()
+    has_buttons = False
 
     async def home_chat(self, session: AsyncSession | None = None) -> str | None:
         return "log"
 
-    async def send(self, message: Outgoing) -> Outcome:
+    async def take(self, unit: Unit, message: Outgoing) -> Sent:
+        return await self.try_out(message)
+
+    async def outcomes(self, receipts: Sequence[str]) -> Mapping[str, Sent | Refused | Waits]:
+        return {}
+
+    async def try_out(self, message: Outgoing) -> Sent:
         log.info("notification", text=plain(message.text))
         return Sent()
-
-    async def close(self) -> None:
-        """Nothing is open."""
