@@ -45,8 +45,8 @@ class Relay:
         ended = Counter[Delivery]()
         for name, channel in self._channels.items():
             ended += await self._collect(name, channel)
-        after = 0
-        while (batch := await self._hand_over(after)) is not None:
+        after, held = 0, set[str]()
+        while (batch := await self._hand_over(after, held)) is not None:
             after, states = batch
             ended += states
         return await self._summary(ended)
@@ -73,8 +73,11 @@ class Relay:
                     _settle(unit, message, outcome)
         return Counter(message.state for message in messages)
 
-    async def _hand_over(self, after: int) -> tuple[int, Counter[Delivery]] | None:
-        """Hand over the next messages; the last of them, and how they ended. None: there are none."""
+    async def _hand_over(self, after: int, held: set[str]) -> tuple[int, Counter[Delivery]] | None:
+        """Hand over the next messages; the last of them, and how they ended. None: there are none.
+
+        Lanes in which one cannot be taken now are added to `held`: what comes after it must wait, too.
+        """
         async with self._database.command("hand over messages") as unit:
             await store.only_one_relay(unit)
             messages = await store.queued(unit, after, BATCH)
@@ -82,24 +85,29 @@ class Relay:
                 return None
             originals = await store.originals(unit.session, messages)
             for message in messages:
-                await self._pass_on(unit, message, originals)
+                if message.lane not in held and await self._pass_on(unit, message, originals):
+                    held.add(message.lane)
             crash.point("before handing over messages")
         crash.point("after handing over messages")
         return _last(messages), Counter(message.state for message in messages)
 
     async def _pass_on(
         self, unit: Unit, message: OutboxMessage, originals: Mapping[int, OutboxMessage]
-    ) -> None:
+    ) -> bool:
+        """Hand one over; True: its channel cannot take it now."""
         channel = self._channels.get(message.channel)
         replaces = _name_of(message, originals)
         if replaces is None:
-            return
+            return False
+        outcome: Taken | Sent | Refused | Waits
         if channel is None:
-            _settle(unit, message, Refused(f"There is no channel {message.channel!r} here."))
+            outcome = Refused(f"There is no channel {message.channel!r} here.")
         elif message.replaces and not replaces:
-            _settle(unit, message, Refused("What it should replace was never delivered."))
+            outcome = Refused("What it should replace was never delivered.")
         else:
-            _settle(unit, message, await channel.take(unit, _outgoing(message, replaces)))
+            outcome = await channel.take(unit, _outgoing(message, replaces))
+        _settle(unit, message, outcome)
+        return isinstance(outcome, Waits)
 
     async def _summary(self, ended: Counter[Delivery]) -> Round:
         async with self._database.read() as session:

@@ -7,7 +7,7 @@ import pytest
 from sqlmodel import select
 
 from quarterdeck.kernel import crash
-from quarterdeck.telegram.model import DESK, StoredSend
+from quarterdeck.telegram.model import DESK, Bot, StoredSend
 from quarterdeck.telegram.rules import Done
 from quarterdeck.telegram.writer import Outcome, Writer
 from tests.fakes.notifying import NotifyRoom, telegram_connection
@@ -62,7 +62,9 @@ async def test_a_desk_that_ends_before_it_wrote_down_what_was_sent_sends_nothing
     await room.tell("one")
     await room.deliver()
     writer = Writer(room.database, lambda *_: None, nats=False)
-    await writer.end(Outcome(1, Done({"message_id": 7}), is_last=True))
+    async with room.database.read() as session:
+        lease = await room.telegram.bots.lease_of(await session.get(Bot, DESK))
+    await writer.end(lease, Outcome(1, Done({"message_id": 7}), is_last=True))
     await cut_off(room, monkeypatch, "before record sent messages")
     done = await room.deliver()
     assert (done.sent, done.waiting) == (1, 0)

@@ -8,6 +8,7 @@ from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.errors import Conflict, NotFound
 from quarterdeck.kernel.journal import Delivery
 from quarterdeck.kernel.settings import Settings
+from quarterdeck.notify.channels import Waits
 from quarterdeck.notify.service import Notify
 from tests.fakes.notifying import NotifyRoom, notify_of, telegram_connection
 from tests.fakes.telegram import CHAT, GROUP, TOKEN, FakeTelegram, Limits
@@ -261,6 +262,25 @@ async def test_the_log_asks_without_buttons_and_is_not_rewritten(database, tmp_p
     await decide(room)
     assert (await room.deliver()).sent == 1
     assert [message.choices for message in await room.outbox()] == [[]]
+
+
+async def test_what_comes_after_a_message_that_cannot_be_taken_waits_behind_it(room, monkeypatch):
+    channel = room.notify.channels["telegram"]
+    take, tries = channel.take, []
+
+    async def later(unit, message):
+        tries.append(message.text)
+        if len(tries) == 1:
+            await room.telegram.bots.adopt_connections()  # just now, between one message and the next
+            return Waits("It waits.")
+        return await take(unit, message)
+
+    monkeypatch.setattr(channel, "take", later)
+    await room.tell("a", "b", "c")
+    assert (await room.deliver()).waiting == 3 and tries == said("a")
+    await room.deliver()
+    assert tries == said("a", "a", "b", "c")
+    assert [message.state for message in await room.outbox()] == [Delivery.SENDING] * 3
 
 
 # Bad tokens
