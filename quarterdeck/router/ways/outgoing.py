@@ -141,11 +141,11 @@ class Reply:
         self.headers = message.headers
         self.raw_headers = message.raw_headers
         self.deadline: float | None = deadline
-        self._connection: Connection | None = connection
+        self._connection = connection
         self._content = content
         self._patience = patience
         self._silence = silence
-        content.on_eof(self._release)
+        content.on_eof(connection.release)  # a method of this reply would make a circle of both
 
     @property
     def content_type(self) -> str:
@@ -172,13 +172,6 @@ class Reply:
                 raise
             raise (TimeoutError() if is_last else aiohttp.SocketTimeoutError()) from None
 
-    def _release(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.release()
-
     def close(self) -> None:
         """Let go of the connection, and hang up if it is not at its end; safe to call twice."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+        self._connection.close()
