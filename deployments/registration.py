@@ -6,6 +6,7 @@ Every function returns whether something had to be done.
 import hashlib
 import json
 from collections.abc import Collection
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -110,7 +111,8 @@ async def forget_sweeps(wanted: Collection[str]) -> list[str]:
         )
         gone = [one for one in known if one.name.startswith(SWEEP) and one.name not in wanted]
         for one in gone:
-            await client.delete_deployment(one.id)
+            with suppress(ObjectNotFound):  # the runner, or another set-up, was first
+                await client.delete_deployment(one.id)
     return [one.name for one in gone]
 
 

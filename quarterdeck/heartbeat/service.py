@@ -39,6 +39,9 @@ log = structlog.get_logger(__name__)
 LEASE = timedelta(minutes=5)
 """How long a sweep may take before another may begin; a sweep of a dead process is found by it."""
 
+AT_ONCE = 4
+"""Sweeps that go on at the same time in one process: each asks several sources, and connections are few."""
+
 LOOKING = 120.0
 """Seconds that one source has to answer."""
 
@@ -107,6 +110,7 @@ class Sweeper:
         self._settling = Settling(database, self._sources, self._starter, records)
         self._seen: tuple[tuple[int, ...], Overview] | None = None
         self._opened_at = database.clock.now()
+        self._gate = asyncio.Semaphore(AT_ONCE)
 
     def add(self, source: Source) -> None:
         """One more place where work waits."""
@@ -138,7 +142,11 @@ class Sweeper:
         A tick that comes during a sweep is counted. During a conversation of the agent nothing is done but
         to write that down; the next tick does the work of both.
         """
-        beats = beats if beats is not None else await self.heartbeats()
+        async with self._gate:
+            beats = beats if beats is not None else await self.heartbeats()
+            return await self._swept(agent, cause, steps, beats)
+
+    async def _swept(self, agent: str, cause: str, steps: Steps, beats: Mapping[str, Heartbeat]) -> SweepCard:
         under_way = await self.begin(agent, cause, beats)
         try:
             if await self.conversations.is_in_conversation(agent):

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import psutil
 
-from deployments import schema
+from deployments import home, schema
 from deployments.setup import prefect_at_hand
 from deployments.supervisor import ROOT
 from quarterdeck.board.model import OUTSIDE, Project, State, WorkItem
@@ -272,6 +272,7 @@ async def measure_flows(settings: Settings, many: int) -> Row:
     from deployments.prefect_server import address, auth_string
 
     load_before = os.getloadavg()[0]
+    home.logs(settings).mkdir(parents=True, exist_ok=True)
     async with fleet(settings, many) as made, prefect_at_hand(settings) as port:
         there = {PREFECT_API_URL: f"{address(port)}/api", PREFECT_API_AUTH_STRING: auth_string(settings)}
         with temporary_settings(there):
@@ -307,7 +308,7 @@ def measure_heartbeats(agents: int, flows: int) -> list[Row]:
 def _in_a_home(measure: Callable[[Settings, int], Coroutine[None, None, Row]], many: int) -> Row:
     with tempfile.TemporaryDirectory(prefix="quarterdeck-bench-") as folder:
         os.environ["QUARTERDECK_HOME"] = folder
-        settings = load()
+        settings = load().model_copy(update={"source_fresh": 3600})
         with server_for(settings).running() as server:
             schema.migrate(server.url())
             return asyncio.run(measure(settings, many))

@@ -1,5 +1,7 @@
 """Sweeps: work is found, started once, brought on when it stands still, stopped when it turns in circles."""
 
+import asyncio
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -7,9 +9,10 @@ import pytest
 
 from quarterdeck.board.model import State
 from quarterdeck.board.store import item as board_item
+from quarterdeck.crew.roster import Roster
 from quarterdeck.heartbeat.model import Result
-from quarterdeck.heartbeat.service import LEASE
-from quarterdeck.heartbeat.work import Need, Ref, Status, Trouble
+from quarterdeck.heartbeat.service import AT_ONCE, LEASE
+from quarterdeck.heartbeat.work import Answer, Need, Ref, Status, Trouble, Watched
 from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.errors import Conflict, Forbidden, Invalid, NotFound
 from tests.fakes.surroundings import OWNER, VIEWER
@@ -464,6 +467,29 @@ async def test_one_sweep_of_an_agent_at_a_time_and_the_other_tick_is_counted(wat
         await first.finish()
     cards = {card.agent: card for card in await watch.sweeper.overview()}
     assert cards["developer"].skipped == 1
+
+
+async def test_a_crowd_of_sweeps_in_one_process_does_not_take_all_connections(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside = most = 0
+    look = watch.cards.look
+
+    async def counted(agents: Sequence[Watched]) -> Answer:
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        await asyncio.sleep(0.01)
+        inside -= 1
+        return await look(agents)
+
+    monkeypatch.setattr(watch.cards, "look", counted)
+    entry = {"category": "business"}
+    agents = [{"slug": f"a{n}", "heartbeat": entry, "parameters": {"program": "sh"}} for n in range(10)]
+    await watch.crew.import_roster(Roster.model_validate({"agents": agents}), {})
+    swept = await asyncio.gather(*(watch.sweep(f"a{n}") for n in range(10)))
+    assert {card.result for card in swept} == {Result.QUIET}
+    assert most == AT_ONCE
 
 
 async def test_a_heartbeat_that_stopped_is_told_once_until_it_beats_again(watch: Watch) -> None:
