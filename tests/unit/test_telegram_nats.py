@@ -5,11 +5,16 @@ import json
 
 import nats
 import pytest
+from nats.js.api import StreamConfig
+from sqlalchemy import text as sql
 
 from quarterdeck.telegram.publisher import STREAM
+from quarterdeck.telegram.wire import REGISTERED, UPDATE, Send, SendState
 from tests.fakes.nats import NatsServer
 from tests.fakes.telegram import CHAT, TOKEN, FakeTelegram, token_of
 from tests.fakes.telegram_gateway import TelegramRoom, running, until
+
+_EXPIRE = sql("update telegram_bots set leased_until = now()")
 
 
 @pytest.fixture
@@ -97,6 +102,52 @@ async def test_while_nats_is_away_events_wait_and_come_in_order(room, telegram, 
         found = await events(server, 4)
         await until(lambda: True)
     assert [event["text"] for _, event in found[1:]] == ["one", "two", "three"]
+
+
+@pytest.mark.parametrize(
+    "point", ["after store updates", "after publishing an update", "before publish updates"]
+)
+async def test_a_listener_that_is_killed_publishes_everything_once(forks, room, telegram, server, point):
+    await room.bots.register("analyst", TOKEN)
+    telegram.say("one")
+    telegram.say("two")
+    arguments = (room.database.url, str(room.folder), telegram.base, server.url)
+    ended = await forks.run("tests.fakes.listening", *arguments, QUARTERDECK_CRASH_AT=point)
+    assert ended.code == -9
+    async with room.database.command("the lease is over") as unit:
+        await (await unit.session.connection()).execute(_EXPIRE)
+    async with running(room.gateway(nats_url=server.url)):
+        telegram.say("three")
+        await events(server, 4)
+        async with asyncio.timeout(15):
+            while await _waiting(room):
+                await asyncio.sleep(0.05)
+        found = await events(server, 4)
+    assert [event["text"] for subject, event in found if subject == UPDATE] == ["one", "two", "three"]
+    assert len(found) == 4  # with the registration: the stream knew what it had already
+
+
+async def test_while_the_stream_is_full_events_wait_and_the_bot_goes_on(room, telegram, server):
+    client = await nats.connect(server.url)
+    stream = client.jetstream()
+    subjects = [UPDATE, REGISTERED]
+    full = {"name": STREAM, "subjects": subjects, "discard": "new", "duplicate_window": 60.0}
+    await stream.add_stream(StreamConfig(**full, max_msgs=2))
+    await room.bots.register("analyst", TOKEN)
+    async with running(room.gateway(nats_url=server.url)):
+        for text in ("one", "two", "three"):
+            telegram.say(text)
+        await events(server, 2)
+        async with asyncio.timeout(15):
+            while await _waiting(room) != 2:
+                await asyncio.sleep(0.05)
+        receipt = await room.sends.put(Send("analyst", CHAT, "All is well"))
+        assert (await room.sends.wait(receipt.id, 10)).state is SendState.SENT
+        await until(lambda: telegram.unread() == 0)  # they are ours to keep
+        await stream.update_stream(StreamConfig(**full, max_msgs=100))
+        found = await events(server, 4)
+    await client.close()
+    assert [event["text"] for subject, event in found if subject == UPDATE] == ["one", "two", "three"]
 
 
 async def _waiting(room: TelegramRoom) -> int:
