@@ -32,7 +32,7 @@ async def opened_gateway(house: House) -> "AsyncIterator[Gateway]":
     if forwarder is not None:
         gateway.add("router", forwarder)
     surface = house.telegram_surface(gateway, house.sends)
-    gateway.add("surface", surface.consume)
+    gateway.add("surface", surface.consume, begins=surface.begins)
     resuming = asyncio.create_task(_resume(surface))
     try:
         yield gateway

@@ -39,6 +39,8 @@ class _Incoming:
     chat_id: str
     language: str = field(default="", kw_only=True)
     """In which language the user is answered; empty = the desk's own."""
+    event_id: str = field(default="", kw_only=True)
+    """How the messenger names this event whenever it tells of it; empty = it has no name."""
 
 
 @dataclass(frozen=True)

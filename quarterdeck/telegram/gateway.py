@@ -27,7 +27,7 @@ from quarterdeck.telegram.publisher import EmbeddedPublisher, NatsPublisher
 from quarterdeck.telegram.requests import Asked
 from quarterdeck.telegram.served import ServedBot
 from quarterdeck.telegram.turns import Readers, Turns
-from quarterdeck.telegram.wire import Consumer, Update
+from quarterdeck.telegram.wire import Begins, Consumer, Update
 from quarterdeck.telegram.writer import Writer
 
 log = structlog.get_logger(__name__)
@@ -75,6 +75,7 @@ class Gateway:
         self._sleep = sleep
         self._served: dict[str, ServedBot] = {}
         self._feeders: list[Feeder] = []
+        self._begins: list[Begins] = []
         self._leaving: dict[str, _Leaving] = {}
         self._bell = asyncio.Event()
         self._readers = Readers()
@@ -87,8 +88,13 @@ class Gateway:
         )
         self._has_nats = bool(nats_url)
 
-    def add(self, name: str, consumer: Consumer) -> None:
-        """Tell `consumer` of every update from now on. Its name is where it goes on after a restart."""
+    def add(self, name: str, consumer: Consumer, begins: Begins | None = None) -> None:
+        """Tell `consumer` of every update from now on. Its name is where it goes on after a restart.
+
+        `begins` is called beside everything else whenever a bot begins to be served here.
+        """
+        if begins is not None:
+            self._begins.append(begins)
         feeder = Feeder(name, consumer, self._database, self._writer, self._readers, self._sleep)
         self._feeders.append(feeder)
 
@@ -202,7 +208,7 @@ class Gateway:
             log.warning("bot_not_served", agent=row.agent_id, reason=error.detail)
             return
         self._served[row.agent_id] = bot
-        bot.start()
+        bot.start(self._begins)
         for feeder in self._feeders:
             await feeder.catch_up([row.agent_id])
         self._publisher.bell.set()

@@ -1,6 +1,7 @@
 """One bot while it is served: its connections, its poller, its queue, and what is wrong with it."""
 
 import asyncio
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -16,6 +17,7 @@ from quarterdeck.telegram.poller import Poller
 from quarterdeck.telegram.rules import Done, Limited, Moved, Refused
 from quarterdeck.telegram.sender import Sender
 from quarterdeck.telegram.turns import Readers, Turns
+from quarterdeck.telegram.wire import Begins
 from quarterdeck.telegram.writer import Writer
 
 log = structlog.get_logger(__name__)
@@ -48,9 +50,10 @@ class ServedBot:
     def is_broken(self) -> bool:
         return any(task.done() and not task.cancelled() and task.exception() for task in self._tasks)
 
-    def start(self) -> None:
-        """Poll and send, in tasks of its own."""
-        works = (self._poll(), self.sender.run(), self._stop_when_revoked())
+    def start(self, begins: Sequence[Begins] = ()) -> None:
+        """Poll and send, in tasks of its own; besides tell `begins` that it has begun."""
+        works = [self._poll(), self.sender.run(), self._stop_when_revoked()]
+        works += [self._begin(told) for told in begins]
         self._tasks = [asyncio.create_task(work) for work in works]
         for task in self._tasks:
             task.add_done_callback(self._ended)
@@ -83,6 +86,12 @@ class ServedBot:
             case Refused() if answer.is_revoked:
                 self._revoked.set()
         raise error_of(answer, method)
+
+    async def _begin(self, told: Begins) -> None:
+        try:
+            await told(self.lease.agent_id, self.lease.bot_id)
+        except Exception:  # whatever it wanted to do, the bot works without it
+            log.exception("beginning_failed", agent=self.lease.agent_id)
 
     async def _poll(self) -> None:
         if await self._poller.run() == "revoked":

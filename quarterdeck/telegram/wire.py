@@ -101,6 +101,9 @@ class Receipt:
     reason: str = ""
 
 
+Begins = Callable[[str, str], Awaitable[None]]
+"""Who is told that a bot begins to be served: its agent, and `bot:<number>`."""
+
 Consumer = Callable[[Update], Awaitable[None]]
 """Who is told of updates, in order within a chat. An update is told again until this returned; one that
 fails twenty times is left out, which the journal tells."""

@@ -61,10 +61,16 @@ class Doors:
         DeskDoors(house.board, house.engine, house.crew).register(self.dispatcher)
 
     async def says(
-        self, line: str, user: str = ANNA, platform: str = "telegram", language: str = "en"
+        self,
+        line: str,
+        user: str = ANNA,
+        platform: str = "telegram",
+        language: str = "en",
+        event_id: str = "",
     ) -> str:
         name, *args = line.split()
         who: dict[str, Any] = {"user_id": user, "platform": platform, "chat_id": "C1", "language": language}
+        who["event_id"] = event_id
         [answer] = await self.dispatcher.dispatch(IncomingCommand(**who, command=name, args=args))
         return str(answer.text)
 
@@ -107,6 +113,13 @@ async def test_new_files_an_item_in_the_only_project_or_in_the_one_that_is_named
     assert "🆕 QD-001: Greet" in await doors.says("new qd: Greet")
     assert "/new TITLE" in await doors.says("new")
     assert "no right" in await doors.says("new ET Greet", VERA)
+
+
+async def test_the_same_event_told_again_files_no_second_item(doors: Doors) -> None:
+    first = await doors.says("new Greet", event_id="bot:1:17")
+    assert await doors.says("new Greet", event_id="bot:1:17") == first
+    assert "ET-002" in await doors.says("new Greet", event_id="bot:1:18")
+    assert "ET-003" in await doors.says("new Greet", "@anna:example.org", "matrix", event_id="bot:1:17")
 
 
 async def test_items_and_backlog_are_listed_and_one_item_is_shown(doors: Doors) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from quarterdeck.kernel.database import Database
+from quarterdeck.kernel.errors import Conflict
 from quarterdeck.surfaces.handlers.callback import asked
 from quarterdeck.surfaces.platform import MessageChunk
 from quarterdeck.surfaces.protocol import (
@@ -17,6 +18,7 @@ from quarterdeck.surfaces.protocol import (
     OutgoingMessage,
     OutgoingUI,
 )
+from quarterdeck.surfaces.telegram import menu
 from tests.fakes.chatting import ANNA, ChatDesk, chatting
 from tests.fakes.telegram import parsed
 
@@ -428,3 +430,99 @@ async def test_a_question_is_answered_by_button_or_word_here_and_nowhere_else(de
 
 def test_html_of_the_fake_is_the_fakes() -> None:
     assert parsed("<b>x</b>") == "x"
+
+
+# Stopping
+
+
+async def begun(desk: ChatDesk, method: str = "sendMessageDraft", **more: Any) -> "Slowly":
+    """An agent that never ends, and what it said first is shown."""
+    slow = Slowly(desk, ["Never ", "ending", ""])
+    await desk.writes("hello", waits=False, **more)
+    await slow.until_shown(method)
+    return slow
+
+
+async def test_stop_ends_the_answer_and_keeps_what_was_said(desk: ChatDesk) -> None:
+    await begun(desk)
+    await desk.writes("/stop")
+    assert desk.said()[-2:] == ["Never ending", "⏹ Stopped."]
+    await desk.writes("/stop")
+    assert desk.said()[-1] == "There is nothing to stop now."
+    assert await desk.made().resume() == 0
+
+
+async def test_the_button_below_a_draft_stops_it_too(desk: ChatDesk) -> None:
+    await begun(desk)
+    assert desk.bots.done("sendMessageDraft")[0]["can_stop"] is True
+    chat = {"id": ANNA, "type": "private"}
+    await desk.takes({"stopped_message_generation": {"chat": chat, "draft_id": 1}})
+    assert desk.said()[-2:] == ["Never ending", "⏹ Stopped."]
+
+
+async def test_in_a_group_the_growing_message_has_a_button_for_whoever_asked(desk: ChatDesk) -> None:
+    await begun(desk, "editMessageText", chat=GROUP, reply_to_message=message_of_the_bot())
+    [grows] = [send for send in desk.bots.sent if send.buttons]
+    data = grows.buttons[0][0].data
+    desk.people.agents["779"] = ""
+    pressing = asyncio.create_task(desk.presses(data, chat=GROUP, user=779))
+    async with asyncio.timeout(5):
+        while len(desk.bots.done("answerCallbackQuery")) < 1:
+            await asyncio.sleep(0.001)
+    assert "⏹ Stopped." not in desk.said(GROUP)
+    await desk.presses(data, chat=GROUP)
+    await pressing
+    assert desk.said(GROUP)[-1] == "⏹ Stopped."
+    last = desk.bots.done("editMessageText")[-1]
+    assert last["text"] == "Never ending" and last["reply_markup"] == {"inline_keyboard": []}
+
+
+def message_of_the_bot() -> dict[str, Any]:
+    return {"message_id": 5, "from": {"id": 1, "is_bot": True}}
+
+
+# The menu
+
+
+async def test_the_menu_is_told_in_every_language_and_again_only_when_it_changed(
+    desk: ChatDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await desk.surface.begins("desk", "bot:1")
+    told = desk.bots.done("setMyCommands")
+    assert [fields.get("language_code") for fields in told] == [None, "ru", "en", "uk", "zh"]
+    assert told[0]["commands"] == told[2]["commands"] != told[1]["commands"]
+    assert {"command": "approve", "description": "approve"} in told[2]["commands"]
+    await desk.made().begins("desk", "bot:1")
+    assert len(desk.bots.done("setMyCommands")) == 5
+    monkeypatch.setattr("quarterdeck.surfaces.telegram.menu.WORKING", ("items",))
+    await desk.made().begins("desk", "bot:1")
+    assert len(desk.bots.done("setMyCommands")) == 10
+    await desk.surface.begins("galley", "bot:2")
+    assert "approve" not in str(desk.bots.done("setMyCommands")[10:])
+
+
+@pytest.mark.parametrize("language", ["ru", "en", "uk", "zh"])
+@pytest.mark.parametrize("agent", ["desk", "galley"])
+def test_every_menu_is_one_that_telegram_takes(agent: str, language: str) -> None:
+    told = menu.commands(agent, language)
+    assert len({one["command"] for one in told}) == len(told) <= 100
+    assert all(3 <= len(one["description"]) <= 256 for one in told)
+
+
+async def test_every_command_of_a_menu_is_one_that_the_bot_understands(desk: ChatDesk) -> None:
+    who = {"user_id": str(ANNA), "platform": "telegram", "chat_id": "C1"}
+    for one in menu.commands("galley", "en"):
+        assert desk.surface.dispatcher.knows(IncomingCommand(**who, command=one["command"]))
+
+
+async def test_a_menu_that_telegram_does_not_take_now_is_told_at_the_next_start(
+    desk: ChatDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuses(*_: Any, **__: Any) -> Any:
+        raise Conflict("Bad Request: BOT_COMMAND_INVALID")
+
+    with monkeypatch.context() as refusing:
+        refusing.setattr(desk.bots, "call", refuses)
+        await desk.surface.begins("desk", "bot:1")
+    await desk.surface.begins("desk", "bot:1")
+    assert len(desk.bots.done("setMyCommands")) == 5

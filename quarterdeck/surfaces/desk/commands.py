@@ -60,6 +60,11 @@ class Request:
     def rest(self) -> str:
         return " ".join(self.args[1:])
 
+    @property
+    def request_key(self) -> str:
+        """The same whenever the messenger tells of this event again; empty where it gives it no name."""
+        return f"{self.event.platform}/{self.event.event_id}" if self.event.event_id else ""
+
     def say(self, entry: str, **facts: object) -> str:
         return say(self.event.language, entry, self.event.platform, **facts)
 
@@ -117,7 +122,8 @@ class DeskDoors:
             return request.say("new_usage")
         if not project:
             return request.say("which_project" if keys else "no_project", keys=", ".join(keys))
-        card = await self._board.file(request.caller, Draft(project=project, title=" ".join(words)[:300]))
+        draft = Draft(project=project, title=" ".join(words)[:300])
+        card = await self._board.file(request.caller, draft, request.request_key)
         return request.say("filed", key=card.key, title=card.title, stage=card.stage)
 
     async def _items(self, request: Request) -> str:

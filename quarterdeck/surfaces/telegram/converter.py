@@ -16,6 +16,7 @@ from quarterdeck.surfaces.telegram import buttons
 from quarterdeck.telegram.wire import Update
 
 PLATFORM = "telegram"
+STOP = "stop"
 CONSENT = {"yes": "confirm", "no": "cancel"}
 
 _MEDIA = {
@@ -89,6 +90,8 @@ def read(update: Update) -> Native | None:
     raw = _object(update.raw_update)
     if update.kind == "callback_query":
         return _pressed(update, _object(raw.get("callback_query")))
+    if update.kind == "stopped_message_generation":
+        return _stopped(update)
     if update.kind != "message":
         return None
     message = _object(raw.get("message"))
@@ -133,6 +136,14 @@ def _pressed(update: Update, query: Mapping[str, Any]) -> Native | None:
     )
 
 
+def _stopped(update: Update) -> Native | None:
+    """The button that Telegram shows below a draft is another way to say `/stop`; drafts are private."""
+    if update.chat_id <= 0:
+        return None
+    place = Place(update.agent_id, update.chat_id, update.message_thread_id or 0, update.chat_id)
+    return Native(event_id=update.event_id, place=place, text=f"{prefix(PLATFORM)}{STOP}")
+
+
 def _place(update: Update, message: Mapping[str, Any], user: int) -> Place:
     """Outside of topics a thread is only a chain of replies."""
     thread = message.get("message_thread_id") if message.get("is_topic_message") else 0
@@ -158,19 +169,18 @@ def to_event(
 ) -> IncomingEvent:
     """The core's event. `action_id` is what `/yes` and `/no` answer here."""
     who = {"user_id": str(native.place.user), "platform": PLATFORM, "chat_id": chat_id}
+    who |= {"language": language, "event_id": native.event_id}
     if native.is_callback:
         action, payload = buttons.unpack(native.data)
-        return IncomingCallback(**who, language=language, action=action, payload=dict(payload))
+        return IncomingCallback(**who, action=action, payload=dict(payload))
     command = parsed(native.text, prefix(PLATFORM)) if native.is_command else None
     if command is None:
-        return IncomingMessage(
-            **who, language=language, text=native.text, attachments=files, reply_to=native.reply_to
-        )
+        return IncomingMessage(**who, text=native.text, attachments=files, reply_to=native.reply_to)
     name, args = command
     if name in CONSENT:
         answered = {"action_id": action_id} if action_id else {}
-        return IncomingCallback(**who, language=language, action=CONSENT[name], payload=dict(answered))
-    return IncomingCommand(**who, language=language, command=name, args=args)
+        return IncomingCallback(**who, action=CONSENT[name], payload=dict(answered))
+    return IncomingCommand(**who, command=name, args=args)
 
 
 def _files(message: Mapping[str, Any]) -> tuple[list[Attachment], str]:

@@ -45,6 +45,10 @@ class Desk(Protocol):
 
     async def agent_name(self, agent_id: str) -> str: ...
 
+    async def stop(self, room: Room) -> bool:
+        """End the answer that is being given in this chat; False when there is none."""
+        ...
+
     async def forget(self, room: Room) -> None:
         """Give up what is under way in this chat, and let its agent forget its conversation."""
         ...
@@ -70,6 +74,7 @@ class TelegramHandlers:
             "chats": self.chats,
             "rename": self.rename,
             "archive": self.archive,
+            "stop": self.stop,
             "clear": self.clear,
             "reset": self.clear,
             "list": self.waiting,
@@ -77,6 +82,7 @@ class TelegramHandlers:
         }
         for name, handler in commands.items():
             dispatcher.register(IncomingCommand, name, handler)
+        dispatcher.register(IncomingCallback, "stop", self.press_stop)
         dispatcher.register(IncomingCallback, "switch", self.switch)
         dispatcher.register(IncomingCallback, "new_chat", self.new_chat)
         dispatcher.register(IncomingMessage, ANY, self.message)
@@ -96,6 +102,8 @@ class TelegramHandlers:
         if answer.failed:
             return [*told, unavailable(event, answer.failed)]
         speaker.is_accepted = True
+        if answer.stopped:
+            return [*told, OutgoingMessage(event.chat_id, say(event.language, "stopped"))]
         if not answer.text.strip() and not answer.attachments:
             told.append(OutgoingMessage(event.chat_id, say(event.language, "empty_answer")))
         return told
@@ -202,6 +210,17 @@ class TelegramHandlers:
         except ValueError:
             return [unknown_chat(event)]
         return [OutgoingMessage(event.chat_id, say(event.language, "archived", name=chat.display_name))]
+
+    async def stop(self, event: IncomingCommand, **_: Any) -> list[OutgoingEvent]:
+        """Enough: what was said so far stays, and the agent is asked no further."""
+        if await self._desk.stop(current.get().room):
+            return []
+        return [OutgoingMessage(event.chat_id, say(event.language, "nothing_to_stop"))]
+
+    async def press_stop(self, event: IncomingCallback, **_: Any) -> list[OutgoingEvent]:
+        """The same by button; whoever presses it below another's answer changes nothing."""
+        await self._desk.stop(current.get().room)
+        return []
 
     async def clear(self, event: IncomingCommand, **_: Any) -> list[OutgoingEvent]:
         """A fresh conversation in this chat."""

@@ -56,6 +56,8 @@ class Speaker:
         """The id of the question that was asked, if one was."""
         self.is_accepted = False
         """Has the agent taken up what was said to it?"""
+        self.stopping = asyncio.Event()
+        """Set when the user has heard enough."""
         self._bots = bots
 
     async def tell(self, event: OutgoingEvent) -> None:
@@ -115,9 +117,10 @@ class Speaker:
             log.info("press_not_noticed", agent=self.place.agent_id, reason=error.detail)
 
     async def draft(self, draft_id: int, html: str) -> bool:
-        """Show a preview; False when this chat or this server has none."""
+        """Show a preview with a button to stop it; False when this chat or this server has none."""
         try:
-            await self._call("sendMessageDraft", draft_id=draft_id, text=html, parse_mode="HTML")
+            shown = {"draft_id": draft_id, "text": html, "parse_mode": "HTML"}
+            await self._call("sendMessageDraft", **shown, can_stop=True, keep_on_stop=True)
         except Unavailable as error:
             await _peace(error)
         except QuarterdeckError as error:

@@ -12,10 +12,12 @@ from zlib import crc32
 
 from quarterdeck.kernel.errors import QuarterdeckError
 from quarterdeck.surfaces.platform import MessageChunk, PlatformError
-from quarterdeck.surfaces.protocol import Attachment
+from quarterdeck.surfaces.protocol import Attachment, UIButton
 from quarterdeck.surfaces.telegram.bots import SendQueue
+from quarterdeck.surfaces.telegram.buttons import keyboard
 from quarterdeck.surfaces.telegram.markdown import to_html
 from quarterdeck.surfaces.telegram.speaker import Speaker
+from quarterdeck.surfaces.texts import say
 from quarterdeck.telegram.splitting import split
 from quarterdeck.telegram.wire import Send, SendState
 
@@ -32,11 +34,12 @@ class Pace:
 
 @dataclass
 class Answer:
-    """What has been said so far; `failed` if it broke off."""
+    """What has been said so far; `failed` if it broke off, `stopped` if the user had heard enough."""
 
     text: str = ""
     attachments: list[Attachment] = field(default_factory=list)
     failed: PlatformError | None = None
+    stopped: bool = False
 
 
 class Show:
@@ -51,6 +54,7 @@ class Show:
         self._can_draft = speaker.place.is_private
         self._message_id: int | None = None
         self._has_begun = False
+        self._stop = [[UIButton(say(speaker.language, "stop"), "stop")]]
 
     async def run(self) -> None:
         """Until cancelled: typing first, then what there is, as often as the pace allows."""
@@ -88,7 +92,7 @@ class Show:
             with suppress(QuarterdeckError):
                 self._message_id = await self._begin(html)
         else:
-            await self._speaker.rewrite(self._message_id, html)
+            await self._speaker.rewrite(self._message_id, html, self._stop)
 
     async def _begin(self, html: str) -> int | None:
         """The message that grows; after a crash the same one again."""
@@ -101,6 +105,7 @@ class Show:
                 html,
                 message_thread_id=place.thread or None,
                 parse_mode="HTML",
+                buttons=keyboard(self._stop),
                 idempotency_key=f"surface/{self._speaker.native.event_id}/grows",
             )
         )
@@ -118,6 +123,28 @@ class Show:
             self._speaker.say(part)
 
 
+async def _until(stopping: asyncio.Event, chunks: AsyncIterator[MessageChunk]) -> AsyncIterator[MessageChunk]:
+    """What comes until there is nothing more, or the user stops it: then the agent is given up at once."""
+    stopped = asyncio.create_task(stopping.wait())
+    coming: asyncio.Task[MessageChunk | None] | None = None
+    try:
+        while not stopping.is_set():
+            coming = asyncio.create_task(_next(chunks))
+            await asyncio.wait({coming, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if not coming.done() or (chunk := coming.result()) is None:
+                return
+            yield chunk
+    finally:
+        tasks = [task for task in (coming, stopped) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _next(chunks: AsyncIterator[MessageChunk]) -> MessageChunk | None:
+    return await anext(chunks, None)
+
+
 async def streamed(
     chunks: AsyncIterator[MessageChunk], speaker: Speaker, queue: SendQueue, pace: Pace
 ) -> Answer:
@@ -126,9 +153,10 @@ async def streamed(
     show = Show(speaker, queue, pace, answer)
     showing = asyncio.create_task(show.run())
     try:
-        async for chunk in chunks:
+        async for chunk in _until(speaker.stopping, chunks):
             answer.text += chunk.delta
             answer.attachments += chunk.attachments
+        answer.stopped = speaker.stopping.is_set()
     except PlatformError as error:
         answer.failed = error
     finally:

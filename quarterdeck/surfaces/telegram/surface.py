@@ -36,6 +36,7 @@ from quarterdeck.surfaces.telegram.converter import PLATFORM, Native, Place, is_
 from quarterdeck.surfaces.telegram.handlers import TelegramHandlers
 from quarterdeck.surfaces.telegram.lines import Lines, Sleep
 from quarterdeck.surfaces.telegram.markdown import escape
+from quarterdeck.surfaces.telegram.menu import Menu
 from quarterdeck.surfaces.telegram.rooms import PENDING, Room, Rooms
 from quarterdeck.surfaces.telegram.speaker import Speaker, current
 from quarterdeck.surfaces.telegram.staging import Staging
@@ -129,9 +130,10 @@ class TelegramSurface:
         self._rooms = Rooms(store, self._chats, agents)
         self._staging = Staging(store)
         self._turns = Turns(database, PLATFORM)
+        self._menu = Menu(store, bots, ways.language)
         self._lines = Lines(self._answer_at_last, sleep=ways.sleep)
         self._identities: dict[str, _Identity] = {}
-        self._talking: dict[str, str] = {}
+        self._talking: dict[str, Speaker] = {}
         self._stopped: set[str] = set()
         self._watches: set[asyncio.Task[None]] = set()
         self._began = time.monotonic()
@@ -156,6 +158,10 @@ class TelegramSurface:
         if not await self._turns.take(update.event_id, _document(update)):
             return
         await self._begin(native)
+
+    async def begins(self, agent_id: str, bot_id: str) -> None:
+        """A bot begins to be served: tell Telegram what it understands."""
+        await self._menu.tell(agent_id, bot_id)
 
     async def resume(self) -> int:
         """Take up what a process that is gone left unanswered; how much."""
@@ -269,7 +275,7 @@ class TelegramSurface:
         room, token = speaker.room, current.set(speaker)
         is_talk = isinstance(event, IncomingMessage)
         if is_talk:
-            self._talking[room.place.key] = room.chat.chat_id
+            self._talking[room.place.key] = speaker
         try:
             is_desk = room.place.agent_id == DESK
             for told in await answered(self.desk if is_desk else self.dispatcher, event):
@@ -376,8 +382,19 @@ class TelegramSurface:
     async def agent_name(self, agent_id: str) -> str:
         return (await self._agents.names()).get(agent_id, agent_id or "Quarterdeck")
 
+    async def stop(self, room: Room) -> bool:
+        talking = self._talks_in(room)
+        if talking is not None:
+            talking.stopping.set()
+        return talking is not None
+
+    def _talks_in(self, room: Room) -> Speaker | None:
+        """Who answers in this chat just now."""
+        speaker = self._talking.get(room.place.key)
+        return speaker if speaker and speaker.room.chat.chat_id == room.chat.chat_id else None
+
     async def forget(self, room: Room) -> None:
-        if self._talking.get(room.place.key) == room.chat.chat_id:
+        if self._talks_in(room) is not None:
             self._stopped.add(room.place.key)
             self._lines.stop(room.place.key)
         route = Route(room.agent_id, str(room.facts["platform_chat_id"]))
