@@ -10,13 +10,14 @@ import sys
 from pathlib import Path
 
 from quarterdeck.kernel.database import Database
+from quarterdeck.telegram.gateway import Gateway
 from quarterdeck.telegram.wire import Update
 from tests.fakes.telegram_gateway import TelegramRoom
 
 
 async def main(url: str, home: str, base: str, nats: str) -> None:
     room = TelegramRoom(Database(url), Path(home), base)
-    gateway = room.gateway(nats_url="" if nats == "-" else nats)
+    gateway: Gateway = room.gateway(nats_url="" if nats == "-" else nats)
 
     async def tell(update: Update) -> None:
         with (Path(home) / "told").open("a") as file:

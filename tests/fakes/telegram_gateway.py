@@ -4,17 +4,20 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from quarterdeck.kernel.bus import PostgresBus
 from quarterdeck.kernel.connections import Connections
 from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.keyring import Keyring
 from quarterdeck.telegram.bots import Bots
-from quarterdeck.telegram.gateway import Gateway
 from quarterdeck.telegram.limits import Sleep
 from quarterdeck.telegram.queue import Queue
 from quarterdeck.telegram.requests import Asked
 from quarterdeck.telegram.wire import Update
+
+if TYPE_CHECKING:  # it imports aiogram, which takes seconds
+    from quarterdeck.telegram.gateway import Gateway
 
 
 class Heard:
@@ -43,13 +46,15 @@ class TelegramRoom:
         self.sends = Queue(database, self.bots)
         self.asked = Asked(self.sends, (folder / "files",))
 
-    def gateway(self, *, nats_url: str = "", sleep: Sleep = asyncio.sleep) -> Gateway:
+    def gateway(self, *, nats_url: str = "", sleep: Sleep = asyncio.sleep) -> "Gateway":
+        from quarterdeck.telegram.gateway import Gateway
+
         bus = PostgresBus(self.database.url)
         return Gateway(self.database, bus, self.bots, self.asked, nats_url=nats_url, sleep=sleep)
 
 
 @asynccontextmanager
-async def running(gateway: Gateway) -> AsyncIterator[Gateway]:
+async def running(gateway: "Gateway") -> AsyncIterator["Gateway"]:
     """The gateway while it runs; it ends in order."""
     stopping = asyncio.Event()
     task = asyncio.create_task(gateway.run(stopping))

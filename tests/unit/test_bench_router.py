@@ -8,7 +8,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-from openai import AsyncOpenAI
 
 from tests.bench import router_mock as mock
 from tests.bench.router import verdict
@@ -165,6 +164,8 @@ def test_requests_and_answers_have_the_size_that_the_notes_say() -> None:
 
 
 async def test_the_provider_satisfies_the_official_client(provider: int) -> None:
+    from openai import AsyncOpenAI
+
     async with AsyncOpenAI(base_url=f"http://127.0.0.1:{provider}/v1", api_key="bench") as client:
         wanted = json.loads(body("plain", model(0)))
         whole = await client.chat.completions.create(**wanted)

@@ -14,18 +14,17 @@ from email.utils import parsedate_to_datetime
 from importlib.util import find_spec
 from pathlib import Path
 
-import anthropic
 import httpx
-import openai
 import pytest
-from anthropic.types import Message
-from openai.types import CreateEmbeddingResponse
-from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from quarterdeck.kernel.http import trusted
+from tests.fakes.later import Later
 from tests.fakes.provider import FAULTS, MODELS, OK, FakeProvider, Prices, Tokens
 from tests.fakes.provider_faults import K, tomorrow
 from tests.fakes.provider_invoice import WORDS, prose
+
+anthropic, openai = Later("anthropic"), Later("openai")
+pytestmark = pytest.mark.xdist_group("litellm")
 
 KEY = "sk-fake-0123456789abcdef"
 ASK = [{"role": "user", "content": "is the ship at sea"}]
@@ -66,7 +65,7 @@ def ask(model, **more):
 
 async def test_a_chat_is_answered_and_charged(client, provider):
     answer = await client.chat.completions.create(**ask("m"))
-    assert isinstance(answer, ChatCompletion)
+    assert isinstance(answer, openai.types.chat.ChatCompletion)
     assert answer.choices[0].message.content == "".join(prose(12))
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (PROMPT, 12)
     assert provider.invoice.tokens("m") == Tokens(PROMPT, 12)
@@ -84,7 +83,7 @@ async def test_a_chat_is_answered_and_charged(client, provider):
 async def test_a_stream_tells_its_usage_to_those_who_ask(client, provider, asked):
     options = {"stream_options": {"include_usage": True}} if asked else {}
     chunks = [c async for c in await client.chat.completions.create(**ask("m", stream=True), **options)]
-    assert all(isinstance(chunk, ChatCompletionChunk) for chunk in chunks)
+    assert all(isinstance(chunk, openai.types.chat.ChatCompletionChunk) for chunk in chunks)
     text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
     assert text == "".join(prose(12))
     told = [chunk.usage for chunk in chunks if chunk.usage]
@@ -138,7 +137,7 @@ async def test_completions_embeddings_and_models_are_served(client, provider):
     parts = [c async for c in await client.completions.create(model="m", prompt="is", stream=True)]
     assert "".join(c.choices[0].text for c in parts) == "".join(prose(12))
     vectors = await client.embeddings.create(model="m", input=["is", "the ship"])
-    assert isinstance(vectors, CreateEmbeddingResponse)
+    assert isinstance(vectors, openai.types.CreateEmbeddingResponse)
     assert [v.embedding for v in vectors.data] == [[0.5, -0.25, 0.0], [0.5, -0.25, 1.0]]
     assert (vectors.usage.prompt_tokens, vectors.usage.total_tokens) == (3, 3)
     assert [model.id async for model in client.models.list()] == ["m"]
@@ -161,7 +160,7 @@ async def test_responses_are_served_plain_and_streamed(client, provider):
 
 async def test_messages_are_served_plain_and_streamed(claude, provider):
     plain = await claude.messages.create(max_tokens=99, system="at sea", **ask("m"))
-    assert isinstance(plain, Message)
+    assert isinstance(plain, anthropic.types.Message)
     assert plain.content[0].text == "".join(prose(12))
     assert (plain.usage.input_tokens, plain.usage.output_tokens) == (PROMPT + 6, 12)
     async with claude.messages.stream(max_tokens=99, **ask("m")) as stream:

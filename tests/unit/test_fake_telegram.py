@@ -8,24 +8,13 @@ import json
 
 import httpx
 import pytest
-from aiogram import Bot
-from aiogram.client.session.aiohttp import AiohttpSession
-from aiogram.client.telegram import TelegramAPIServer
-from aiogram.exceptions import (
-    TelegramBadRequest,
-    TelegramConflictError,
-    TelegramForbiddenError,
-    TelegramMigrateToChat,
-    TelegramNotFound,
-    TelegramRetryAfter,
-    TelegramUnauthorizedError,
-)
-from aiogram.methods import SendMessage, TelegramMethod
-from aiogram.types import BotCommand, BufferedInputFile, InputMediaDocument, ReplyParameters
-from aiogram.utils.keyboard import InlineKeyboardBuilder
 
 from tests.fakes.clock import ManualClock
+from tests.fakes.later import Later
 from tests.fakes.telegram import CHAT, GROUP, TOKEN, FakeTelegram, Limits, Refusal, parsed, token_of
+
+aiogram, errors, types = map(Later, ("aiogram", "aiogram.exceptions", "aiogram.types"))
+pytestmark = pytest.mark.xdist_group("aiogram")
 
 OTHER = token_of(2)
 
@@ -37,8 +26,11 @@ def telegram():
 
 
 def bot_of(telegram, token=TOKEN, *, local=False):
+    from aiogram.client.session.aiohttp import AiohttpSession
+    from aiogram.client.telegram import TelegramAPIServer
+
     server = TelegramAPIServer.from_base(telegram.base, is_local=local)
-    return Bot(token, session=AiohttpSession(api=server, timeout=10))
+    return aiogram.Bot(token, session=AiohttpSession(api=server, timeout=10))
 
 
 @pytest.fixture
@@ -49,6 +41,8 @@ async def bot(telegram):
 
 
 def keyboard(*data):
+    from aiogram.utils.keyboard import InlineKeyboardBuilder
+
     builder = InlineKeyboardBuilder()
     for one in data:
         builder.button(text=one or "-", callback_data=one)
@@ -61,11 +55,14 @@ async def refusal(kind, work):
     return caught.value
 
 
-class Newer(TelegramMethod[bool]):
+def newer():
     """A method that no server knows yet."""
 
-    __returning__ = bool
-    __api_method__ = "sendTelegram"
+    class Newer(aiogram.methods.TelegramMethod[bool]):
+        __returning__ = bool
+        __api_method__ = "sendTelegram"
+
+    return Newer()
 
 
 # Updates
@@ -111,12 +108,12 @@ async def test_a_second_poller_ends_the_first(bot, telegram):
     first = asyncio.create_task(bot.get_updates(timeout=30))
     await asyncio.to_thread(telegram.wait_for, telegram.is_polled)
     assert await bot.get_updates(timeout=0) == []
-    assert "terminated by other getUpdates" in str(await refusal(TelegramConflictError, first))
+    assert "terminated by other getUpdates" in str(await refusal(errors.TelegramConflictError, first))
 
 
 async def test_there_is_no_polling_beside_a_webhook(bot):
     await bot.set_webhook("https://example.org/hook")
-    assert "webhook is active" in str(await refusal(TelegramConflictError, bot.get_updates()))
+    assert "webhook is active" in str(await refusal(errors.TelegramConflictError, bot.get_updates()))
     assert (await bot.get_webhook_info()).url
     await bot.delete_webhook()
     assert await bot.get_updates() == []
@@ -142,7 +139,7 @@ async def test_messages_carry_thread_reply_keyboard_and_entities(bot, telegram):
         '😀 <b>bold <i>both</i></b> <a href="https://x.org/?a=1&amp;b=2">link</a>',
         parse_mode="HTML",
         reply_markup=keyboard("yes", "no"),
-        reply_parameters=ReplyParameters(message_id=first.message_id),
+        reply_parameters=types.ReplyParameters(message_id=first.message_id),
     )
     assert second.text == "😀 bold both link" and second.reply_to_message.text == "first"
     assert [(one.type, one.offset, one.length) for one in second.entities] == [
@@ -162,17 +159,17 @@ async def test_a_pressed_button_arrives_and_its_message_can_be_edited(bot, teleg
     query = update.callback_query
     assert (query.data, query.message.message_id) == ("yes", sent.message_id)
     assert await bot.answer_callback_query(query.id)
-    assert "query is too old" in str(await refusal(TelegramBadRequest, bot.answer_callback_query("9")))
+    assert "query is too old" in str(await refusal(errors.TelegramBadRequest, bot.answer_callback_query("9")))
     edited = await bot.edit_message_text("Done", chat_id=CHAT, message_id=sent.message_id)
     assert edited.text == "Done" and edited.reply_markup is None
     same = bot.edit_message_text("Done", chat_id=CHAT, message_id=sent.message_id)
-    assert "message is not modified" in str(await refusal(TelegramBadRequest, same))
+    assert "message is not modified" in str(await refusal(errors.TelegramBadRequest, same))
     await bot.edit_message_reply_markup(
         chat_id=CHAT, message_id=sent.message_id, reply_markup=keyboard("again")
     )
     assert await bot.delete_message(CHAT, sent.message_id)
     gone = bot.edit_message_text("x", chat_id=CHAT, message_id=sent.message_id)
-    assert "message to edit not found" in str(await refusal(TelegramBadRequest, gone))
+    assert "message to edit not found" in str(await refusal(errors.TelegramBadRequest, gone))
 
 
 async def test_drafts_are_shown_in_private_chats_until_a_message_comes(bot, telegram):
@@ -181,7 +178,7 @@ async def test_drafts_are_shown_in_private_chats_until_a_message_comes(bot, tele
     assert telegram.draft() == "Writing"
     await bot.send_message(CHAT, "Written")
     assert telegram.draft() is None
-    assert "PEER" in str(await refusal(TelegramBadRequest, bot.send_message_draft(GROUP, 7, text="x")))
+    assert "PEER" in str(await refusal(errors.TelegramBadRequest, bot.send_message_draft(GROUP, 7, text="x")))
 
 
 @pytest.mark.parametrize(
@@ -201,7 +198,7 @@ async def test_drafts_are_shown_in_private_chats_until_a_message_comes(bot, tele
     ],
 )
 async def test_broken_markup_is_refused_with_the_real_words(bot, text, mode, why):
-    error = await refusal(TelegramBadRequest, bot.send_message(CHAT, text, parse_mode=mode))
+    error = await refusal(errors.TelegramBadRequest, bot.send_message(CHAT, text, parse_mode=mode))
     assert "can't parse entities: " in str(error) and why in str(error)
 
 
@@ -239,11 +236,11 @@ async def test_good_markdown_is_read(bot):
 
 async def test_lengths_are_counted_in_utf16_units_after_parsing(bot):
     await bot.send_message(CHAT, "😀" * 2048)
-    assert "too long" in str(await refusal(TelegramBadRequest, bot.send_message(CHAT, "😀" * 2049)))
+    assert "too long" in str(await refusal(errors.TelegramBadRequest, bot.send_message(CHAT, "😀" * 2049)))
     await bot.send_message(CHAT, "&lt;" * 4096, parse_mode="HTML")
-    assert "empty" in str(await refusal(TelegramBadRequest, bot.send_message(CHAT, " ")))
+    assert "empty" in str(await refusal(errors.TelegramBadRequest, bot.send_message(CHAT, " ")))
     big = bot.send_message(CHAT, "x", reply_markup=keyboard("я" * 33))
-    assert "BUTTON_DATA_INVALID" in str(await refusal(TelegramBadRequest, big))
+    assert "BUTTON_DATA_INVALID" in str(await refusal(errors.TelegramBadRequest, big))
 
 
 # Refusals
@@ -255,24 +252,26 @@ async def test_what_telegram_refuses_is_refused(bot, telegram):
     telegram.deactivated_chats.add("7")
     telegram.kicked_chats.add(str(GROUP))
     telegram.migrate(-88, -10088)
-    assert "chat not found" in str(await refusal(TelegramBadRequest, bot.send_message(5, "x")))
-    assert "blocked by the user" in str(await refusal(TelegramForbiddenError, bot.send_message(6, "x")))
-    assert "deactivated" in str(await refusal(TelegramForbiddenError, bot.send_message(7, "x")))
-    assert "kicked from" in str(await refusal(TelegramForbiddenError, bot.send_message(GROUP, "x")))
-    moved = await refusal(TelegramMigrateToChat, bot.send_message(-88, "x"))
+    assert "chat not found" in str(await refusal(errors.TelegramBadRequest, bot.send_message(5, "x")))
+    assert "blocked by the user" in str(
+        await refusal(errors.TelegramForbiddenError, bot.send_message(6, "x"))
+    )
+    assert "deactivated" in str(await refusal(errors.TelegramForbiddenError, bot.send_message(7, "x")))
+    assert "kicked from" in str(await refusal(errors.TelegramForbiddenError, bot.send_message(GROUP, "x")))
+    moved = await refusal(errors.TelegramMigrateToChat, bot.send_message(-88, "x"))
     assert moved.migrate_to_chat_id == -10088
     thread = bot.send_message(CHAT, "x", message_thread_id=1)
-    assert "message thread not found" in str(await refusal(TelegramBadRequest, thread))
-    assert "method not found" in str(await refusal(TelegramNotFound, bot(Newer())))
+    assert "message thread not found" in str(await refusal(errors.TelegramBadRequest, thread))
+    assert "method not found" in str(await refusal(errors.TelegramNotFound, bot(newer())))
     telegram.revoke(TOKEN)
-    await refusal(TelegramUnauthorizedError, bot.get_me())
+    await refusal(errors.TelegramUnauthorizedError, bot.get_me())
     async with httpx.AsyncClient(base_url=telegram.base) as stranger:
         assert (await stranger.post("/botwrong/getMe")).status_code == 404
 
 
 async def test_faults_come_as_ordered_and_the_port_survives_an_outage(bot, telegram):
     telegram.fail("sendMessage", 429, "Too Many Requests: retry after 3", retry_after=3)
-    assert (await refusal(TelegramRetryAfter, bot.send_message(1, "x"))).retry_after == 3
+    assert (await refusal(errors.TelegramRetryAfter, bot.send_message(1, "x"))).retry_after == 3
     async with httpx.AsyncClient(base_url=f"{telegram.base}/bot{TOKEN}/", timeout=5) as client:
         telegram.drop(worked=True)
         with pytest.raises(httpx.RemoteProtocolError):
@@ -290,7 +289,7 @@ async def test_faults_come_as_ordered_and_the_port_survives_an_outage(bot, teleg
 async def test_one_bot_can_hang_flood_or_be_limited_beside_the_others(bot, telegram):
     other = bot_of(telegram, OTHER)
     telegram.mode(OTHER, "limit", retry_after=7)
-    assert (await refusal(TelegramRetryAfter, other.get_me())).retry_after == 7
+    assert (await refusal(errors.TelegramRetryAfter, other.get_me())).retry_after == 7
     telegram.mode(OTHER, "flood")
     first = await other.get_updates(timeout=30)
     again = await other.get_updates(offset=first[-1].update_id + 1, timeout=30)
@@ -309,7 +308,7 @@ async def test_what_comes_too_early_for_a_chat_is_refused_and_written_down():
     with FakeTelegram(limits=Limits(clock)) as telegram:
         bot = bot_of(telegram)
         await bot.send_message(CHAT, "in time")
-        assert (await refusal(TelegramRetryAfter, bot.send_message(CHAT, "early"))).retry_after == 1
+        assert (await refusal(errors.TelegramRetryAfter, bot.send_message(CHAT, "early"))).retry_after == 1
         await bot.send_message(CHAT + 1, "elsewhere")
         clock.go(1)
         await bot.send_message(CHAT, "in time again")
@@ -324,7 +323,7 @@ async def test_a_group_hears_twenty_messages_a_minute():
         for _ in range(20):
             await bot.send_message(GROUP, "in time")
             clock.go(1)
-        assert (await refusal(TelegramRetryAfter, bot.send_message(GROUP, "early"))).retry_after == 40
+        assert (await refusal(errors.TelegramRetryAfter, bot.send_message(GROUP, "early"))).retry_after == 40
         clock.go(40)
         await bot.send_message(GROUP, "in time again")
         await bot.session.close()
@@ -345,7 +344,7 @@ async def test_a_bot_may_say_only_so_much_to_all_its_chats():
 
 async def test_files_go_both_ways(bot, telegram):
     content = bytes(range(256)) * 1000
-    sent = await bot.send_document(CHAT, BufferedInputFile(content, "отчёт.pdf"), caption="<b>x</b>")
+    sent = await bot.send_document(CHAT, types.BufferedInputFile(content, "отчёт.pdf"), caption="<b>x</b>")
     assert (sent.document.file_name, sent.document.file_size) == ("отчёт.pdf", len(content))
     assert sent.caption == "<b>x</b>"
     got = await bot.download(sent.document)
@@ -356,16 +355,18 @@ async def test_files_go_both_ways(bot, telegram):
     again = await bot.send_document(CHAT, sent.document.file_id)
     assert again.document.file_id == sent.document.file_id
     for send in (bot.send_photo, bot.send_audio, bot.send_video, bot.send_voice, bot.send_animation):
-        assert (await send(CHAT, BufferedInputFile(b"x", "x.bin"))).message_id
-    group = [InputMediaDocument(media=BufferedInputFile(bytes([n]), f"{n}.txt")) for n in (1, 2)]
+        assert (await send(CHAT, types.BufferedInputFile(b"x", "x.bin"))).message_id
+    group = [types.InputMediaDocument(media=types.BufferedInputFile(bytes([n]), f"{n}.txt")) for n in (1, 2)]
     assert [one.document.file_name for one in await bot.send_media_group(CHAT, group)] == ["1.txt", "2.txt"]
-    empty = bot.send_document(CHAT, BufferedInputFile(b"", "x.txt"))
-    assert "non-empty" in str(await refusal(TelegramBadRequest, empty))
+    empty = bot.send_document(CHAT, types.BufferedInputFile(b"", "x.txt"))
+    assert "non-empty" in str(await refusal(errors.TelegramBadRequest, empty))
     telegram.state.download_limit = 10
-    assert "file is too big" in str(await refusal(TelegramBadRequest, bot.get_file(sent.document.file_id)))
+    assert "file is too big" in str(
+        await refusal(errors.TelegramBadRequest, bot.get_file(sent.document.file_id))
+    )
     await bot.edit_message_caption(chat_id=CHAT, message_id=sent.message_id, caption="y")
     text = bot.edit_message_text("z", chat_id=CHAT, message_id=sent.message_id)
-    assert "no text in the message" in str(await refusal(TelegramBadRequest, text))
+    assert "no text in the message" in str(await refusal(errors.TelegramBadRequest, text))
 
 
 async def test_a_local_server_names_files_by_absolute_paths(tmp_path):
@@ -383,12 +384,12 @@ async def test_topics_chats_members_actions_and_commands(bot, telegram):
     thread = (await bot.create_forum_topic(CHAT, "One")).message_thread_id
     assert await bot.edit_forum_topic(CHAT, thread, name="Two")
     assert telegram.state.topics[str(CHAT)] == {thread: "Two"}
-    assert "not a forum" in str(await refusal(TelegramBadRequest, bot.create_forum_topic(GROUP, "x")))
+    assert "not a forum" in str(await refusal(errors.TelegramBadRequest, bot.create_forum_topic(GROUP, "x")))
     telegram.forum_chats.add(str(GROUP))
     assert (await bot.get_chat(GROUP)).is_forum and (await bot.get_chat(CHAT)).type == "private"
     assert (await bot.get_chat_member(GROUP, 42)).user.id == 42
     assert await bot.send_chat_action(CHAT, "typing")
-    await bot.set_my_commands([BotCommand(command="start", description="Begin")], language_code="en")
+    await bot.set_my_commands([types.BotCommand(command="start", description="Begin")], language_code="en")
     assert [one.command for one in await bot.get_my_commands(language_code="en")] == ["start"]
     assert await bot.get_my_commands() == []
 
@@ -400,5 +401,5 @@ async def test_parameters_come_as_json_as_a_form_or_in_the_address(telegram):
         await client.post(address, data={"chat_id": CHAT, "text": "form"})
         await client.get(address, params={"chat_id": CHAT, "text": "address"})
     assert telegram.texts() == ["json", "form", "address"]
-    assert SendMessage.__api_method__ == telegram.calls[0].method
+    assert aiogram.methods.SendMessage.__api_method__ == telegram.calls[0].method
     assert json.dumps(telegram.calls[0].answer)

@@ -1,25 +1,36 @@
 """The official clients, with nothing but another base address: each reads all that the router says."""
 
+from __future__ import annotations
+
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import anthropic
-import openai
 import pytest
 
 from quarterdeck.router import steady
 from quarterdeck.router.backend import Usage
 from quarterdeck.router.exchange import Outcome
 from quarterdeck.router.ways.litellm_way import LiteLLMWay
+from tests.fakes.later import Later
 from tests.fakes.provider import FakeProvider
 from tests.fakes.provider_invoice import prose
 from tests.fakes.served_router import KEY as BACKENDS_KEY
 from tests.fakes.served_router import Guest, MemoryClients, Served, backend
 
-pytestmark = pytest.mark.filterwarnings(r"ignore::DeprecationWarning:litellm\..*")
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    import anthropic
+    import openai
+else:
+    anthropic, openai = Later("anthropic"), Later("openai")
+
+pytestmark = [
+    pytest.mark.xdist_group("litellm"),
+    pytest.mark.filterwarnings(r"ignore::DeprecationWarning:litellm\..*"),
+]
 
 KEY = "qdk-the-key-of-a-guest-0001"
 SAID = "".join(prose(12))
