@@ -1,0 +1,109 @@
+"""A listener or a desk is killed (kill -9) at points of handing over, and between sending and recording."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from quarterdeck.board.cards import ProjectDraft
+from quarterdeck.crew.roster import Roster
+from quarterdeck.house import House
+from quarterdeck.kernel.connections import Source
+from quarterdeck.kernel.identity import owner
+from quarterdeck.listener import opened_gateway
+from quarterdeck.telegram.model import DESK
+from tests.fakes.company import company
+from tests.fakes.forking import Forks
+from tests.fakes.telegram import CHAT, TOKEN, FakeTelegram
+from tests.fakes.telegram_gateway import running, until
+
+pytestmark = [pytest.mark.services, pytest.mark.timeout(900)]
+
+OWNER = owner("test")
+ANNA = 42
+_EXPIRE = text("update telegram_bots set leased_until = now()")
+
+
+@asynccontextmanager
+async def opened(tmp_path: Path, url: str, telegram: FakeTelegram) -> AsyncIterator[House]:
+    """A company whose desk has a bot, and a person who may talk to it."""
+    async with company(tmp_path / "home", url) as house:
+        value = {"bot_token": TOKEN, "chat_id": str(CHAT), "api_base": telegram.base}
+        people = [{"slug": "anna", "may_approve": True, "handles": {"telegram": str(ANNA)}}]
+        agents = [{"slug": "analyst", "parameters": {"program": "true"}}]
+        await house.crew.import_roster(Roster.model_validate({"agents": agents, "people": people}), {})
+        await house.board.create_project(OWNER, ProjectDraft(key="ET", name="Enduro"))
+        async with house.database.command("connect") as unit:
+            await house.connections.put(unit, "telegram", "default", value, Source.API)
+        async with opened_gateway(house) as gateway, running(gateway):  # so that its consumer is known
+            await until(lambda: gateway.agents == [DESK])
+        yield house
+
+
+async def dies(forks: Forks, point: str, *program: str) -> None:
+    ended = await forks.run(*program, QUARTERDECK_CRASH_AT=point)
+    assert ended.code == -signal.SIGKILL, ended.complained[-2000:]
+
+
+async def another_goes_on(house: House, telegram: FakeTelegram, said: str) -> None:
+    """The lease is over; a listener and a desk work until the chat has heard it."""
+    async with house.database.command("the lease is over") as unit:
+        await (await unit.session.connection()).execute(_EXPIRE)
+    async with opened_gateway(house) as gateway, running(gateway), asyncio.timeout(60):
+        while not any(said in text for text in telegram.texts()):
+            await house.notify.deliver_round()
+            await asyncio.sleep(0.02)
+        while (await house.notify.deliver_round()).next_at is not None:
+            await asyncio.sleep(0.02)
+
+
+TOLD = {"after sending a message": (2, True)}
+"""How often the message is there, and whether it is marked as possibly there twice."""
+
+
+@pytest.mark.parametrize("point", TOLD)
+async def test_a_notification_is_there_and_marked_where_it_may_be_there_twice(
+    tmp_path: Path, database_url: str, forks: Forks, point: str
+) -> None:
+    with FakeTelegram(TOKEN) as telegram:
+        async with opened(tmp_path, database_url, telegram) as house:
+            async with house.database.command("tell") as unit:
+                unit.record("error", reason="all hands")
+            await house.notify.deliver_round()
+            await dies(forks, point, "tests.fakes.serving", database_url, str(tmp_path / "home"))
+            await another_goes_on(house, telegram, "all hands")
+            [letter] = (await house.notify.messages()).items
+        assert (len(telegram.texts()), letter.possibly_twice) == TOLD[point]
+
+
+HANDED = (
+    "before hand over messages",
+    "before handing over messages",
+    "after hand over messages",
+    "after handing over messages",
+)
+
+
+@pytest.mark.parametrize("point", HANDED)
+async def test_a_desk_that_dies_while_handing_over_doubles_nothing(
+    tmp_path: Path, database_url: str, forks: Forks, point: str
+) -> None:
+    with FakeTelegram(TOKEN) as telegram:
+        async with opened(tmp_path, database_url, telegram) as house:
+            async with house.database.command("tell") as unit:
+                unit.record("error", reason="all hands")
+            await dies(
+                forks,
+                point,
+                "tests.fakes.delivering_desk",
+                database_url,
+                str(tmp_path / "home"),
+                telegram.base,
+            )
+            await another_goes_on(house, telegram, "all hands")
+            [letter] = (await house.notify.messages()).items
+        assert (len(telegram.texts()), letter.possibly_twice) == (1, False)

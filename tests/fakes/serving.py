@@ -1,0 +1,23 @@
+"""A listener of a whole house, with its surface, in a process of its own that a test can kill.
+
+    python -m tests.fakes.serving <database url> <home>
+
+It serves until it is killed.
+"""
+
+import asyncio
+import sys
+from pathlib import Path
+
+from quarterdeck.house import open_house
+from quarterdeck.listener import listen
+from tests.fakes.company import settings_of
+
+
+async def main(url: str, home: str) -> None:
+    async with open_house(settings_of(Path(home), url)) as house:
+        await listen(house, asyncio.Event())
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))
