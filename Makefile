@@ -8,18 +8,24 @@ READY = .venv/.ready
 QUICK = -n auto --dist loadgroup -m "not services" --ignore=tests/services --ignore=tests/chaos --ignore=tests/browser --ignore=tests/openclaw
 
 .DEFAULT_GOAL = help
-.PHONY: help setup demo up test test-services test-openclaw lint bench bench-router soak-router docs lock clean
+.PHONY: help setup demo demo-heartbeat up test test-services test-openclaw lint bench bench-router soak-router docs lock clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
-setup: $(READY) ## make the environment (.venv); every other target does it by itself
+setdemo-heartbeat: $(READY) ## a week of fifteen agents in seconds, with everything that can go wrong
+	@$(RUN)/quarterdeck demo --heartbeat $(OPTIONS)
+
+up: $(READY) ## make the environment (.venv); every other target does it by itself
 
 $(READY): requirements.lock .ci/environment
 	@PYTHON="$(PYTHON)" .ci/environment
 
 demo: $(READY) ## watch one work item go all the way, in a home of its own
 	@$(RUN)/quarterdeck demo
+
+demo-heartbeat: $(READY) ## a week of fifteen agents in seconds, with everything that can go wrong
+	@$(RUN)/quarterdeck demo --heartbeat $(OPTIONS)
 
 up: $(READY) ## open the desk; Ctrl-C closes it
 	@$(RUN)/quarterdeck up

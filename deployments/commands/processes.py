@@ -30,10 +30,22 @@ def setup(
 
 def demo(
     keep_open: Annotated[bool, typer.Option(help="Leave the desk open afterwards, until Ctrl-C.")] = False,
+    heartbeat: Annotated[bool, typer.Option(help="Simulate a week of fifteen agents instead.")] = False,
+    days: Annotated[float, typer.Option(min=0.5, max=31, help="Days of that simulation.")] = 7,
+    seed: Annotated[int, typer.Option(help="What goes wrong in it; the same seed is the same week.")] = 1,
+    as_json: AsJson = False,
 ) -> None:
-    """Watch one work item go from filing to done, in a home of its own."""
+    """Watch one work item go from filing to done, in a home of its own; or a week of heartbeats."""
     from rich.console import Console
 
+    if heartbeat:
+        import deployments.simulation.demo
+
+        raise typer.Exit(
+            deployments.simulation.demo.main(Console(highlight=False), days=days, seed=seed, as_json=as_json)
+        )
+    if as_json:
+        raise typer.BadParameter("only the simulation says anything as JSON: add --heartbeat")
     import deployments.demo
 
     raise typer.Exit(deployments.demo.main(Console(highlight=False), keep_open=keep_open))

@@ -20,16 +20,17 @@ from quarterdeck.heartbeat.judging import (
     blank,
     judge,
     may_start,
+    places_of,
     rounds,
 )
 from quarterdeck.heartbeat.model import Work
 from quarterdeck.heartbeat.overview import Overview, Piece, sign
 from quarterdeck.heartbeat.roster import Heartbeat
 from quarterdeck.heartbeat.rules import Gate, Turn
-from quarterdeck.heartbeat.settling import due, everywhere
+from quarterdeck.heartbeat.settling import due
 from quarterdeck.heartbeat.stall import Standing, standing
 from quarterdeck.heartbeat.store import Records
-from quarterdeck.heartbeat.work import Answer, Ref, Source, Status
+from quarterdeck.heartbeat.work import Answer, Found, Ref, Source, Status
 from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.errors import QuarterdeckError
 
@@ -105,10 +106,11 @@ class Check:
         self.plan.found = sum(piece.status is Status.TODO for piece in pieces)
         for piece in pieces:
             memory = self._memory(piece, now)
+            self._remember_places(piece, memory)
             if piece.status is Status.IN_PROGRESS:
                 await self._check_progress(piece, memory, at_work)
-            elif piece.status is Status.TODO:
-                self._check_found(piece, memory, now)
+            elif piece.status is Status.TODO and not await self._is_done_already(piece, memory):
+                self._check_found(piece, memory)
             elif memory.finished_at is not None and not memory.owed:
                 self._close_everywhere(piece, memory)
         await self._check_needs()
@@ -154,27 +156,60 @@ class Check:
         if judgement.step is not Step.NOTHING:
             self.plan.recoveries.append(Recovery(piece, judgement))
 
+    def _remember_places(self, piece: Piece, memory: Work) -> None:
+        """What our own engine does stands elsewhere too: it is to be closed there when the engine is done."""
+        is_whole = len(piece.places) == 1 and not any(map(rules.is_failed, self._overview.answers.values()))
+        if is_whole or not is_driven(self._means.sources, piece):
+            return
+        known = memory.places if self._memories.of(piece) else []
+        if any(place not in known for place in places_of(piece)):
+            self.plan.change(piece, {"title": piece.title[:300]})
+
     def _close_everywhere(self, piece: Piece, memory: Work) -> None:
         """It is done; a place of it that turned up since does not know yet."""
-        known = {(source, ref) for source, ref in memory.places}
-        late = [p for p in piece.places if p.status is Status.TODO and (p.ref.source, p.ref.id) not in known]
-        if late:
-            text = f"It was done as {memory.source}:{memory.ref}."
-            owed = [due([p.ref.source, p.ref.id], "finish", text, reviewed=False) for p in late]
-            self.plan.change(piece, {"owed": owed})
+        if late := _late(piece, memory):
+            self._close(piece, late, f"{memory.source}:{memory.ref}")
 
-    def _check_found(self, piece: Piece, memory: Work, now: datetime) -> None:
-        if self._memories.of(piece) is None and (done := self._memories.finished_elsewhere(piece)):
-            self.plan.change(
-                piece,
-                {
-                    "finished_at": done.finished_at,
-                    "owed": everywhere(
-                        memory, "finish", f"It was done as {done.source}:{done.ref}.", reviewed=False
-                    ),
-                },
-            )
-            return
+    def _close(self, piece: Piece, places: Sequence[Found], done: str, **changes: Any) -> None:
+        text = f"It was done as {done}."
+        owed = [due([p.ref.source, p.ref.id], "finish", text, reviewed=False) for p in places]
+        self.plan.change(piece, {"owed": owed} | changes)
+
+    async def _is_done_already(self, piece: Piece, memory: Work) -> bool:
+        """Done in another place: while this one was down, before it turned up, or by our own engine.
+
+        What is to do again in a place where it was closed was sent back: that is no longer done.
+        """
+        known = self._memories.of(piece)
+        is_new = known is None or (known.attempts == 0 and known.finished_at is None)
+        if is_new and (done := self._memories.finished_elsewhere(piece)):
+            self._close(piece, piece.places, f"{done.source}:{done.ref}", finished_at=done.finished_at)
+            return True
+        if memory.finished_at is not None:
+            todo = [place for place in piece.places if place.status is Status.TODO]
+            if not memory.owed and _late(piece, memory) == todo:
+                self._close_everywhere(piece, memory)
+            return bool(memory.owed) or _late(piece, memory) == todo
+        return await self._is_driven_elsewhere(piece, memory)
+
+    async def _is_driven_elsewhere(self, piece: Piece, memory: Work) -> bool:
+        """Our own engine had it, and tells of it no more: what it did is not done again."""
+        sources, here = self._means.sources, places_of(piece)
+        places = [*memory.places, *self._memories.begun_elsewhere(piece)]
+        for name, ref in [place for place in places if place not in here]:
+            if name not in sources or not sources[name].is_driven:
+                continue
+            try:
+                found = await sources[name].read(Ref(name, ref))
+            except QuarterdeckError:
+                return True  # whether it is done cannot be known now
+            if found is not None and found.status is Status.DONE:
+                self._close(piece, piece.places, f"{name}:{ref}", finished_at=self._now())
+            if found is not None and found.status is not Status.CANCELLED:
+                return True
+        return False
+
+    def _check_found(self, piece: Piece, memory: Work) -> None:
         changes, tells = rounds(piece, memory, self.beat)
         self.plan.change(piece, changes)
         self.plan.tells += tells
@@ -252,6 +287,12 @@ class Check:
                 data = {"source": name, "todo": found.todo, "in_progress": found.in_progress}
                 data |= {"to": self.beat.escalate[0], "list": "\n".join(found.first)}
                 self.plan.tells.append(Tell("backlog_warning", f"backlog.{name}", found.todo, data))
+
+
+def _late(piece: Piece, memory: Work) -> list[Found]:
+    """Places that are to do, and that were not known when the work was finished."""
+    known = {(source, ref) for source, ref in memory.places}
+    return [p for p in piece.places if p.status is Status.TODO and (p.ref.source, p.ref.id) not in known]
 
 
 def is_driven(sources: Mapping[str, Source], piece: Piece) -> bool:

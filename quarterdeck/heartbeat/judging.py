@@ -3,7 +3,7 @@
 Pure: the work comes in as its sources told it and as it is remembered.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -136,25 +136,34 @@ class Memories:
 
     def __init__(self, rows: Sequence[Work]) -> None:
         self._by_ref: dict[Ref, Work] = {}
-        self._finished: dict[str, list[Work]] = {}
+        self._by_title: dict[str, list[Work]] = {}
         for row in rows:
             for place in (row.places or []) + [[row.source, row.ref]]:
                 self._by_ref[Ref(place[0], place[1])] = row
-            if row.finished_at is not None:
-                self._finished.setdefault(key_of(row.title), []).append(row)
+            self._by_title.setdefault(key_of(row.title), []).append(row)
 
     def of(self, piece: Piece) -> Work | None:
         return next((row for place in piece.places if (row := self._by_ref.get(place.ref))), None)
 
     def finished_elsewhere(self, piece: Piece) -> Work | None:
         """The same work, done in another source while this one could not be looked into."""
-        sources = {place.ref.source for place in piece.places}
-        for row in self._finished.get(key_of(piece.title), ()):
-            places = {source for source, _ in row.places} | {row.source}
+        for row in self._elsewhere(piece):
             made, done = piece.created_at, row.finished_at
-            if places.isdisjoint(sources) and done is not None and (made is None or made <= done):
+            if done is not None and (made is None or made <= done):
                 return row
         return None
+
+    def begun_elsewhere(self, piece: Piece) -> list[list[str]]:
+        """Where the same work was seen and is not known to be finished."""
+        rows = (row for row in self._elsewhere(piece) if row.finished_at is None)
+        return [place for row in rows for place in row.places]
+
+    def _elsewhere(self, piece: Piece) -> Iterator[Work]:
+        """The same work by its title, in sources in which this piece does not stand."""
+        sources = {place.ref.source for place in piece.places}
+        for row in self._by_title.get(key_of(piece.title), ()):
+            if ({source for source, _ in row.places} | {row.source}).isdisjoint(sources):
+                yield row
 
 
 def blank(piece: Piece, agent: str, now: datetime) -> Work:

@@ -109,6 +109,7 @@ class Sweeper:
         self._records = records
         self._settling = Settling(database, self._sources, self._starter, records)
         self._seen: tuple[tuple[int, ...], Overview] | None = None
+        self._read: tuple[dict[str, Any], dict[str, Heartbeat]] | None = None
         self._opened_at = database.clock.now()
         self._gate = asyncio.Semaphore(AT_ONCE)
 
@@ -122,7 +123,10 @@ class Sweeper:
 
     async def heartbeats(self) -> dict[str, Heartbeat]:
         """All agents that are swept, by slug."""
-        return read_all(await self._crew.heartbeat_entries())
+        entries = await self._crew.heartbeat_entries()
+        if self._read is None or self._read[0] != entries:
+            self._read = entries, read_all(entries)
+        return dict(self._read[1])
 
     async def heartbeat(self, agent: str) -> Heartbeat:
         """One agent's. Raises `NotFound` for an agent that has none."""
@@ -227,7 +231,15 @@ class Sweeper:
         if pulse.sweep_id is not None and (lost := await self._records.sweep(unit.session, pulse.sweep_id)):
             lost.result, lost.finished_at = Result.LOST, unit.now
             unit.session.add(lost)
-        row = Sweep(agent=pulse.agent, cause=cause[:30], started_at=unit.now)
+        row = Sweep(
+            agent=pulse.agent,
+            cause=cause[:30],
+            started_at=unit.now,
+            sources={},
+            suspected=[],
+            confirmed=[],
+            warnings=[],
+        )  # all of it said: a default that is made by `dict` or `list` costs more than the row
         unit.session.add(row)
         await unit.session.flush()
         assert row.id is not None

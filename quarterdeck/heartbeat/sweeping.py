@@ -226,7 +226,7 @@ class SweepUnderWay:
         opened = await self._means.starter.start(unit, order)
         row.run_id, row.item_key, row.reason = opened.run_id, opened.item, reason
         row.finished_at = None
-        row.places = places_of(piece)
+        row.places = self._places(row, piece)
         row.told = row.told | {"creator": piece.creator or ""}
         if reason == "found":
             row.owed = [*row.owed, *everywhere(row, "start", row.agent)]
@@ -261,10 +261,17 @@ class SweepUnderWay:
         row = await self._means.records.work(unit.session, ref.source, ref.id)
         if row is None:
             row = blank(piece, self.beat.agent, unit.now)
-        row.places = places_of(piece)
+        row.places = self._places(row, piece)
         row.agent, row.updated_at = self.beat.agent, unit.now
         unit.session.add(row)
         return row
+
+    def _places(self, row: Work, piece: Piece) -> list[list[str]]:
+        """Where it stands. What cannot be looked into now, or was closed there, is not forgotten."""
+        here = places_of(piece)
+        down = {name for name, answer in self.answers.items() if rules.is_failed(answer)}
+        kept = (place for place in row.places if row.finished_at is not None or place[0] in down)
+        return [*here, *(place for place in kept if place not in here)]
 
     async def _must_hold(self, unit: Unit) -> Pulse:
         """Nobody else took this agent over meanwhile. Raises `Stale`."""

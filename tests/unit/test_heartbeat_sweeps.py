@@ -96,6 +96,59 @@ async def test_work_that_was_done_while_its_other_place_was_down_is_closed_there
     assert watch.cards.status("c1") is Status.IN_REVIEW
 
 
+async def test_work_that_was_known_before_its_place_went_down_is_closed_there_when_it_is_back(
+    watch: Watch,
+) -> None:
+    needs = (Need(Ref("workboard", "c2"), Status.TODO),)
+    watch.cards.put("c1", "Fix the login", needs=needs)
+    watch.multica.put("ENG-1", "Fix the login")
+    await watch.sweep()  # it waits, and is remembered
+    watch.cards.down = Trouble.MISSING
+    await watch.sweep()
+    await watch.end_runs()
+    watch.multica.change("ENG-1", status=Status.DONE)  # a reviewer was content
+    watch.cards.down = None
+    watch.cards.change("c1", needs=())
+    for _ in range(2):
+        watch.minutes(15)
+        await watch.sweep()
+    assert len(await watch.runs()) == 1
+    assert watch.cards.status("c1") is Status.IN_REVIEW
+
+
+async def test_what_our_own_engine_did_is_closed_in_its_other_place_not_done_again(watch: Watch) -> None:
+    watch.board.put("ET-1", "Fix the login")
+    watch.multica.put("ENG-1", "ET-1: Fix the login")
+    await watch.sweep()
+    watch.board.change("ET-1", status=Status.DONE)
+    watch.minutes(15)
+    await watch.sweep()
+    assert await watch.runs() == []
+    assert watch.multica.status("ENG-1") is Status.IN_REVIEW
+
+
+async def test_what_our_own_engine_did_while_its_other_place_was_down_is_closed_there(watch: Watch) -> None:
+    watch.board.put("ET-1", "Fix the login")
+    watch.multica.put("ENG-1", "Fix the login")
+    watch.multica.down = Trouble.TIMED_OUT
+    await watch.sweep()
+    watch.board.change("ET-1", status=Status.DONE)
+    watch.multica.down = None
+    watch.minutes(15)
+    await watch.sweep()
+    assert (await watch.runs(), watch.multica.status("ENG-1")) == ([], Status.IN_REVIEW)
+
+
+async def test_what_our_own_engine_gave_up_is_begun_in_its_other_place(watch: Watch) -> None:
+    watch.board.put("ET-1", "Fix the login")
+    watch.multica.put("ENG-1", "ET-1: Fix the login")
+    await watch.sweep()
+    watch.board.change("ET-1", status=Status.CANCELLED)
+    watch.minutes(15)
+    await watch.sweep()
+    assert len(await watch.runs()) == 1
+
+
 async def test_work_is_taken_up_in_its_order_as_far_as_there_are_slots(watch: Watch) -> None:
     await watch.enrol(slots=2)
     watch.cards.put("late", priority="low")
