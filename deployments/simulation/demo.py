@@ -6,10 +6,11 @@ import time
 from collections.abc import Mapping
 
 import structlog
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from deployments.simulation.verdict import COLUMNS, Verdict, judged
+from deployments.simulation.verdict import Verdict, judged
 from deployments.simulation.virtual_time import run
 from deployments.simulation.week import Plan, Week
 
@@ -50,7 +51,7 @@ def _show(console: Console, verdict: Verdict, seconds: float) -> None:
 
 
 def _injected(injected: Mapping[str, int]) -> Table:
-    table = Table(title="\nWhat went wrong, on purpose", title_justify="left")
+    table = Table(title="\nWhat went wrong, on purpose", title_justify="left", box=SIMPLE)
     table.add_column("injected")
     table.add_column("times", justify="right")
     for what, times in injected.items():
@@ -58,11 +59,14 @@ def _injected(injected: Mapping[str, int]) -> Table:
     return table
 
 
+COLUMNS = ("found", "started", "recovered", "escalated", "blocked", "forgotten", "doubled")
+
+
 def _agents(verdict: Verdict) -> Table:
-    table = Table(title="\nWhat became of the work", title_justify="left")
-    table.add_column("agent")
+    table = Table(title="\nWhat became of the work", title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("agent", no_wrap=True)
     for name in COLUMNS:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for row in verdict.rows:
         table.add_row(row.agent, *(str(getattr(row, name)) for name in COLUMNS))
     table.add_section()

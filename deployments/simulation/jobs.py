@@ -181,7 +181,8 @@ def _places(nature: Nature, chance: random.Random) -> tuple[str, ...]:
     if nature in ALONE:
         return (chance.choice(ELSEWHERE),)
     many = chance.choices((1, 2, 3), (70, 22, 8))[0]
-    return tuple(chance.sample(("board", *ELSEWHERE), many))
+    is_money = nature in (Nature.MONEY, Nature.REFUSED)  # on our own board the pipeline asks
+    return tuple(chance.sample(ELSEWHERE if is_money else ("board", *ELSEWHERE), many))
 
 
 def written(name: str, place: str, number: int) -> str:

@@ -44,7 +44,9 @@ class Fate(StrEnum):
 
 @dataclass(frozen=True)
 class Row:
-    """One agent. `recovered`: done, though a run of it had failed or it had stood still."""
+    """One agent. `recovered`: done, though a run of it had failed or it had stood still; `escalated`: told to
+    somebody.
+    """
 
     agent: str
     found: int = 0
@@ -116,7 +118,7 @@ def _row(week: Week, agent: str) -> Row:
         started=sum(run.agent == agent for run in week.database.tables.rows[AgentRun].values()),
         done=len(done),
         recovered=sum(bool(job.told & troubled) or job.nature is Nature.STALLS for job in done),
-        escalated=sum(many for (name, _), many in week.people.told.items() if name == agent),
+        escalated=sum(bool(job.told) for job in jobs),
         blocked=fates.count(Fate.HELD),
         forgotten=fates.count(Fate.FORGOTTEN),
         doubled=sum(map(is_doubled, jobs)),

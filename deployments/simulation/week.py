@@ -18,7 +18,7 @@ from deployments.simulation.virtual_time import BEGIN, LoopClock
 from deployments.simulation.workshop import SimulatedCrew, Workshop, in_own_hands
 from quarterdeck.crew.roster import read_roster
 from quarterdeck.heartbeat import rules
-from quarterdeck.heartbeat.model import Pulse, Sweep
+from quarterdeck.heartbeat.model import Pulse, Result, Sweep
 from quarterdeck.heartbeat.roster import Heartbeat, complaints, read_all
 from quarterdeck.heartbeat.service import LEASE, Steps, Sweeper
 from quarterdeck.heartbeat.sweeping import SweepUnderWay
@@ -117,6 +117,7 @@ class Week:
         task = asyncio.get_running_loop().create_task(self._told(story))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: story.close())
 
     async def _told(self, story: Coroutine[Any, Any, None]) -> None:
         DOOM.set(None)
@@ -187,10 +188,14 @@ class Week:
         agent, sweep = under_way.beat.agent, under_way.ticket.sweep_id
         began = self.database.tables.rows[Sweep][sweep].started_at
         before = self._under_way.get(agent)
-        if before and before[0] != sweep and began < before[1] + LEASE:
+        if before and before[0] != sweep and began < before[1] + LEASE and self._goes_on(before[0]):
             self.seen.together += 1
         self._under_way[agent] = (sweep, began)
         return await under_way.look(source)
+
+    def _goes_on(self, sweep: int) -> bool:
+        """It has not given the agent free yet."""
+        return self.database.tables.rows[Sweep][sweep].result is Result.RUNNING
 
     def _held(self, agent: str) -> set[int | None]:
         """The sweep that holds the agent's lease."""

@@ -127,7 +127,7 @@ class Workshop:
         job.begin()
         card.change(self._database.clock.now(), Status.IN_PROGRESS)
         is_lost = job.nature in OF_THE_BOARD and not job.is_cured
-        for _ in range(self._chance.randrange(2, 6)):
+        for _ in range(self._chance.randrange(8, 13)):
             await asyncio.sleep(5 * 60)
             if is_lost or card.status is not Status.IN_PROGRESS:
                 job.end("lost", is_done=False)

@@ -157,9 +157,8 @@ class Check:
             self.plan.recoveries.append(Recovery(piece, judgement))
 
     def _remember_places(self, piece: Piece, memory: Work) -> None:
-        """What our own engine does stands elsewhere too: it is to be closed there when the engine is done."""
-        is_whole = len(piece.places) == 1 and not any(map(rules.is_failed, self._overview.answers.values()))
-        if is_whole or not is_driven(self._means.sources, piece):
+        """What our own engine does may turn up elsewhere too: it is to be closed there, not done again."""
+        if not is_driven(self._means.sources, piece):
             return
         known = memory.places if self._memories.of(piece) else []
         if any(place not in known for place in places_of(piece)):
@@ -174,6 +173,13 @@ class Check:
         text = f"It was done as {done}."
         owed = [due([p.ref.source, p.ref.id], "finish", text, reviewed=False) for p in places]
         self.plan.change(piece, {"owed": owed} | changes)
+
+    def _close_what_is_down(self, piece: Piece, memory: Work, done: str) -> None:
+        """Remembered places that are not seen now: they are closed when their source is back."""
+        here, sources, text = places_of(piece), self._means.sources, f"It was done as {done}."
+        gone = [p for p in memory.places if p not in here and p[0] in sources]
+        owed = self.plan.changes[piece.ref][1]["owed"]
+        owed += [due(p, "finish", text, reviewed=False) for p in gone if not sources[p[0]].is_driven]
 
     async def _is_done_already(self, piece: Piece, memory: Work) -> bool:
         """Done in another place: while this one was down, before it turned up, or by our own engine.
@@ -205,6 +211,7 @@ class Check:
                 return True  # whether it is done cannot be known now
             if found is not None and found.status is Status.DONE:
                 self._close(piece, piece.places, f"{name}:{ref}", finished_at=self._now())
+                self._close_what_is_down(piece, memory, f"{name}:{ref}")
             if found is not None and found.status is not Status.CANCELLED:
                 return True
         return False
