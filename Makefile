@@ -13,10 +13,7 @@ QUICK = -n auto --dist loadgroup -m "not services" --ignore=tests/services --ign
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
-setdemo-heartbeat: $(READY) ## a week of fifteen agents in seconds, with everything that can go wrong
-	@$(RUN)/quarterdeck demo --heartbeat $(OPTIONS)
-
-up: $(READY) ## make the environment (.venv); every other target does it by itself
+setup: $(READY) ## make the environment (.venv); every other target does it by itself
 
 $(READY): requirements.lock .ci/environment
 	@PYTHON="$(PYTHON)" .ci/environment
