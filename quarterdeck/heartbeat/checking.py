@@ -28,7 +28,7 @@ from quarterdeck.heartbeat.overview import Overview, Piece, sign
 from quarterdeck.heartbeat.roster import Heartbeat
 from quarterdeck.heartbeat.rules import Gate, Turn
 from quarterdeck.heartbeat.settling import due
-from quarterdeck.heartbeat.stall import Standing, standing
+from quarterdeck.heartbeat.stall import SILENT, Standing, standing
 from quarterdeck.heartbeat.store import Records
 from quarterdeck.heartbeat.work import Answer, Found, Ref, Source, Status
 from quarterdeck.kernel.database import Database
@@ -247,6 +247,12 @@ class Check:
                     self.plan.change(piece, {"waits_since": None})
             else:
                 self._waits(piece, found)
+        self.plan.starts.sort(key=self._fails_in_a_row)
+
+    def _fails_in_a_row(self, piece: Piece) -> int:
+        """What leads nowhere goes behind all other work, or it would take its turns (heartbeat.md 5)."""
+        silent = self._memory(piece, self._now()).silent_rounds
+        return silent if silent >= SILENT else 0
 
     def _waits(self, piece: Piece, found: rules.Dependencies) -> None:
         now, coo = self._now(), self.beat.escalate[0]

@@ -296,13 +296,16 @@ class Sweeper:
     async def unblock(self, caller: Caller, agent: str, work: str, comment: str = "") -> Breaker:
         """Let a piece of work go on: its breaker, timeouts and repeats begin anew, and it is given back.
 
-        `work` is `source:id`, or the key of the item that stands for it. Raises `NotFound`, `Forbidden`.
+        `work` is `source:id`, or the key of the item that stands for it. Raises `NotFound`, `Forbidden`, and
+        `Conflict` when by now it is done, or at work again: an answer to old news spoils nothing.
         """
         caller.must_write()
         async with self.database.command("unblock work") as unit:
             row = await self._named(unit, agent, work)
+            _must_stand_still(row, work)
             row.breaker, row.broken_at, row.repeats, row.fingerprint = "", None, 0, ""
             row.timeouts, row.timed_out_at, row.acted, row.suspected_since = 0, None, False, None
+            row.silent_rounds = 0
             row.finished_at, row.updated_at = None, unit.now
             row.owed = [*row.owed, *everywhere(row, "release", comment or f"Unblocked by {caller.name}.")]
             unit.session.add(row)
@@ -367,6 +370,22 @@ class Sweeper:
             )
             for agent, beat in beats.items()
         ]
+
+
+def _must_stand_still(row: Work, name: str) -> None:
+    """There is something to unblock."""
+    if row.breaker:
+        return
+    if row.run_id is not None:
+        raise Conflict(
+            f"{name} is not held back: a run of it goes on.", "Wait for its end.", code="work_goes_on"
+        )
+    if row.finished_at is not None:
+        raise Conflict(
+            f"{name} is not held back: it is done.",
+            "To have it done again, send it back where it stands.",
+            code="work_done",
+        )
 
 
 def _of(beats: Mapping[str, Heartbeat], agent: str) -> Heartbeat:

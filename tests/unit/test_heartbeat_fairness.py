@@ -1,0 +1,60 @@
+"""Work that leads nowhere takes no turn from other work; a late answer of a person spoils nothing."""
+
+from pathlib import Path
+
+import pytest
+
+from quarterdeck.heartbeat.work import Status
+from quarterdeck.kernel.database import Database
+from quarterdeck.kernel.errors import Conflict
+from tests.fakes.surroundings import OWNER
+from tests.fakes.watch import Watch
+
+EXCUSES = ("no such file", "out of memory", "a wrong password")
+
+
+@pytest.fixture
+async def watch(database: Database, tmp_path: Path) -> Watch:
+    made = Watch(database, tmp_path)
+    await made.enrol(slots=1)
+    return made
+
+
+async def in_vain(watch: Watch) -> None:
+    """As many runs without progress as show that there is none, each with another excuse."""
+    for excuse in EXCUSES:
+        await watch.sweep()
+        await watch.end_runs(exit_code=1, error=excuse)
+        watch.minutes(15)
+
+
+async def test_work_that_fails_again_and_again_in_other_ways_does_not_starve_what_comes_after_it(
+    watch: Watch,
+) -> None:
+    watch.multica.put("ENG-1", priority="urgent")
+    watch.multica.put("ENG-2", priority="low")
+    await in_vain(watch)
+    assert (watch.multica.status("ENG-1"), watch.multica.status("ENG-2")) == (Status.TODO, Status.TODO)
+    await watch.sweep()
+    assert (watch.multica.status("ENG-1"), watch.multica.status("ENG-2")) == (Status.TODO, Status.IN_PROGRESS)
+
+
+async def test_what_a_person_unblocked_has_its_turn_again(watch: Watch) -> None:
+    watch.multica.put("ENG-1", priority="urgent")
+    await in_vain(watch)
+    await watch.sweeper.unblock(OWNER, "developer", "multica:ENG-1")
+    watch.multica.put("ENG-2", priority="low")
+    await watch.sweep()
+    assert watch.multica.status("ENG-1") is Status.IN_PROGRESS
+
+
+async def test_unblocking_what_is_done_by_now_does_not_do_it_again(watch: Watch) -> None:
+    watch.multica.put("ENG-1")
+    await watch.sweep()
+    with pytest.raises(Conflict, match="goes on"):
+        await watch.sweeper.unblock(OWNER, "developer", "multica:ENG-1")
+    await watch.end_runs()
+    with pytest.raises(Conflict, match="is done"):
+        await watch.sweeper.unblock(OWNER, "developer", "multica:ENG-1")
+    await watch.sweep()
+    assert (watch.multica.status("ENG-1"), len(await watch.runs())) == (Status.IN_REVIEW, 1)
