@@ -1,4 +1,4 @@
-"""A listener or a desk is killed (kill -9) at points of handing over, and between sending and recording."""
+"""A listener or a desk is killed (kill -9) at every point between hearing, answering, sending, recording."""
 
 import asyncio
 import signal
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from quarterdeck.board.cards import ProjectDraft
+from quarterdeck.board.cards import ProjectDraft, Wanted
 from quarterdeck.crew.roster import Roster
 from quarterdeck.house import House
 from quarterdeck.kernel.connections import Source
@@ -61,7 +61,48 @@ async def another_goes_on(house: House, telegram: FakeTelegram, said: str) -> No
             await asyncio.sleep(0.02)
 
 
-TOLD = {"after sending a message": (2, True)}
+HEARD = (
+    "after receiving updates",
+    "before store updates",
+    "after store updates",
+    "after storing updates",
+    "before take a turn",
+    "after take a turn",
+    "before file item",
+    "after file item",
+    "before answer in telegram",
+    "after answer in telegram",
+    "after telling a consumer",
+    "before move cursors",
+    "after move cursors",
+    "before begin sends",
+    "after begin sends",
+    "before sending a message",
+    "before record sends",
+)
+
+
+@pytest.mark.parametrize("point", HEARD)
+async def test_what_was_written_is_filed_once_and_answered(
+    tmp_path: Path, database_url: str, forks: Forks, point: str
+) -> None:
+    with FakeTelegram(TOKEN) as telegram:
+        async with opened(tmp_path, database_url, telegram) as house:
+            telegram.say("/new Greet the user", user=ANNA, chat=CHAT)
+            await dies(forks, point, "tests.fakes.serving", database_url, str(tmp_path / "home"))
+            await another_goes_on(house, telegram, "Greet the user")
+            items = await house.board.items(Wanted(), limit=10)
+        assert [card.key for card in items.items] == ["ET-001"]
+        answers = [text for text in telegram.texts() if "ET-001" in text]
+        assert len(answers) == (2 if point == "before record sends" else 1)
+
+
+TOLD = {
+    "before sending a message": (1, True),
+    "after sending a message": (2, True),
+    "before record sends": (2, True),
+    "after record sends": (1, False),
+}
 """How often the message is there, and whether it is marked as possibly there twice."""
 
 
