@@ -63,7 +63,9 @@ COLUMNS = ("found", "started", "recovered", "escalated", "blocked", "forgotten",
 
 
 def _agents(verdict: Verdict) -> Table:
-    table = Table(title="\nWhat became of the work", title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
+    table = Table(
+        title="\nWhat became of the work", title_justify="left", box=SIMPLE, padding=0, show_edge=False
+    )
     table.add_column("agent", no_wrap=True)
     for name in COLUMNS:
         table.add_column(name, justify="right", no_wrap=True)

@@ -37,6 +37,9 @@ class Nature(StrEnum):
 BY_ITSELF = frozenset({Nature.STALLS, Nature.SLOW, Nature.ROUNDS})
 """Begun by the agent in a session of its own, before any sweep saw it."""
 
+TWICE = frozenset({Nature.SLOW})
+"""It also stands to do in another place: whoever finds it there must not begin it."""
+
 OF_THE_BOARD = frozenset({Nature.DEAF, Nature.STUCK})
 
 ALONE = frozenset({Nature.CYCLE, Nature.WAITS, Nature.CANCELLED}) | BY_ITSELF | OF_THE_BOARD
@@ -45,7 +48,10 @@ ALONE = frozenset({Nature.CYCLE, Nature.WAITS, Nature.CANCELLED}) | BY_ITSELF | 
 
 @dataclass(eq=False)
 class Job:
-    """One piece of work, in however many places. `runs` counts those that were opened for it."""
+    """One piece of work, in however many places.
+
+    `runs` counts those that were opened for it; `at`: the last of them began or ended.
+    """
 
     name: str
     agent: str
@@ -57,23 +63,27 @@ class Job:
     most_open: int = 0
     completed: int = 0
     is_cured: bool = False
+    is_allowed: bool = False
     is_neglected: bool = False
     outcome: str = ""
     same: int = 0
     most_same: int = 0
     told: set[str] = field(default_factory=set)
+    at: datetime | None = None
 
     @property
     def is_closed(self) -> bool:
         """Done in every place where it stands, or with a reviewer."""
         return all(card.status in (Status.DONE, Status.IN_REVIEW) for card in self.cards)
 
-    def begin(self) -> None:
+    def begin(self, now: datetime) -> None:
+        self.at = now
         self.runs += 1
         self.open_runs += 1
         self.most_open = max(self.most_open, self.open_runs)
 
-    def end(self, outcome: str, *, is_done: bool) -> None:
+    def end(self, now: datetime, outcome: str, *, is_done: bool) -> None:
+        self.at = now
         self.open_runs -= 1
         self.completed += is_done
         self.same = self.same + 1 if outcome == self.outcome else 1
@@ -178,6 +188,8 @@ def _places(nature: Nature, chance: random.Random) -> tuple[str, ...]:
         return ("board",)
     if nature is Nature.CYCLE:
         return ("workboard", "multica")
+    if nature in TWICE:
+        return tuple(chance.sample(ELSEWHERE, 2))
     if nature in ALONE:
         return (chance.choice(ELSEWHERE),)
     many = chance.choices((1, 2, 3), (70, 22, 8))[0]

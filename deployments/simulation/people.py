@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from typing import Any
 
 from deployments.simulation.jobs import Job, Nature
@@ -22,7 +23,10 @@ IN_VAIN = 0.1
 
 
 class People:
-    """Those to whom events are addressed, and those who review."""
+    """Those to whom events are addressed, and those who review.
+
+    `days_over`: whose day was told to be spent, and when.
+    """
 
     def __init__(
         self, jobs: dict[Ref, Job], clock: Clock, chance: random.Random, spawn: Callable[[Any], None]
@@ -34,14 +38,14 @@ class People:
         self._busy: set[Job] = set()
         self.sweeper: Sweeper | None = None
         self.told: Counter[tuple[str, str]] = Counter()
-        self.days_over: set[str] = set()
+        self.days_over: dict[str, datetime] = {}
 
-    async def hear(self, _: Unit, event: Event) -> None:
+    async def hear(self, unit: Unit, event: Event) -> None:
         """Within the command that recorded it, as messages are made."""
         if event.data.get("to"):
             self.told[(event.data.get("agent", ""), event.kind)] += 1
         if event.kind == "day_budget_spent":
-            self.days_over.add(event.data["agent"])
+            self.days_over[event.data["agent"]] = unit.now
         source, _, ref = event.data.get("ref", "").partition(":")
         job = self._jobs.get(Ref(source, ref))
         if job is None or not event.data.get("to"):
@@ -76,6 +80,7 @@ class People:
     async def _permit(self, sweeper: Sweeper, job: Job, named: str) -> None:
         if "work_needs_approval" in job.told:
             await sweeper.allow(OWNER, job.agent, named)
+            job.is_allowed = True
         if "rounds_exhausted" in job.told:
             await sweeper.raise_limit(OWNER, job.agent, named, 1000)
         if job.told & {"breaker_opened", "work_timed_out", "rounds_exhausted"}:

@@ -10,27 +10,22 @@ from typing import Any
 
 from deployments.simulation.jobs import Job, Nature
 from deployments.simulation.outside import APART
+from deployments.simulation.people import HELD
 from deployments.simulation.virtual_time import BEGIN
 from deployments.simulation.week import Week
-from deployments.simulation.workshop import SLOTS
 from quarterdeck.crew.model import AgentRun
 from quarterdeck.heartbeat.model import Work
 from quarterdeck.heartbeat.rules import day_begins
 from quarterdeck.heartbeat.work import Status
 
-GOOD_REASONS = frozenset(
-    {
-        "work_needs_approval",
-        "dependency_cycle",
-        "dependency_cancelled",
-        "work_waits",
-        "work_timed_out",
-        "work_unfinished",
-        "breaker_opened",
-        "rounds_exhausted",
-    }
-)
-"""Events that say whose move it is."""
+BLOCKING = frozenset({"work_timed_out", "work_unfinished", "breaker_opened", "rounds_exhausted"})
+"""Events that say why work stands blocked, and whose move it is."""
+
+WAITING = frozenset({"dependency_cycle", "dependency_cancelled", "work_waits"})
+"""Events that say that work waits for other work in vain, or for long."""
+
+SHORTLY = timedelta(hours=4)
+"""Work that is tried again has its turn at least that often, and waits no longer without a word."""
 
 
 class Fate(StrEnum):
@@ -38,7 +33,8 @@ class Fate(StrEnum):
 
     DONE = "done"
     WITHDRAWN = "withdrawn"  # people cancelled it
-    HELD = "held"  # blocked or waiting, and somebody was told why
+    HELD = "held"  # it stands blocked or waits, and somebody was told why
+    GOES_ON = "goes on"  # it is at work, or had its last turn shortly before
     FORGOTTEN = "forgotten"
 
 
@@ -82,10 +78,35 @@ def fate(week: Week, job: Job) -> Fate:
         return Fate.WITHDRAWN
     if job.completed and job.is_closed:
         return Fate.DONE
-    has_budget_left = job.agent not in week.people.days_over
-    if job.completed == 0 and (job.told & GOOD_REASONS or not has_budget_left):
+    if job.completed == 0 and (_is_blocked(job) or _waits(job) or _is_day_over(week, job.agent)):
         return Fate.HELD
-    return Fate.FORGOTTEN
+    return Fate.GOES_ON if job.completed == 0 and _goes_on(week, job) else Fate.FORGOTTEN
+
+
+def _is_blocked(job: Job) -> bool:
+    """It stands so now, with the reason written there."""
+    blocked = (card for card in job.cards if card.status in HELD)
+    return bool(job.told & BLOCKING) and any(card.said for card in blocked)
+
+
+def _waits(job: Job) -> bool:
+    """For a yes, or for other work, and somebody knows."""
+    if "work_needs_approval" in job.told and not job.is_allowed:
+        return True
+    return bool(job.told & WAITING) and any(card.needs for card in job.cards)
+
+
+def _is_day_over(week: Week, agent: str) -> bool:
+    """The agent spent what it may spend today."""
+    told, zone = week.people.days_over.get(agent), week.beats[agent].zone
+    return told is not None and day_begins(told, zone) == day_begins(BEGIN + week.plan.end, zone)
+
+
+def _goes_on(week: Week, job: Job) -> bool:
+    """A run of it, or whoever began it by himself, gave a sign shortly before the end."""
+    since = BEGIN + week.plan.end - SHORTLY
+    by_itself = [card.at for card in job.cards if card.status is Status.IN_PROGRESS]
+    return any(at > since for at in (*by_itself, *([job.at] if job.at else ())))
 
 
 def is_doubled(job: Job) -> bool:
@@ -143,7 +164,7 @@ def _named(job: Job) -> str:
 def _of_agents(week: Week) -> list[str]:
     broken = [f"{week.seen.together} sweeps of an agent at once"] if week.seen.together else []
     for agent, most in week.workshop.most_at_once.items():
-        if most > SLOTS:
+        if most > week.plan.slots:
             broken.append(f"{agent} had {most} runs at once")
     for agent, beat in week.beats.items():
         runs = list(week.database.tables.runs_of[agent].values())

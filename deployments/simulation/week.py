@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -18,7 +18,7 @@ from deployments.simulation.virtual_time import BEGIN, LoopClock
 from deployments.simulation.workshop import SimulatedCrew, Workshop, in_own_hands
 from quarterdeck.crew.roster import read_roster
 from quarterdeck.heartbeat import rules
-from quarterdeck.heartbeat.model import Pulse, Result, Sweep
+from quarterdeck.heartbeat.model import Result, Sweep
 from quarterdeck.heartbeat.roster import Heartbeat, complaints, read_all
 from quarterdeck.heartbeat.service import LEASE, Steps, Sweeper
 from quarterdeck.heartbeat.sweeping import SweepUnderWay
@@ -50,6 +50,7 @@ class Plan:
     late: float = 0.05
     lapses: int = 5
     outages: bool = True
+    slots: int = 1
 
     @property
     def end(self) -> timedelta:
@@ -92,7 +93,9 @@ class Week:
         self.outside = {name: self._place(name, rank) for rank, name in enumerate(SOURCES)}
         self.people = People(self.by_ref, self.clock, self._dice(), self.spawn)
         self.database.reactions.append(self.people.hear)
-        self.workshop = Workshop(self.database, self.by_ref, self._dice(), self.spawn, self._delay)
+        self.workshop = Workshop(
+            self.database, self.by_ref, self._dice(), self.spawn, self._delay, plan.slots
+        )
         self.sweeper = Sweeper(
             self.database,
             SimulatedCrew(self.database, entries),
@@ -104,7 +107,7 @@ class Week:
         self.people.sweeper = self.sweeper
         self.workshop.ended = lambda job: self.spawn(self._settle())
         self.outside["board"].on_start = self.workshop.wake
-        self._under_way: dict[str, tuple[int, datetime]] = {}
+        self._under_way: dict[str, dict[int, datetime]] = defaultdict(dict)
 
     def _dice(self) -> random.Random:
         return random.Random(self._chance.random())  # noqa: S311
@@ -171,8 +174,14 @@ class Week:
         await asyncio.sleep(after)
         if self._happens(self.plan.deaths, "a sweep's process died"):
             DOOM.set(Doom(self._chance.randrange(1, 16)))
+        mine: set[int] = set()
+
+        async def look(under_way: SweepUnderWay, source: Source) -> Answer:
+            self._note(agent, under_way.ticket.sweep_id, mine)
+            return await under_way.look(source)
+
         try:
-            swept = await self.sweeper.sweep(agent, "schedule", Steps(look=self._look), self.beats)
+            swept = await self.sweeper.sweep(agent, "schedule", Steps(look=look), self.beats)
             self.seen.sweeps[swept.result.value] += 1
         except Conflict as refusal:
             self.seen.sweeps["skipped" if refusal.code == "sweep_goes_on" else refusal.code] += 1
@@ -180,27 +189,22 @@ class Week:
             self.seen.sweeps["taken over"] += 1
         except Died:
             self.seen.sweeps["died"] += 1
-        if self._under_way.get(agent, (0,))[0] not in self._held(agent):
-            self._under_way.pop(agent, None)
+        finally:
+            for sweep in mine:
+                self._under_way[agent].pop(sweep, None)
 
-    async def _look(self, under_way: SweepUnderWay, source: Source) -> Answer:
-        """Notes who sweeps, and asks as a sweep does by itself."""
-        agent, sweep = under_way.beat.agent, under_way.ticket.sweep_id
-        began = self.database.tables.rows[Sweep][sweep].started_at
-        before = self._under_way.get(agent)
-        if before and before[0] != sweep and began < before[1] + LEASE and self._goes_on(before[0]):
-            self.seen.together += 1
-        self._under_way[agent] = (sweep, began)
-        return await under_way.look(source)
+    def _note(self, agent: str, sweep: int, mine: set[int]) -> None:
+        """A sweep has begun to look. Who began less than a lease ago and goes on must be alone."""
+        if sweep not in mine:
+            mine.add(sweep)
+            now = self.clock.now()
+            others = (s for s, began in self._under_way[agent].items() if now < began + LEASE)
+            self.seen.together += any(map(self._goes_on, others))
+            self._under_way[agent][sweep] = now
 
     def _goes_on(self, sweep: int) -> bool:
-        """It has not given the agent free yet."""
-        return self.database.tables.rows[Sweep][sweep].result is Result.RUNNING
-
-    def _held(self, agent: str) -> set[int | None]:
-        """The sweep that holds the agent's lease."""
-        pulse = self.database.tables.rows[Pulse].get(agent)
-        return {pulse.sweep_id} if pulse else set()
+        """It has not given the agent free by itself."""
+        return self.database.tables.rows[Sweep][sweep].result in (Result.RUNNING, Result.LOST)
 
     async def is_in_conversation(self, agent: str) -> bool:
         return self._happens(self.plan.talks, "a conversation during a tick")
@@ -277,10 +281,15 @@ class Week:
         return job
 
     def _places(self, arrival: Arrival) -> Sequence[str]:
-        """Who has no id in Multica has no work there."""
+        """Who has no id in Multica has no work there.
+
+        Work at which somebody is, by himself, in a source that is down could be begun where else it stands:
+        it stands twice only while all sources can be looked into.
+        """
         knows = bool(self.beats[arrival.agent].multica_id)
         places = [name for name in arrival.places if name != "multica" or knows]
-        return places or ["plane"]
+        is_once = arrival.nature in work.TWICE and self.plan.outages
+        return places[: 1 if is_once else None] or ["plane"]
 
     async def _put_later(self, job: Job, arrival: Arrival, name: str, number: int) -> None:
         await asyncio.sleep(arrival.later.total_seconds())
@@ -297,7 +306,7 @@ class Week:
         job.cards.append(card)
         self.by_ref[ref] = job
         self.outside[place].put(card)
-        if job.nature in BY_ITSELF:
+        if job.nature in BY_ITSELF and len(job.cards) == 1:
             in_own_hands(job, card, self.clock.now, self.spawn)
         return card
 

@@ -19,9 +19,6 @@ from quarterdeck.heartbeat.work import Ref, Status
 from quarterdeck.kernel.database import Unit
 from quarterdeck.kernel.errors import Conflict
 
-SLOTS = 1
-"""Runs of one agent at a time, as the shipped roster has it."""
-
 
 class SimulatedCrew(Crew):
     """Knows the roster's heartbeats, and nothing else."""
@@ -37,7 +34,8 @@ class SimulatedCrew(Crew):
 class Workshop:
     """Opens runs within the transaction that decided on them, and executes those that were committed.
 
-    `late` says how long it takes until an opened run is really taken up: a desk may be away.
+    `late` says how long it takes until an opened run is really taken up: a desk may be away. `slots`: how
+    many runs of one agent go on at a time.
     """
 
     def __init__(
@@ -47,7 +45,9 @@ class Workshop:
         chance: random.Random,
         spawn: Callable[[Any], None],
         late: Callable[[], float],
+        slots: int = 1,
     ) -> None:
+        self._slots = slots
         self._database = database
         self._jobs = jobs
         self._chance = chance
@@ -65,7 +65,7 @@ class Workshop:
         tables = memory(unit.session).tables
         if (known := tables.rows[AgentRun].get(getattr(self._keys.get(order.key), "id", None))) is not None:
             return Opened(known.id, known.item_key)
-        if len(tables.open_runs[order.agent]) >= SLOTS:
+        if len(tables.open_runs[order.agent]) >= self._slots:
             raise Conflict(f"{order.agent} is busy.", code="busy")
         self._items += order.item is None
         run = AgentRun(
@@ -95,7 +95,7 @@ class Workshop:
         run = self._database.tables.rows[AgentRun].get(run_id)
         if run is None:
             return  # whoever opened it died before the commit
-        job.begin()
+        job.begin(self._database.clock.now())
         count = len(self._database.tables.open_runs[run.agent])
         self.most_at_once[run.agent] = max(count, self.most_at_once.get(run.agent, 0))
         await asyncio.sleep(self._late())
@@ -106,7 +106,8 @@ class Workshop:
             for name, value in (way.facts | {"tokens": 1000 + self._chance.randrange(500)}).items():
                 setattr(ended, name, value)
             ended.state, ended.started_at, ended.ended_at = RunState.ENDED, began, unit.now
-        job.end(f"{way.facts}" if not way.is_done else f"done {run_id}", is_done=way.is_done)
+        outcome = f"done {run_id}" if way.is_done else f"{way.facts}"
+        job.end(self._database.clock.now(), outcome, is_done=way.is_done)
         self.ended(job)
 
     # Our own engine
@@ -124,17 +125,18 @@ class Workshop:
         """The engine takes a card through its stages; a sign of life every few minutes."""
         if job.open_runs or job.completed:
             return
-        job.begin()
-        card.change(self._database.clock.now(), Status.IN_PROGRESS)
+        now = self._database.clock.now
+        job.begin(now())
+        card.change(now(), Status.IN_PROGRESS)
         is_lost = job.nature in OF_THE_BOARD and not job.is_cured
         for _ in range(self._chance.randrange(8, 13)):
             await asyncio.sleep(5 * 60)
             if is_lost or card.status is not Status.IN_PROGRESS:
-                job.end("lost", is_done=False)
+                job.end(now(), "lost", is_done=False)
                 return
-            card.change(self._database.clock.now())
-        card.change(self._database.clock.now(), Status.DONE)
-        job.end("driven", is_done=True)
+            card.change(now())
+        card.change(now(), Status.DONE)
+        job.end(now(), "driven", is_done=True)
 
 
 def in_own_hands(job: Job, card: Card, now: Callable[[], Any], spawn: Callable[[Any], None]) -> None:
@@ -155,5 +157,6 @@ async def _go_on(job: Job, card: Card, now: Callable[[], Any]) -> None:
             card.rounds = (card.rounds or 0) + 9
         card.change(now())
         if job.nature is Nature.SLOW and now() - begun > timedelta(hours=4):
-            card.change(now(), Status.DONE)
+            for place in job.cards:
+                place.change(now(), Status.DONE)
             job.completed += 1

@@ -187,8 +187,8 @@ class Check:
         What is to do again in a place where it was closed was sent back: that is no longer done.
         """
         known = self._memories.of(piece)
-        is_new = known is None or (known.attempts == 0 and known.finished_at is None)
-        if is_new and (done := self._memories.finished_elsewhere(piece)):
+        done = self._memories.finished_elsewhere(piece)
+        if done is not None and _is_older(known, done):
             self._close(piece, piece.places, f"{done.source}:{done.ref}", finished_at=done.finished_at)
             return True
         if memory.finished_at is not None:
@@ -300,6 +300,15 @@ class Check:
                 data = {"source": name, "todo": found.todo, "in_progress": found.in_progress}
                 data |= {"to": self.beat.escalate[0], "list": "\n".join(found.first)}
                 self.plan.tells.append(Tell("backlog_warning", f"backlog.{name}", found.todo, data))
+
+
+def _is_older(known: Work | None, done: Work) -> bool:
+    """Nothing was tried here since the same work was done elsewhere."""
+    if known is None:
+        return True
+    if known.finished_at is not None or done.finished_at is None:
+        return False
+    return known.attempts == 0 or known.updated_at < done.finished_at
 
 
 def _late(piece: Piece, memory: Work) -> list[Found]:

@@ -143,7 +143,9 @@ class Memories:
             self._by_title.setdefault(key_of(row.title), []).append(row)
 
     def of(self, piece: Piece) -> Work | None:
-        return next((row for place in piece.places if (row := self._by_ref.get(place.ref))), None)
+        """What has a run that goes on comes first: a second row of it is from when one place was down."""
+        rows = [row for place in piece.places if (row := self._by_ref.get(place.ref))]
+        return next((row for row in rows if row.run_id is not None), rows[0] if rows else None)
 
     def finished_elsewhere(self, piece: Piece) -> Work | None:
         """The same work, done in another source while this one could not be looked into."""

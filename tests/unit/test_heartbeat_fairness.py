@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from quarterdeck.heartbeat.work import Status
+from quarterdeck.heartbeat.work import Status, Trouble
 from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.errors import Conflict
 from tests.fakes.surroundings import OWNER
@@ -58,3 +58,21 @@ async def test_unblocking_what_is_done_by_now_does_not_do_it_again(watch: Watch)
         await watch.sweeper.unblock(OWNER, "developer", "multica:ENG-1")
     await watch.sweep()
     assert (watch.multica.status("ENG-1"), len(await watch.runs())) == (Status.IN_REVIEW, 1)
+
+
+async def test_what_failed_in_one_place_and_was_done_in_another_meanwhile_is_closed_not_done_again(
+    watch: Watch,
+) -> None:
+    watch.cards.put("c1", "Fix the login")
+    await watch.sweep()
+    await watch.end_runs(exit_code=1, error="it broke")
+    watch.cards.down = Trouble.FAILED
+    watch.multica.put("ENG-1", "Fix the login")
+    watch.minutes(15)
+    await watch.sweep()
+    await watch.end_runs()
+    watch.multica.change("ENG-1", status=Status.DONE)  # a reviewer was content
+    watch.cards.down = None
+    watch.minutes(15)
+    await watch.sweep()
+    assert (watch.cards.status("c1"), len(await watch.runs())) == (Status.IN_REVIEW, 2)
