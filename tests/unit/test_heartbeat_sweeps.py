@@ -526,12 +526,16 @@ async def test_a_crowd_of_sweeps_in_one_process_does_not_take_all_connections(
     watch: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inside = most = 0
+    full = asyncio.Event()
     look = watch.cards.look
 
     async def counted(agents: Sequence[Watched]) -> Answer:
         nonlocal inside, most
         inside += 1
         most = max(most, inside)
+        if inside == AT_ONCE:
+            full.set()
+        await full.wait()
         await asyncio.sleep(0.01)
         inside -= 1
         return await look(agents)
