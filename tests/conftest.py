@@ -16,6 +16,7 @@ from contextlib import suppress
 
 import psutil
 import pytest
+from hypothesis import HealthCheck, settings
 
 from deployments import schema
 from quarterdeck.kernel.database import Database
@@ -41,6 +42,8 @@ def pytest_configure() -> None:
     """What was compiled is kept, whatever the environment says: hundreds of processes of ours load it."""
     sys.dont_write_bytecode = False
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("busy")  # how long an example takes says nothing on a machine that is shared
 
 
 def pytest_xdist_auto_num_workers() -> int:
