@@ -8,7 +8,7 @@ import httpx
 
 from deployments import home, prefect_server
 from quarterdeck.kernel.errors import Unavailable
-from quarterdeck.kernel.http import client, json_of
+from quarterdeck.kernel.http import client, json_of, trusted
 from quarterdeck.kernel.settings import Settings
 
 
@@ -27,7 +27,7 @@ async def prefect_api(settings: Settings, seconds: float = 10.0) -> AsyncIterato
 async def is_healthy(port: int) -> bool:
     """Does a server on this port answer?"""
     try:
-        async with httpx.AsyncClient(timeout=2) as probe:
+        async with httpx.AsyncClient(timeout=2, verify=trusted()) as probe:
             answer = await probe.get(f"{prefect_server.address(port)}/api/health")
             return answer.is_success
     except httpx.HTTPError:

@@ -19,7 +19,7 @@ from tests.browser.conftest import ROOT, Look
 from tests.browser.steps import cells, fill_provider, go, open_add_form, row, save, sign_in
 
 TOKEN = "the-admin-token-of-this-test"
-STARTED_WITHIN = 60
+STARTED_WITHIN = 180
 
 
 @contextmanager

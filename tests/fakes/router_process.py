@@ -19,7 +19,7 @@ from quarterdeck.kernel.http import trusted
 from quarterdeck.router.access import Addresses
 
 ADMIN, PROXY = "admins-token-0001", ""
-STARTED_WITHIN = 60.0
+STARTED_WITHIN = 180.0
 
 
 class RouterProcess:

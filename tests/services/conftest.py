@@ -16,10 +16,15 @@ import pytest
 from deployments import parts, prefect_server
 from deployments.supervisor import ROOT
 from quarterdeck.house import House, open_house
+from quarterdeck.kernel.http import trusted
 from quarterdeck.kernel.postgres import Server, server_for
 from quarterdeck.kernel.settings import Settings
+from tests.fakes.ports import free_port
 
-STARTED_WITHIN = 120
+STARTED_WITHIN = 300
+ENDS_WITHIN = 60
+IMPATIENT = {"PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "10"}
+"""What the server does once a minute, and a test waits for."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +42,17 @@ class RunningPrefect:
 
     def setup(self, half: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run one half of `quarterdeck setup` in a process of its own."""
-        return subprocess.run(
+        done = subprocess.run(
             [sys.executable, "-m", "deployments.setup", half, *arguments],
             env=self.environment | environment,
             cwd=ROOT,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=STARTED_WITHIN,
         )
+        if done.returncode == 0:
+            self._done.add(half)
+        return done
 
     def must_be_set_up(self, *halves: str) -> None:
         """Each half at least once."""
@@ -52,7 +60,6 @@ class RunningPrefect:
             if half not in self._done:
                 done = self.setup(half)
                 assert done.returncode == 0, done.stdout + done.stderr
-                self._done.add(half)
 
 
 @pytest.fixture(scope="session")
@@ -63,14 +70,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def prefect(home: Path) -> Iterator[RunningPrefect]:
     """Prefect's server, healthy, on a database of its own."""
-    port = parts.free_port("", prefect_server.HOST, 0)
+    port = free_port()
     settings = Settings(home=home, prefect_port=port, token=None)
     with server_for(settings).running() as server:
         program = parts.prefect(settings, server)
         with (home / "prefect.log").open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", *program.arguments],
-                env=dict(program.environment),
+                env=dict(program.environment) | IMPATIENT,
                 cwd=ROOT,
                 stdout=log,
                 stderr=log,
@@ -81,7 +88,7 @@ def prefect(home: Path) -> Iterator[RunningPrefect]:
             yield RunningPrefect(settings, server)
         finally:
             process.terminate()
-            process.wait(10)
+            process.wait(ENDS_WITHIN)
 
 
 def _wait_for(port: int, process: "subprocess.Popen[bytes]", log: Path) -> None:
@@ -89,7 +96,8 @@ def _wait_for(port: int, process: "subprocess.Popen[bytes]", log: Path) -> None:
     while time.monotonic() < give_up:
         assert process.poll() is None, log.read_text()
         try:
-            if httpx.get(f"{prefect_server.address(port)}/api/health", timeout=2).is_success:
+            address = f"{prefect_server.address(port)}/api/health"
+            if httpx.get(address, timeout=10, verify=trusted()).is_success:
                 return
         except httpx.HTTPError:
             pass
@@ -132,7 +140,7 @@ def runner(prefect: RunningPrefect) -> Iterator[None]:
         )
     yield
     process.terminate()
-    process.wait(10)
+    process.wait(ENDS_WITHIN)
 
 
 @asynccontextmanager

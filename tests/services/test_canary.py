@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from deployments import parts
 from quarterdeck.kernel.postgres import server_for
 from quarterdeck.kernel.postgres.programs import find_programs
 from quarterdeck.kernel.settings import Settings
 from tests.fakes.telegram import CHAT, FakeTelegram
 from tests.services.test_up import TOKEN, OpenDesk, until
 
-pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.services, pytest.mark.timeout(600)]
 
 BOT = "7777777777:CANARY-bot-token-that-nobody-may-see"
 ANNA = "CANARY-token-of-anna"
@@ -43,6 +44,7 @@ def desk(tmp_path: Path, telegram: FakeTelegram) -> Iterator[OpenDesk]:
     (home / "crew.yaml").write_text(ROSTER)
     opened = OpenDesk(
         home,
+        **dict.fromkeys(parts.PORTS, "0"),
         ANNA_TOKEN=ANNA,
         ORCH_TELEGRAM_BOT_TOKEN=BOT,
         ORCH_TELEGRAM_CHAT_ID=str(CHAT),
@@ -80,11 +82,11 @@ def dumps_of(home: Path) -> Iterator[tuple[str, str]]:
 def test_no_secret_shows_in_logs_events_runs_or_databases(desk: OpenDesk, telegram: FakeTelegram) -> None:
     desk.ask("POST", "/projects", key="ET", name="Enduro")
     key = desk.ask("POST", "/items", project="ET", title="Greet")["key"]
-    until(lambda: desk.ask("GET", f"/items/{key}")["state"] == "blocked", 120)
+    until(lambda: desk.ask("GET", f"/items/{key}")["state"] == "blocked")
     telegram.wait_for(lambda: len(telegram.sent()) >= 3, 120)  # its listener starts first
     telegram.fail("sendMessage", 401, "Unauthorized")
     desk.ask("POST", f"/items/{key}/retry")
-    until(lambda: desk.ask("GET", "/dead-letters")["items"], 120)
+    until(lambda: desk.ask("GET", "/dead-letters")["items"])
     said = [
         ("API", str([desk.ask("GET", path) for path in ("/dead-letters", "/outbox", f"/items/{key}/events")]))
     ]

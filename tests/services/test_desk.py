@@ -14,7 +14,7 @@ from quarterdeck.kernel.identity import owner
 from tests.services.conftest import RunningPrefect, desk
 from tests.services.waiting import until
 
-pytestmark = [pytest.mark.services, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.services, pytest.mark.timeout(600)]
 
 OWNER = owner("test")
 LONG = """
@@ -48,7 +48,7 @@ async def at_work(house: House, key: str) -> Any:
         runs = [run for run in await house.crew.open_runs() if run.item_key == key]
         return runs[0] if runs and runs[0].state.value == "running" else None
 
-    return await until(running, 90)
+    return await until(running)
 
 
 async def resting(house: House, key: str, state: State) -> Card:
@@ -56,7 +56,7 @@ async def resting(house: House, key: str, state: State) -> Card:
         card = await house.board.item(key)
         return card if card.state is state else None
 
-    found: Card = await until(there, 60)
+    found: Card = await until(there)
     return found
 
 
@@ -85,7 +85,7 @@ async def test_cancel_in_the_ui_stops_the_agent_and_asks_a_person(
         async def ended() -> bool:
             return (await runs_of(api, key))[0]["state_type"] == "CANCELLED"
 
-        await until(ended, 30)
+        await until(ended)
 
 
 async def test_a_stage_run_by_hand_works_and_a_second_one_finds_it_claimed(
@@ -100,7 +100,7 @@ async def test_a_stage_run_by_hand_works_and_a_second_one_finds_it_claimed(
         state = (await api.get(f"/flow_runs/{second.flow_run_id}")).json()["state"]
         return state if state["type"] == "COMPLETED" else None
 
-    state = await until(ended, 90)
+    state = await until(ended)
     assert "already claimed" in state["message"]
     assert len(await house.crew.runs_of(key)) == 1
 
@@ -113,7 +113,7 @@ async def test_a_stage_run_by_hand_works_and_a_second_one_finds_it_claimed(
         ]
 
     async with desk(prefect):  # the run's own process is gone: whoever comes next closes it
-        await until(stopped, 60)
+        await until(stopped)
         await resting(house, key, State.BLOCKED)
 
 
@@ -130,4 +130,4 @@ async def test_stages_can_be_sent_to_the_deployment_instead(
         async def stopped() -> bool:
             return (await house.crew.run(run.id)).ended_at is not None
 
-        await until(stopped, 30)
+        await until(stopped)

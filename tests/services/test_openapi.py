@@ -12,7 +12,12 @@ from deployments.web import create_app
 from tests.fakes.company import ANNA, OWNER, VIKTOR, company
 from tests.fakes.knocking import Knocking, furnish
 
-pytestmark = [pytest.mark.services, pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.services,
+    pytest.mark.timeout(900),
+    # Said of strategies, but here it is Prefect's threads, left by the tests before, that use it meanwhile.
+    pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies"),
+]
 
 EXAMPLES = int(os.environ.get("QUARTERDECK_FUZZ_EXAMPLES", "400"))
 DEEP = settings(

@@ -20,7 +20,7 @@ from tests.services.waiting import until
 OWNER = owner("test")
 _keys = count(1)
 
-pytestmark = [pytest.mark.services, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.services, pytest.mark.timeout(600)]
 
 
 @pytest.fixture

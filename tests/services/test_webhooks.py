@@ -9,16 +9,16 @@ from typing import Any
 import httpx
 import pytest
 
-from deployments import parts, prefect_server
 from deployments.supervisor import ROOT
 from quarterdeck.house import House
 from quarterdeck.kernel.connections import Source
 from quarterdeck.kernel.inbox import Standing
 from tests.fakes import senders
+from tests.fakes.ports import free_port
 from tests.services.conftest import RunningPrefect, desk
 from tests.services.waiting import until
 
-pytestmark = [pytest.mark.services, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.services, pytest.mark.timeout(600)]
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ async def web(prefect: RunningPrefect, house: House) -> AsyncIterator[httpx.Asyn
     async with house.database.command("connect") as unit:
         for kind, value in senders.CONNECTIONS.values():
             await house.connections.put(unit, kind, "default", value, Source.API)
-    port = parts.free_port("", prefect_server.HOST, 0)
+    port = free_port()
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "deployments.web"),
         env=prefect.environment | {"QUARTERDECK_HTTP_PORT": str(port)},
@@ -43,7 +43,7 @@ async def web(prefect: RunningPrefect, house: House) -> AsyncIterator[httpx.Asyn
                 return False
 
         try:
-            await until(listens, 60)
+            await until(listens)
             yield client
         finally:
             process.terminate()
@@ -74,6 +74,6 @@ async def test_a_signed_order_becomes_one_run_of_the_deployment_it_names(
         return found if found.state is not Standing.WAITING else None
 
     async with desk(prefect):
-        found = await until(settled, 60)
+        found = await until(settled)
     assert (found.state, "Started deliver" in found.outcome) == (Standing.DONE, True)
     assert await runs() == before + 1

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 
-async def until(condition: Callable[[], Awaitable[Any]], seconds: float = 60) -> Any:
+async def until(condition: Callable[[], Awaitable[Any]], seconds: float = 120) -> Any:
     """The first answer that counts as true."""
     async with asyncio.timeout(seconds):
         while True:
