@@ -7,18 +7,18 @@ import asyncio
 import json
 import os
 import signal
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from deployments.supervisor import ROOT
 from quarterdeck.board.cards import Draft, ProjectDraft
 from quarterdeck.crew.model import RunState
 from quarterdeck.crew.roster import AgentEntry
 from quarterdeck.house import House
 from quarterdeck.kernel.identity import owner
 from tests.fakes.company import company
+from tests.fakes.forks import Forks
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(900)]
 
@@ -34,11 +34,18 @@ async def prepare(house: House, starts: Path) -> None:
     await house.crew.create_agent(OWNER, AgentEntry(slug="counted", parameters=parameters))
 
 
-async def desk(home: Path, url: str, **told: str) -> int:
+@pytest.fixture(scope="module")
+def desks() -> Iterator[Forks]:
+    """Desks that begin at once."""
+    forks = Forks("tests.fakes.assign_process", os.environ)
+    yield forks
+    forks.close()
+
+
+async def ended(desks: Forks, home: Path, url: str, **told: str) -> int:
     """How a desk ended that saw the run through, or died over it."""
-    command = [sys.executable, "-m", "tests.fakes.assign_process", str(home), url]
-    process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, env=os.environ | told)
-    return await process.wait()
+    async with desks.begin(str(home), url, **told) as desk:
+        return await asyncio.shield(desk.ended)
 
 
 POINTS = (
@@ -53,23 +60,25 @@ POINTS = (
 )
 
 
-async def test_these_are_all_the_points_of_an_assigned_run(tmp_path: Path, database_url: str) -> None:
+async def test_these_are_all_the_points_of_an_assigned_run(
+    tmp_path: Path, database_url: str, desks: Forks
+) -> None:
     async with company(tmp_path / "home", database_url) as house:
         await prepare(house, tmp_path / "starts")
         passed = tmp_path / "points"
-        assert await desk(tmp_path / "home", database_url, QUARTERDECK_CRASH_LOG=str(passed)) == 0
+        assert await ended(desks, tmp_path / "home", database_url, QUARTERDECK_CRASH_LOG=str(passed)) == 0
     assert tuple(dict.fromkeys(passed.read_text().splitlines())) == POINTS
 
 
 @pytest.mark.parametrize("point", POINTS)
 async def test_an_assigned_run_is_begun_once_and_ended_once(
-    tmp_path: Path, database_url: str, point: str
+    tmp_path: Path, database_url: str, desks: Forks, point: str
 ) -> None:
     home, starts = tmp_path / "home", tmp_path / "starts"
     async with company(home, database_url) as house:
         await prepare(house, starts)
-        assert await desk(home, database_url, QUARTERDECK_CRASH_AT=point) == -signal.SIGKILL
-        assert await desk(home, database_url) == 0
+        assert await ended(desks, home, database_url, QUARTERDECK_CRASH_AT=point) == -signal.SIGKILL
+        assert await ended(desks, home, database_url) == 0
         (run,) = await house.crew.runs_of("ET-001")
         events = [event.kind for event in (await house.board.events("ET-001", 0, 100)).items]
         card = await house.crew.agent_card("counted")
