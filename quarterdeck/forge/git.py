@@ -8,14 +8,12 @@ repository is always named, so that git never looks for one further up.
 import asyncio
 import os
 import shutil
-import signal
 from collections.abc import Collection, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from quarterdeck.forge.rules import one_line
-from quarterdeck.kernel import disk
+from quarterdeck.kernel import children, disk
 from quarterdeck.kernel.errors import Misconfigured, QuarterdeckError, Unavailable
 
 _OVER_ALL = ("-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false")
@@ -109,7 +107,7 @@ class Git:
                 code="git_timed_out",
             ) from None
         finally:
-            await _end(process)
+            await children.end(process)
         output = Output(process.returncode or 0, out, err)
         if output.code and _had_no_room(output, tree or at or self._config.parent):
             raise disk.full(tree or at or self._config.parent)
@@ -195,11 +193,3 @@ def failed(command: str, output: Output) -> Unavailable:
 def _had_no_room(output: Output, place: Path) -> bool:
     """Git does not always say why it cannot write; it dies with a code above 1 then."""
     return disk.was_full(output.err.decode(errors="replace")) or (output.code > 1 and disk.is_short(place))
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    """Leave nothing running: neither git nor a program it started."""
-    if process.returncode is None:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        await asyncio.shield(process.wait())

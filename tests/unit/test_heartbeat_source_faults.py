@@ -161,6 +161,15 @@ async def test_a_program_that_takes_too_long_ends_with_all_its_children(tmp_path
     assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other pipes cannot be made wider")
+async def test_a_program_that_says_more_than_anybody_reads_is_left_at_once(tmp_path: Path) -> None:
+    wide = "import fcntl, sys; fcntl.fcntl(1, 1031, 1 << 20); sys.stdout.write('x' * 2_000_000)"
+    loud = written(tmp_path, "loud", f'exec {sys.executable} -S -E -c "{wide}"')
+    async with asyncio.timeout(20):
+        with pytest.raises(Unavailable, match="more than 10 bytes"):
+            await programs.run([str(loud)], environment=programs.environment({}), most_bytes=10)
+
+
 async def test_a_program_gets_none_of_our_secrets(tmp_path: Path) -> None:
     shown = written(tmp_path, "shown", "env")
     desk = {**os.environ, "QUARTERDECK_TOKEN": "secret-1", "PLANE_API_KEY": "secret-2"}

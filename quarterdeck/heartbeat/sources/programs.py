@@ -11,7 +11,6 @@ import asyncio
 import json
 import os
 import shutil
-import signal
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -22,7 +21,7 @@ from quarterdeck.crew.command import PASSED_ON
 from quarterdeck.heartbeat.sources.reading import tame
 from quarterdeck.heartbeat.sources.trouble import unavailable
 from quarterdeck.heartbeat.work import Trouble
-from quarterdeck.kernel import log
+from quarterdeck.kernel import children, log
 
 SECONDS = 30.0
 """How long a program may take."""
@@ -79,7 +78,7 @@ async def run(
     except TimeoutError:
         raise unavailable(Trouble.TIMED_OUT, f"{name} did not end within {seconds:g} s.") from None
     finally:
-        await _end(process)
+        await children.end(process)  # a child that outlives its parent would go on unseen
     return Ran(name, code, output, complaint)
 
 
@@ -136,14 +135,6 @@ async def _tell(process: Process, said: str | None) -> None:
         process.stdin.write(said.encode())
         await process.stdin.drain()
     process.stdin.close()
-
-
-async def _end(process: Process) -> None:
-    """The whole group: a child that outlives its parent would go on unseen."""
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    await process.wait()
-    process._transport.close()  # type: ignore[attr-defined]  # its pipes: nobody reads them any more
 
 
 async def json_of(ran: Ran) -> Any:

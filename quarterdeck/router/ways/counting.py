@@ -16,6 +16,7 @@ from collections.abc import Mapping as Map
 from contextlib import suppress
 from typing import Any
 
+from quarterdeck.kernel import children
 from quarterdeck.router.backend import Usage
 
 IDLE_SECONDS = 180.0
@@ -114,12 +115,8 @@ class TokenCounter:
 
     async def _end(self) -> None:
         process, self._process = self._process, None
-        if process is None:
-            return
-        with suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
-        process._transport.close()  # type: ignore[attr-defined] # else its pipes wait for the collector
+        if process is not None:
+            await children.end(process)
 
 
 async def _line(stream: asyncio.StreamReader) -> bytes:
