@@ -229,6 +229,11 @@ async def _review(asked: _Asked, pull: Pull) -> Answer:
 
 
 async def _merge(asked: _Asked, pull: Pull) -> Answer:
+    async with pull.merging:
+        return await _merge_alone(asked, pull)
+
+
+async def _merge_alone(asked: _Asked, pull: Pull) -> Answer:
     body, repo = asked.body, asked.repo
     if body.get("Do") not in STYLES:
         raise Refused(422, "[Do]: Required")

@@ -108,6 +108,8 @@ class Pull:
     computing: int = 0
     reviews: list[Review] = field(default_factory=list)
     at: str = field(default_factory=now)
+    merging: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
+    """Held by whoever merges it, so that it is merged once."""
 
 
 @dataclass
