@@ -4,7 +4,8 @@ Source: Telegram's FAQ for bots, "My bot is hitting limits". A 429 overrules the
 Time comes from the clock that is given, and waiting is done by `sleep`.
 """
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -29,13 +30,9 @@ OF_GROUP = (*OF_CHAT, Window(20, timedelta(minutes=1)))
 
 @dataclass
 class Request:
-    """One request; `at` moves to the time of its answer, for it may have arrived as late as that."""
+    """One request. It may arrive as late as its answer: until then (`at` is None) it counts as of now."""
 
-    at: datetime
-    lines: "tuple[_Line, ...]"
-
-    def answered(self, now: datetime) -> None:
-        self.at = now
+    at: datetime | None = None
 
 
 @dataclass
@@ -47,13 +44,13 @@ class _Line:
     closed_until: datetime | None = None
 
     def next_slot(self, now: datetime) -> datetime:
-        past = sorted(request.at for request in self.requests)
+        past = sorted(request.at or now for request in self.requests)
         slots = [past[-w.count] + w.span for w in self.windows if len(past) >= w.count]
         return max([now, *slots, *([self.closed_until] if self.closed_until else [])])
 
     def forget(self, now: datetime) -> None:
         horizon = now - max(window.span for window in self.windows)
-        self.requests = [request for request in self.requests if request.at > horizon]
+        self.requests = [request for request in self.requests if (request.at or now) > horizon]
         if self.closed_until and self.closed_until <= now:
             self.closed_until = None
 
@@ -71,8 +68,16 @@ class Limiter:
         self._bot = _Line(OF_BOT)
         self._chats: dict[str, _Line] = {}
 
-    async def turn(self, chat: str | None = None) -> Request:
-        """Wait until a request (to that chat) breaks no limit, and count it."""
+    @asynccontextmanager
+    async def turn(self, chat: str | None = None) -> AsyncIterator[None]:
+        """Wait until a request (to that chat) breaks no limit, and send it inside of this."""
+        request = await self._granted(chat)
+        try:
+            yield
+        finally:
+            request.at = self._clock.now()
+
+    async def _granted(self, chat: str | None) -> Request:
         while True:
             now = self._clock.now()
             lines = (self._bot, *([self._chat(chat)] if chat else []))
@@ -80,15 +85,11 @@ class Limiter:
                 line.forget(now)
             slot = max(line.next_slot(now) for line in lines)
             if slot <= now:
-                request = Request(now, lines)
+                request = Request()
                 for line in lines:
                     line.requests.append(request)
                 return request
             await self._sleep((slot - now).total_seconds())
-
-    def answered(self, request: Request) -> None:
-        """The answer is there: limits count from now."""
-        request.answered(self._clock.now())
 
     def close(self, chat: str | None, until: datetime) -> None:
         """Telegram wants peace: in that chat, and everywhere when it says so for a second one meanwhile."""
@@ -101,7 +102,7 @@ class Limiter:
     def remember(self, chat: str, at: datetime) -> None:
         """A request of an earlier process, which still counts."""
         line = self._chat(chat)
-        request = Request(at, (self._bot, line))
+        request = Request(at)
         self._bot.requests.append(request)
         line.requests.append(request)
 

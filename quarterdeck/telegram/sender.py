@@ -153,15 +153,14 @@ class Sender:
 
     async def _attempt(self, number: int, chat: str, part: Part) -> Answer | None:
         """One request and, where it was refused for its form, the better one; None: not ours."""
-        request = await self._limiter.turn(chat)
-        if self._is_ending or not await self._writer.begin(self._lease, number):
-            return None
-        async with self._places:
-            self._requesting.add(_this_task())
-            crash.point("before sending a message")
-            answer = await self._call(self._addressed(part))
-            crash.point("after sending a message")
-        self._limiter.answered(request)
+        async with self._limiter.turn(chat):
+            if self._is_ending or not await self._writer.begin(self._lease, number):
+                return None
+            async with self._places:
+                self._requesting.add(_this_task())
+                crash.point("before sending a message")
+                answer = await self._call(self._addressed(part))
+                crash.point("after sending a message")
         if isinstance(answer, Limited):
             until = self._database.clock.now() + rules.obeyed(answer.seconds)
             self._limiter.close(chat, until)

@@ -71,11 +71,10 @@ class ServedBot:
         if method in self._missing:
             raise error_of(Refused(404, "Not Found: method not found"), method)
         chat = rules.chat_of(method, fields)
-        request = await self._limiter.turn(chat)
-        answer = await self.api.call(method, fields, seconds=SECONDS)
-        if isinstance(answer, Moved):
-            answer = await self.api.call(method, {**fields, "chat_id": answer.chat_id})
-        self._limiter.answered(request)
+        async with self._limiter.turn(chat):
+            answer = await self.api.call(method, fields, seconds=SECONDS)
+            if isinstance(answer, Moved):
+                answer = await self.api.call(method, {**fields, "chat_id": answer.chat_id})
         match answer:
             case Done(result):
                 return result

@@ -1,5 +1,6 @@
 """A bot never asks more of Telegram than it may, and waits exactly as long as it is told."""
 
+from contextlib import AsyncExitStack
 from datetime import timedelta
 
 import pytest
@@ -27,8 +28,8 @@ async def times(limiter, clock, *chats):
     begin = clock.now()
     found = []
     for chat in chats:
-        await limiter.turn(chat)
-        found.append((clock.now() - begin).total_seconds())
+        async with limiter.turn(chat):
+            found.append((clock.now() - begin).total_seconds())
     return found
 
 
@@ -47,9 +48,31 @@ async def test_a_bot_gets_thirty_a_second(limiter, clock):
 
 
 async def test_limits_count_from_the_answer(limiter, clock):
-    request = await limiter.turn("1")
-    clock.go(0.5)
-    limiter.answered(request)
+    async with limiter.turn("1"):
+        clock.go(0.5)
+    assert await times(limiter, clock, "1") == [1]
+
+
+async def test_what_is_under_way_may_arrive_now_however_long_ago_it_left(clock):
+    slept, under_way = [], AsyncExitStack()
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        clock.go(seconds)
+        await under_way.aclose()  # meanwhile the answers come
+
+    limiter = Limiter(clock, sleep)
+    for chat in range(30):
+        await under_way.enter_async_context(limiter.turn(str(chat)))
+    clock.go(5)
+    async with limiter.turn("one more"):
+        assert slept == [1, 1]
+
+
+async def test_a_turn_that_was_given_up_is_no_longer_under_way(limiter, clock):
+    with pytest.raises(ValueError):
+        async with limiter.turn("1"):
+            raise ValueError
     assert await times(limiter, clock, "1") == [1]
 
 
