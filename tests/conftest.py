@@ -7,6 +7,7 @@ serves the whole run: all workers share it, the last one stops it.
 import asyncio
 import fcntl
 import inspect
+import logging
 import os
 import sys
 import threading
@@ -16,6 +17,7 @@ from contextlib import suppress
 
 import psutil
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 from deployments import schema
@@ -156,6 +158,17 @@ def databases(postgres: EmbeddedPostgres, admin: Connection, worker_id: str) -> 
     made = Databases(postgres, admin, TEMPLATE, f"test_{worker_id}")
     yield made
     made.close()
+
+
+@pytest.fixture
+def logs_left_as_they_were() -> Iterator[None]:
+    """For tests of commands, which send the logs of their process to their own error output."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers, root.level = handlers, level
+    logging.captureWarnings(False)
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

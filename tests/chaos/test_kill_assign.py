@@ -5,9 +5,7 @@ The request is sent again, as whoever got no answer does; its key is the same.
 
 import asyncio
 import json
-import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +16,7 @@ from quarterdeck.crew.roster import AgentEntry
 from quarterdeck.house import House
 from quarterdeck.kernel.identity import owner
 from tests.fakes.company import company
-from tests.fakes.forks import Forks
+from tests.fakes.forking import Forks
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(900)]
 
@@ -34,18 +32,10 @@ async def prepare(house: House, starts: Path) -> None:
     await house.crew.create_agent(OWNER, AgentEntry(slug="counted", parameters=parameters))
 
 
-@pytest.fixture(scope="module")
-def desks() -> Iterator[Forks]:
-    """Desks that begin at once."""
-    forks = Forks("tests.fakes.assign_process", os.environ)
-    yield forks
-    forks.close()
-
-
-async def ended(desks: Forks, home: Path, url: str, **told: str) -> int:
+async def ended(forks: Forks, home: Path, url: str, **told: str) -> int:
     """How a desk ended that saw the run through, or died over it."""
-    async with desks.begin(str(home), url, **told) as desk:
-        return await asyncio.shield(desk.ended)
+    async with forks.begin("tests.fakes.assign_process", str(home), url, **told) as desk:
+        return (await asyncio.shield(desk.ended)).code
 
 
 POINTS = (
@@ -61,24 +51,24 @@ POINTS = (
 
 
 async def test_these_are_all_the_points_of_an_assigned_run(
-    tmp_path: Path, database_url: str, desks: Forks
+    tmp_path: Path, database_url: str, forks: Forks
 ) -> None:
     async with company(tmp_path / "home", database_url) as house:
         await prepare(house, tmp_path / "starts")
         passed = tmp_path / "points"
-        assert await ended(desks, tmp_path / "home", database_url, QUARTERDECK_CRASH_LOG=str(passed)) == 0
+        assert await ended(forks, tmp_path / "home", database_url, QUARTERDECK_CRASH_LOG=str(passed)) == 0
     assert tuple(dict.fromkeys(passed.read_text().splitlines())) == POINTS
 
 
 @pytest.mark.parametrize("point", POINTS)
 async def test_an_assigned_run_is_begun_once_and_ended_once(
-    tmp_path: Path, database_url: str, desks: Forks, point: str
+    tmp_path: Path, database_url: str, forks: Forks, point: str
 ) -> None:
     home, starts = tmp_path / "home", tmp_path / "starts"
     async with company(home, database_url) as house:
         await prepare(house, starts)
-        assert await ended(desks, home, database_url, QUARTERDECK_CRASH_AT=point) == -signal.SIGKILL
-        assert await ended(desks, home, database_url) == 0
+        assert await ended(forks, home, database_url, QUARTERDECK_CRASH_AT=point) == -signal.SIGKILL
+        assert await ended(forks, home, database_url) == 0
         (run,) = await house.crew.runs_of("ET-001")
         events = [event.kind for event in (await house.board.events("ET-001", 0, 100)).items]
         card = await house.crew.agent_card("counted")

@@ -21,13 +21,14 @@ from quarterdeck.house import House
 from quarterdeck.kernel.errors import Conflict
 from quarterdeck.kernel.identity import owner
 from quarterdeck.kernel.journal import Delivery, Event, OutboxMessage
-from tests.fakes.forks import Forks
+from tests.fakes.forking import Forks
 from tests.fakes.repositories import make_repository
 from tests.services.conftest import RunningPrefect
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(1500)]
 
 OWNER = owner("test")
+DESK = "deployments.desk"
 DIES_WITHIN = 300.0
 DONE_WITHIN = 600.0
 ON_THEIR_WAY = 2
@@ -44,7 +45,7 @@ TWICE = ("claim", "open run", "start run", "end run", "decide advance")
 def desks(client_of_prefect: RunningPrefect) -> Iterator[Forks]:
     """Desks that begin at once."""
     with (client_of_prefect.settings.folder / "desks.log").open("ab") as log:
-        forks = Forks("deployments.desk", client_of_prefect.environment, log)
+        forks = Forks(client_of_prefect.environment, log)
         yield forks
         forks.close()
 
@@ -126,7 +127,7 @@ async def story(house: House, key: str) -> list[str]:
 
 async def points_on_the_way(house: House, desks: Forks, key: str, passed: Path) -> list[str]:
     """All points that an item passes, each once, in the order in which they are best tried."""
-    async with desks.begin(QUARTERDECK_CRASH_LOG=str(passed)):
+    async with desks.begin(DESK, QUARTERDECK_CRASH_LOG=str(passed)):
         await all_done(house, [key])
     points = [p for p in dict.fromkeys(passed.read_text().splitlines()) if not p.endswith(BY_CHANCE)]
     assert {"before agent start", "after agent start", "before record check_merged"} <= set(points)
@@ -135,10 +136,11 @@ async def points_on_the_way(house: House, desks: Forks, key: str, passed: Path) 
 
 
 async def kill(desks: Forks, point: str) -> None:
-    async with desks.begin(QUARTERDECK_CRASH_AT=point) as armed:
+    async with desks.begin(DESK, QUARTERDECK_CRASH_AT=point) as armed:
         done, _ = await asyncio.wait([armed.ended], timeout=DIES_WITHIN)
         assert done, f"{point!r} was never reached"
-    assert armed.ended.result() == -signal.SIGKILL, f"{point!r}: the desk ended with {armed.ended.result()}"
+    code = armed.ended.result().code
+    assert code == -signal.SIGKILL, f"{point!r}: the desk ended with {code}"
 
 
 async def test_a_desk_killed_at_any_point_loses_nothing_and_does_nothing_twice(
@@ -152,7 +154,7 @@ async def test_a_desk_killed_at_any_point_loses_nothing_and_does_nothing_twice(
         for point in points:
             await kill(desks, point)
             print(f"killed at {point!r}, with {keys[-ON_THEIR_WAY:]} on their way")
-    async with desks.begin():
+    async with desks.begin(DESK):
         await all_done(house, keys)
 
     expected = await story(house, model)

@@ -49,6 +49,19 @@ async def dies(forks: Forks, point: str, *program: str) -> None:
     assert ended.code == -signal.SIGKILL, ended.complained[-2000:]
 
 
+async def told_once_more(house: House, telegram: FakeTelegram) -> tuple[int, bool]:
+    """Another goes on; how often the chat has the message, and whether that is said of it."""
+    await another_goes_on(house, telegram, "all hands")
+    [letter] = (await house.notify.messages()).items
+    return len(telegram.texts()), letter.possibly_twice
+
+
+async def tell(house: House) -> None:
+    """Something happens of which the chat is told."""
+    async with house.database.command("tell") as unit:
+        unit.record("error", reason="all hands")
+
+
 async def another_goes_on(house: House, telegram: FakeTelegram, said: str) -> None:
     """The lease is over; a listener and a desk work until the chat has heard it."""
     async with house.database.command("the lease is over") as unit:
@@ -112,13 +125,10 @@ async def test_a_notification_is_there_and_marked_where_it_may_be_there_twice(
 ) -> None:
     with FakeTelegram(TOKEN) as telegram:
         async with opened(tmp_path, database_url, telegram) as house:
-            async with house.database.command("tell") as unit:
-                unit.record("error", reason="all hands")
+            await tell(house)
             await house.notify.deliver_round()
             await dies(forks, point, "tests.fakes.serving", database_url, str(tmp_path / "home"))
-            await another_goes_on(house, telegram, "all hands")
-            [letter] = (await house.notify.messages()).items
-        assert (len(telegram.texts()), letter.possibly_twice) == TOLD[point]
+            assert await told_once_more(house, telegram) == TOLD[point]
 
 
 HANDED = (
@@ -135,16 +145,7 @@ async def test_a_desk_that_dies_while_handing_over_doubles_nothing(
 ) -> None:
     with FakeTelegram(TOKEN) as telegram:
         async with opened(tmp_path, database_url, telegram) as house:
-            async with house.database.command("tell") as unit:
-                unit.record("error", reason="all hands")
-            await dies(
-                forks,
-                point,
-                "tests.fakes.delivering_desk",
-                database_url,
-                str(tmp_path / "home"),
-                telegram.base,
-            )
-            await another_goes_on(house, telegram, "all hands")
-            [letter] = (await house.notify.messages()).items
-        assert (len(telegram.texts()), letter.possibly_twice) == (1, False)
+            await tell(house)
+            desk = ("tests.fakes.delivering_desk", database_url, str(tmp_path / "home"), telegram.base)
+            await dies(forks, point, *desk)
+            assert await told_once_more(house, telegram) == (1, False)

@@ -1,6 +1,6 @@
 """A desk that sees assigned runs through, for tests that kill it.
 
-    Forks("tests.fakes.assign_process", environment).begin(home, database url)
+    forks.begin("tests.fakes.assign_process", home, database url)
 
 It hands the agent `counted` something to do under one request key, and stays until every run has ended.
 """
@@ -26,5 +26,5 @@ async def work(home: str, url: str) -> None:
             await asyncio.sleep(0.05)
 
 
-def main() -> None:
+if __name__ == "__main__":
     asyncio.run(work(*sys.argv[1:]))

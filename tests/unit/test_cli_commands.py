@@ -2,19 +2,19 @@
 
 import asyncio
 import json
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-import structlog
 
 from deployments.cli import run
 from deployments.commands.item import Priority as Offered
 from quarterdeck.board.model import Priority
 from tests.fakes.company import company, environment
+
+pytestmark = pytest.mark.usefixtures("logs_left_as_they_were")
 
 
 @dataclass(frozen=True)
@@ -31,17 +31,6 @@ class Said:
 
 
 Command = Callable[..., Said]
-
-
-@pytest.fixture(autouse=True)
-def _logs_left_as_they_were() -> Iterator[None]:
-    """A command sends the logs of its process to its own error output."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers, root.level = handlers, level
-    logging.captureWarnings(False)
-    structlog.reset_defaults()
 
 
 @pytest.fixture

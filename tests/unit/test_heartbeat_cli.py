@@ -2,14 +2,12 @@
 
 import asyncio
 import json
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 
 from deployments.cli import run
 from quarterdeck.crew.roster import Roster
@@ -18,6 +16,8 @@ from quarterdeck.house import House, open_house
 from quarterdeck.kernel.connections import Source
 from tests.fakes.company import environment, settings_of
 from tests.fakes.work_places import FakeOpenClaw, connect
+
+pytestmark = pytest.mark.usefixtures("logs_left_as_they_were")
 
 WORK = "multica:ENG-1"
 
@@ -51,16 +51,6 @@ class Desk:
                 await do(house)
 
         asyncio.run(opened())
-
-
-@pytest.fixture(autouse=True)
-def _logs_left_as_they_were() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers, root.level = handlers, level
-    logging.captureWarnings(False)
-    structlog.reset_defaults()
 
 
 @pytest.fixture

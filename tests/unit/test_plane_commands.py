@@ -2,12 +2,10 @@
 
 import asyncio
 import json
-import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import structlog
 
 from blocks.plane import PlaneWorkspace
 from deployments.checks import plane_is_followed
@@ -23,17 +21,9 @@ from tests.fakes.plane import KEY, SLUG, FakePlane
 from tests.fakes.plane_hooks import SECRET
 from tests.fakes.plane_house import OWNER, PlaneCompany, plane_company
 
+pytestmark = pytest.mark.usefixtures("logs_left_as_they_were")
+
 Command = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture(autouse=True)
-def _logs_left_as_they_were() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers, root.level = handlers, level
-    logging.captureWarnings(False)
-    structlog.reset_defaults()
 
 
 @pytest.fixture

@@ -2,28 +2,18 @@
 
 import asyncio
 import json
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import structlog
 
 from deployments.cli import run
 from quarterdeck.kernel.inbox import Ignored
 from tests.fakes.company import company, environment
 
+pytestmark = pytest.mark.usefixtures("logs_left_as_they_were")
+
 Command = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture(autouse=True)
-def _logs_left_as_they_were() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers, root.level = handlers, level
-    logging.captureWarnings(False)
-    structlog.reset_defaults()
 
 
 @pytest.fixture

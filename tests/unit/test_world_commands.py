@@ -2,14 +2,12 @@
 
 import asyncio
 import json
-import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 
 from deployments.cli import run
 from quarterdeck.board.cards import ProjectDraft
@@ -21,18 +19,10 @@ from tests.fakes.company import company, environment, settings_of
 from tests.fakes.gitea import TOKEN, FakeGitea
 from tests.fakes.openclaw import GATEWAY_TOKEN, HOOKS_TOKEN, FakeOpenClaw
 
+pytestmark = pytest.mark.usefixtures("logs_left_as_they_were")
+
 OWNER = owner("test")
 SECRETS = (TOKEN, GATEWAY_TOKEN, HOOKS_TOKEN, "hook-secret-0123456789")
-
-
-@pytest.fixture(autouse=True)
-def _logs_left_as_they_were() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers, root.level = handlers, level
-    logging.captureWarnings(False)
-    structlog.reset_defaults()
 
 
 @dataclass(frozen=True)
