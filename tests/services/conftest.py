@@ -12,10 +12,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+from sqlmodel import select
 
 from deployments import parts, prefect_server
 from deployments.supervisor import ROOT
 from quarterdeck.house import House, open_house
+from quarterdeck.kernel.connections import Connection
 from quarterdeck.kernel.http import trusted
 from quarterdeck.kernel.postgres import Server, server_for
 from quarterdeck.kernel.settings import Settings
@@ -119,10 +121,15 @@ def client_of_prefect(prefect: RunningPrefect) -> Iterator[RunningPrefect]:
 
 @pytest.fixture
 async def house(prefect: RunningPrefect) -> AsyncIterator[House]:
-    """The house of that home, set up."""
+    """The house of that home, set up; what a test connected it to is gone afterwards."""
     prefect.must_be_set_up("core")
     async with open_house(prefect.settings) as opened:
+        before = {(known.kind, known.name) for known in await opened.connections.all()}
         yield opened
+        async with opened.database.command("disconnect") as unit:
+            for row in await unit.session.exec(select(Connection)):
+                if (row.kind, row.name) not in before:
+                    await unit.session.delete(row)
 
 
 @pytest.fixture(scope="session")
