@@ -1,7 +1,8 @@
 """The places where work waits, as programs outside: slow, cached for a minute, sometimes down or half deaf.
 
 Each does with an order what its real counterpart does: OpenClaw's WorkBoard cannot give a card back but only
-block it, Plane's backlog is its way of blocking, our own board wakes its engine.
+block it, Plane's backlog is its way of blocking, our own board wakes its engine, and lets nobody take from it
+what it works on or has done.
 """
 
 import asyncio
@@ -135,16 +136,22 @@ class Outside:
 
     async def release(self, ref: Ref, why: str) -> None:
         async with _Order(self, ref) as card:
+            if self.is_driven and card.status is not Status.IN_PROGRESS:
+                return
             self._say(card, why)
             card.change(self.now(), OPEN_AGAIN.get(self.name, Status.TODO))
 
     async def block(self, ref: Ref, why: str) -> None:
         async with _Order(self, ref) as card:
+            if self.is_driven and card.status in CLOSED:
+                return
             self._say(card, why)
             card.change(self.now(), Status.OTHER if self.name == "plane" else Status.BLOCKED)
 
     async def finish(self, ref: Ref, result: str, *, is_reviewed: bool) -> None:
         async with _Order(self, ref) as card:
+            if self.is_driven and card.status in (*CLOSED, Status.IN_PROGRESS):
+                return
             self._say(card, result)
             card.change(self.now(), Status.DONE if is_reviewed else Status.IN_REVIEW)
 

@@ -167,11 +167,12 @@ class Check:
     def _close_everywhere(self, piece: Piece, memory: Work) -> None:
         """It is done; a place of it that turned up since does not know yet."""
         if late := _late(piece, memory):
-            self._close(piece, late, f"{memory.source}:{memory.ref}")
+            places = [*memory.places, *([p.ref.source, p.ref.id] for p in late)]
+            self._close(piece, late, f"{memory.source}:{memory.ref}", places=places)
 
-    def _close(self, piece: Piece, places: Sequence[Found], done: str, **changes: Any) -> None:
+    def _close(self, piece: Piece, late: Sequence[Found], done: str, **changes: Any) -> None:
         text = f"It was done as {done}."
-        owed = [due([p.ref.source, p.ref.id], "finish", text, reviewed=False) for p in places]
+        owed = [due([p.ref.source, p.ref.id], "finish", text, reviewed=False) for p in late]
         self.plan.change(piece, {"owed": owed} | changes)
 
     def _close_what_is_down(self, piece: Piece, memory: Work, done: str) -> None:

@@ -3,7 +3,7 @@
 Pure: the work comes in as its sources told it and as it is remembered.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -132,9 +132,10 @@ def about(piece: Piece, beat: Heartbeat, to: Sequence[str]) -> dict[str, Any]:
 
 
 class Memories:
-    """What is remembered of an agent's work, found by any place of it."""
+    """What is remembered of an agent's work, found by any place of it. `down`: sources not seen now."""
 
-    def __init__(self, rows: Sequence[Work]) -> None:
+    def __init__(self, rows: Sequence[Work], down: Collection[str] = ()) -> None:
+        self._down = frozenset(down)
         self._by_ref: dict[Ref, Work] = {}
         self._by_title: dict[str, list[Work]] = {}
         for row in rows:
@@ -145,7 +146,14 @@ class Memories:
     def of(self, piece: Piece) -> Work | None:
         """What has a run that goes on comes first: a second row of it is from when one place was down."""
         rows = [row for place in piece.places if (row := self._by_ref.get(place.ref))]
+        rows = rows or list(self._out_of_sight(piece))
         return next((row for row in rows if row.run_id is not None), rows[0] if rows else None)
+
+    def _out_of_sight(self, piece: Piece) -> Iterator[Work]:
+        """The same work, unfinished, known from places none of which can be looked into now."""
+        for row in self._elsewhere(piece):
+            if row.finished_at is None and {row.source, *(place[0] for place in row.places)} <= self._down:
+                yield row
 
     def finished_elsewhere(self, piece: Piece) -> Work | None:
         """The same work, done in another source while this one could not be looked into."""

@@ -113,7 +113,8 @@ class SweepUnderWay:
         self._overview = overview
         agent = self.beat.agent
         async with self._means.database.read() as session:
-            self._memories = Memories(await self._means.records.work_of(session, agent, self._now()))
+            rows = await self._means.records.work_of(session, agent, self._now())
+            self._memories = Memories(rows, self._down)
             at_work = await self._means.records.items_at_work(session, agent)
         check = Check(self._means, self.beat, self._beats, overview, self._memories, self.plan)
         await check.own_work(at_work)
@@ -267,11 +268,18 @@ class SweepUnderWay:
         return row
 
     def _places(self, row: Work, piece: Piece) -> list[list[str]]:
-        """Where it stands. What cannot be looked into now, or was closed there, is not forgotten."""
-        here = places_of(piece)
-        down = {name for name, answer in self.answers.items() if rules.is_failed(answer)}
-        kept = (place for place in row.places if row.finished_at is not None or place[0] in down)
+        """Where it stands. What cannot be looked into now, or was closed there, is not forgotten.
+
+        Finished work is at an end where it was closed, and nowhere else.
+        """
+        here = [p for p in places_of(piece) if row.finished_at is None or p in row.places]
+        kept = (place for place in row.places if row.finished_at is not None or place[0] in self._down)
         return [*here, *(place for place in kept if place not in here)]
+
+    @property
+    def _down(self) -> set[str]:
+        """Sources that cannot be looked into now."""
+        return {name for name, answer in self.answers.items() if rules.is_failed(answer)}
 
     async def _must_hold(self, unit: Unit) -> Pulse:
         """Nobody else took this agent over meanwhile. Raises `Stale`."""

@@ -28,6 +28,13 @@ async def in_vain(watch: Watch) -> None:
         watch.minutes(15)
 
 
+async def in_vain_again(watch: Watch) -> None:
+    """A run that ends like the one before."""
+    await watch.sweep()
+    await watch.end_runs(exit_code=1, error="it broke")
+    watch.minutes(15)
+
+
 async def test_work_that_fails_again_and_again_in_other_ways_does_not_starve_what_comes_after_it(
     watch: Watch,
 ) -> None:
@@ -76,3 +83,30 @@ async def test_what_failed_in_one_place_and_was_done_in_another_meanwhile_is_clo
     watch.minutes(15)
     await watch.sweep()
     assert (watch.cards.status("c1"), len(await watch.runs())) == (Status.IN_REVIEW, 2)
+
+
+async def test_the_breaker_counts_on_where_only_another_place_of_the_work_can_be_seen(watch: Watch) -> None:
+    watch.cards.put("c1", "Fix the login")
+    await in_vain_again(watch)
+    watch.cards.down = Trouble.FAILED
+    watch.multica.put("ENG-1", "Fix the login")
+    await in_vain_again(watch)
+    watch.cards.down = None
+    for _ in range(3):
+        await in_vain_again(watch)
+    assert len(await watch.runs()) == 3
+    assert watch.cards.status("c1") is watch.multica.status("ENG-1") is Status.BLOCKED
+
+
+async def test_what_turned_up_while_our_own_engine_did_finished_work_anew_is_closed_too(watch: Watch) -> None:
+    watch.multica.put("ENG-1", "Fix the login")
+    await watch.sweep()
+    await watch.end_runs()
+    watch.board.put("ET-1", "Fix the login", status=Status.IN_PROGRESS)
+    watch.cards.put("c1", "Fix the login")
+    await watch.sweep()
+    watch.board.change("ET-1", status=Status.DONE)
+    watch.multica.change("ENG-1", status=Status.DONE)
+    watch.minutes(15)
+    await watch.sweep()
+    assert (watch.cards.status("c1"), len(await watch.runs())) == (Status.IN_REVIEW, 1)
