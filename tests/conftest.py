@@ -6,6 +6,7 @@ serves the whole run: all workers share it, the last one stops it.
 
 import asyncio
 import fcntl
+import gc
 import inspect
 import logging
 import os
@@ -66,6 +67,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _order(item: pytest.Item) -> int:
     return next((place for place, name in enumerate(LONGEST) if item.nodeid.startswith(name)), len(LONGEST))
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: the collector of garbage need not walk through it again and again."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -22,6 +22,13 @@ async def looked(settings: Settings, *, fix: bool = False) -> dict[str, Result]:
     return {result.check: result async for result in examine(settings, CHECKS, fix=fix)}
 
 
+async def look_at(name: str, settings: Settings, *, fix: bool = False) -> Result:
+    """One check alone: all of them start programs and ask everybody."""
+    (check,) = (check for check in CHECKS if check.name == name)
+    (result,) = [result async for result in examine(settings, [check], fix=fix)]
+    return result
+
+
 @pytest.fixture
 async def settings(tmp_path: Path, database_url: str) -> Settings:
     """A desk that `setup` has made, in a home of its own."""
@@ -53,10 +60,10 @@ async def test_everything_that_is_not_well_says_what_to_do(tmp_path: Path, datab
 async def test_keys_that_others_can_read_are_a_failure_and_made_private(settings: Settings):
     exposed = next(settings.keys_folder.glob("prefect-*"))
     exposed.chmod(0o644)
-    before = (await looked(settings))["keys"]
+    before = await look_at("keys", settings)
     assert before.verdict == "fail"
     assert exposed.name in before.detail
-    mended = (await looked(settings, fix=True))["keys"]
+    mended = await look_at("keys", settings, fix=True)
     assert (mended.verdict, bool(mended.mended)) == ("ok", True)
     assert stat.S_IMODE(exposed.stat().st_mode) == 0o600
 
@@ -64,7 +71,7 @@ async def test_keys_that_others_can_read_are_a_failure_and_made_private(settings
 async def test_a_roster_that_differs_from_the_tables_is_told_and_left_alone(settings: Settings):
     text = settings.crew_file.read_text()
     settings.crew_file.write_text(text.replace("slug: reviewer", "slug: critic"))
-    found = (await looked(settings, fix=True))["crew"]
+    found = await look_at("crew", settings, fix=True)
     assert found.verdict == "warn"
     assert "critic" in found.detail
     assert "--apply" in found.fix
@@ -72,14 +79,14 @@ async def test_a_roster_that_differs_from_the_tables_is_told_and_left_alone(sett
 
 async def test_a_roster_that_cannot_be_read_names_file_and_line(settings: Settings):
     settings.crew_file.write_text("agents:\n  - slug: UPPER\n")
-    found = (await looked(settings))["crew"]
+    found = await look_at("crew", settings)
     assert found.verdict == "fail"
     assert "crew.yaml" in found.detail and "2" in found.detail
 
 
 async def test_a_pipeline_file_that_cannot_be_loaded_is_a_failure(settings: Settings):
     (settings.pipelines_folder / "odd.yaml").write_text("name: odd\nstages:\n  - {name: a, agent: nobody}\n")
-    found = (await looked(settings))["pipelines"]
+    found = await look_at("pipelines", settings)
     assert found.verdict == "fail"
     assert "odd.yaml" in found.detail
 
@@ -90,7 +97,7 @@ async def agents_when(settings: Settings, house: House, **changed: Any) -> Resul
         agent = await house.crew.agent("developer")
         agent.sqlmodel_update(changed)
         unit.session.add(agent)
-    return (await looked(settings))["agents"]
+    return await look_at("agents", settings)
 
 
 async def test_an_agent_without_a_program_is_a_failure(settings: Settings, house: House):
@@ -116,7 +123,7 @@ async def test_a_webhook_that_failed_is_told_with_its_reason(settings: Settings,
     house.deliveries.add("gitea", refuses)
     await house.inbox.accept("gitea", "d-1", "push", {}, b"{}")
     await house.deliveries.work_off()
-    found = (await looked(settings))["webhooks"]
+    found = await look_at("webhooks", settings)
     assert (found.verdict, "Nobody knows this repository." in found.detail) == ("warn", True)
 
 
