@@ -8,6 +8,7 @@ The URL's last number selects the agent's memory. Rules and frames: docs/referen
 """
 
 import asyncio
+import hashlib
 import json
 import re
 from collections import defaultdict
@@ -18,11 +19,8 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import aiohttp
-import structlog
 
 from quarterdeck.kernel.errors import Conflict, Invalid, Misconfigured, Unavailable
-
-log = structlog.get_logger(__name__)
 
 NAME = "The agent"
 TAIL = re.compile(r"(/v1)?/agent_ws(/[^/]*)?$")
@@ -115,6 +113,11 @@ def ws_url(base: str, chat_id: int | str) -> str:
     return f"{normalised(base)}v1/agent_ws/{chat_id}/"
 
 
+def chat_of(item_key: str) -> int:
+    """The number of an item's chat: always the same one, and hardly ever another item's."""
+    return int.from_bytes(hashlib.sha256(item_key.encode()).digest()[:6], "big") | 1 << 48
+
+
 def relative(path: str) -> str:
     """A path as both sides mean it: below the agent's workspace."""
     return _WORKSPACE.sub("", path)
@@ -183,7 +186,9 @@ class Connection:
             path = frame.get("path")
             return File(relative(path)) if isinstance(path, str) and path else None
         if kind not in PROGRESS:
-            log.info("agent_event_unknown", type=kind[:EXCERPT])
+            import structlog  # which every agent's client would load for this line
+
+            structlog.get_logger(__name__).info("agent_event_unknown", type=kind[:EXCERPT])
         return Progress(kind)
 
     async def _frame(self, seconds: float) -> tuple[dict[str, Any], str]:

@@ -13,8 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from quarterdeck.crew import agent_api, answer, prompt
-from quarterdeck.crew.agent_api import File, Limits, Names, Text
-from quarterdeck.crew.agent_api_runtime import chat_of
+from quarterdeck.crew.agent_api import File, Limits, Names, Text, chat_of
 from quarterdeck.crew.errand import Errand, Stage, run, say
 from quarterdeck.kernel.errors import Invalid, Unavailable
 

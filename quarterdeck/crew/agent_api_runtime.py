@@ -1,6 +1,5 @@
 """The `agent_api` runtime: an agent behind a WebSocket (see `agent_api`), one chat per item."""
 
-import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -61,11 +60,6 @@ def fallback_url(environ: Mapping[str, str]) -> str:
     return next((environ[name].strip() for name in FALLBACKS if environ.get(name, "").strip()), "")
 
 
-def chat_of(item_key: str) -> int:
-    """The number of an item's chat: always the same one, and hardly ever another item's."""
-    return int.from_bytes(hashlib.sha256(item_key.encode()).digest()[:6], "big") | 1 << 48
-
-
 class AgentApiRuntime(RemoteRuntime):
     """Agents behind WebSockets."""
 
@@ -79,6 +73,8 @@ class AgentApiRuntime(RemoteRuntime):
     async def look(self, agent: str, order: Order) -> str:
         """See `RemoteRuntime.look`: does it say that it is ready?"""
         chat = order.facts["chat_id"]
-        url = agent_api.ws_url(order.facts["base_url"], chat_of(f"trial-{agent}") if chat is None else chat)
+        url = agent_api.ws_url(
+            order.facts["base_url"], agent_api.chat_of(f"trial-{agent}") if chat is None else chat
+        )
         async with agent_api.connected(url, agent_api.Limits(order.facts["handshake_seconds"])):
             return url

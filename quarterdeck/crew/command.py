@@ -18,8 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from quarterdeck.crew import keeper
 from quarterdeck.crew.folder import KEEPER_LOG, RunFolder
-from quarterdeck.crew.report import RESULT
-from quarterdeck.crew.runtime import Job, Outcome
+from quarterdeck.crew.runtime import RESULT, Job, Outcome
 from quarterdeck.kernel.errors import Misconfigured, QuarterdeckError, Unavailable
 from quarterdeck.kernel.outside import STORABLE
 

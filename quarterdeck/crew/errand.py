@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from quarterdeck.crew import answer, keeper
-from quarterdeck.crew.report import RESULT
+from quarterdeck.crew.runtime import RESULT
 from quarterdeck.kernel import crash
 from quarterdeck.kernel.errors import Invalid, QuarterdeckError
 

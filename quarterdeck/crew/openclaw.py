@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
-import aiohttp
 import httpx
 
 from quarterdeck.crew import chat_stream
@@ -173,6 +172,8 @@ class Gateway:
 
     @asynccontextmanager
     async def _socket(self) -> AsyncIterator[Callable[[str, dict[str, Any]], Any]]:
+        import aiohttp  # only to stop a session: every agent's client would load it
+
         try:
             async with (
                 aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=QUICK)) as session,

@@ -10,10 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
-from quarterdeck.crew.runtime import Outcome
+from quarterdeck.crew.runtime import RESULT, Outcome
 from quarterdeck.kernel.errors import Invalid
-
-RESULT = "result.json"
 
 MOST_BYTES = 1_000_000
 """A larger result is refused: texts belong into documents on the branch."""

@@ -9,6 +9,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
+RESULT = "result.json"
+"""What an agent reports, in the folder of its run."""
+
 CLOSED = "everything was closed"
 """Why a run was stopped when the whole desk was closed in order: nobody's fault, to be begun anew."""
 
