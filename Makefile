@@ -5,7 +5,7 @@ MINUTES ?= 30
 OPTIONS ?=
 RUN = .venv/bin
 READY = .venv/.ready
-QUICK = -n auto --dist loadgroup -m "not services" --ignore=tests/services --ignore=tests/chaos --ignore=tests/browser --ignore=tests/openclaw
+QUICK = -n auto --dist loadfile --no-loadscope-reorder -m "not services" --ignore=tests/services --ignore=tests/chaos --ignore=tests/browser --ignore=tests/openclaw
 
 .DEFAULT_GOAL = help
 .PHONY: help setup demo demo-heartbeat up test test-services test-openclaw lint bench bench-router soak-router docs lock clean

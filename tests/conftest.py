@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Set
 from contextlib import suppress
+from typing import Any
 
 import psutil
 import pytest
@@ -26,23 +27,16 @@ from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.postgres import EmbeddedPostgres
 from tests.databases import Connection, Databases, connect
 from tests.fakes.forking import Forks
+from tests.scheduling import ByFile, place
 
 TEMPLATE = "template_quarterdeck"
 SLOW = ("tests/services/", "tests/chaos/", "tests/browser/")
 """Folders whose tests wait for servers and browsers: `make test-services` runs them, `make test` does not."""
-LONGEST = (
-    "tests/chaos/test_kill_at_every_point",
-    "tests/services/test_up",
-    "tests/services/test_full_disk",
-    "tests/services/test_outages",
-    "tests/services/test_openapi",
-    "tests/services/test_desk",
-)
-"""Files that take minutes: begun first, so that none of them is what everybody waits for at the end."""
 
 
 def pytest_configure() -> None:
     """What was compiled is kept, whatever the environment says: hundreds of processes of ours load it."""
+    gc.disable()  # until all is collected: what was imported stays, and the collector would walk through it
     sys.dont_write_bytecode = False
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -54,8 +48,13 @@ def pytest_xdist_auto_num_workers() -> int:
     return (os.cpu_count() or 1) * 3 // 2
 
 
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile | None:
+    """Of `--dist loadfile`."""
+    return ByFile(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=_order)
+    items.sort(key=lambda item: place(item.nodeid))
     for item in items:
         if item.nodeid.startswith(SLOW):
             item.add_marker("services")
@@ -65,13 +64,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.fixturenames.insert(item.fixturenames.index("nothing_left") + 1, "no_task_left")
 
 
-def _order(item: pytest.Item) -> int:
-    return next((place for place, name in enumerate(LONGEST) if item.nodeid.startswith(name)), len(LONGEST))
-
-
 def pytest_collection_finish() -> None:
-    """What was imported stays: the collector of garbage need not walk through it again and again."""
+    """From here on garbage is collected, and never again looked for in what was imported."""
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

@@ -24,8 +24,6 @@ from tests.fakes.provider_faults import K, tomorrow
 from tests.fakes.provider_invoice import WORDS, prose
 
 anthropic, openai = Later("anthropic"), Later("openai")
-pytestmark = pytest.mark.xdist_group("litellm")
-
 KEY = "sk-fake-0123456789abcdef"
 ASK = [{"role": "user", "content": "is the ship at sea"}]
 PROMPT = 3 + 4 + 5

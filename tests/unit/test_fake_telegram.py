@@ -14,8 +14,6 @@ from tests.fakes.later import Later
 from tests.fakes.telegram import CHAT, GROUP, TOKEN, FakeTelegram, Limits, Refusal, parsed, token_of
 
 aiogram, errors, types = map(Later, ("aiogram", "aiogram.exceptions", "aiogram.types"))
-pytestmark = pytest.mark.xdist_group("aiogram")
-
 OTHER = token_of(2)
 
 

@@ -26,8 +26,6 @@ from tests.fakes.provider_faults import WAIT, K, tomorrow
 from tests.fakes.provider_invoice import WORDS, prose
 from tests.fakes.served_router import KEY, Served, backend
 
-pytestmark = pytest.mark.xdist_group("litellm")
-
 APIS = {"direct": "openai-completions", "LiteLLM": "anthropic-messages"}
 WRITES = os.environ.get("QUARTERDECK_WRITE_PAGES") == "1"
 

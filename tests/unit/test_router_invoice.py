@@ -28,10 +28,7 @@ from tests.fakes.provider import FakeProvider, Prices
 from tests.fakes.provider_invoice import prose
 from tests.fakes.served_router import CHAT, KEY, Served, backend
 
-pytestmark = [
-    pytest.mark.xdist_group("litellm"),
-    pytest.mark.filterwarnings(r"ignore::DeprecationWarning:litellm\..*"),
-]
+pytestmark = pytest.mark.filterwarnings(r"ignore::DeprecationWarning:litellm\..*")
 
 APIS = {"direct": "openai-completions", "LiteLLM": "anthropic-messages"}
 WAYS = list(APIS)

@@ -17,8 +17,6 @@ from quarterdeck.router.ways.litellm_way import LiteLLMWay
 from quarterdeck.router.ways.openai_way import OpenAIWay
 from tests.fakes.provider import FAULTS, FakeProvider, Tokens
 
-pytestmark = pytest.mark.xdist_group("litellm")
-
 CHAT, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/responses", "/v1/messages"
 ASKED = [{"role": "user", "content": "one two three four five six seven eight nine"}]
 KEY = "the-backends-key"

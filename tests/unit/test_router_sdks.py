@@ -27,10 +27,7 @@ if TYPE_CHECKING:
 else:
     anthropic, openai = Later("anthropic"), Later("openai")
 
-pytestmark = [
-    pytest.mark.xdist_group("litellm"),
-    pytest.mark.filterwarnings(r"ignore::DeprecationWarning:litellm\..*"),
-]
+pytestmark = pytest.mark.filterwarnings(r"ignore::DeprecationWarning:litellm\..*")
 
 KEY = "qdk-the-key-of-a-guest-0001"
 SAID = "".join(prose(12))

@@ -16,8 +16,6 @@ from tests.fakes.served_router import Served, backend
 from tests.fakes.telegram import CHAT, TOKEN, FakeTelegram, parsed
 from tests.fakes.telegram_gateway import running, until
 
-pytestmark = pytest.mark.xdist_group("aiogram")
-
 ANNA = 42
 ANSWER = "**Aye**, captain: " + "all hands are on deck. " * 400 + "`1 < 2`"
 

@@ -10,8 +10,6 @@ from tests.fakes.forking import Forks
 from tests.fakes.telegram import CHAT, TOKEN, FakeTelegram
 from tests.fakes.telegram_gateway import Heard, TelegramRoom, running, until
 
-pytestmark = pytest.mark.xdist_group("aiogram")
-
 _EXPIRE = text("update telegram_bots set leased_until = now()")
 
 

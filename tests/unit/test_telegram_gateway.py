@@ -10,8 +10,6 @@ from quarterdeck.telegram.wire import Send, SendState
 from tests.fakes.telegram import CHAT, TOKEN, FakeTelegram
 from tests.fakes.telegram_gateway import Heard, TelegramRoom, running, until
 
-pytestmark = pytest.mark.xdist_group("aiogram")
-
 OTHER = "7000000002:BBFakeTokenForTestsOnly-0123456789abc"
 
 

@@ -8,8 +8,6 @@ import pytest
 from quarterdeck.telegram.limits import Limiter
 from tests.fakes.clock import ManualClock
 
-pytestmark = pytest.mark.xdist_group("aiogram")
-
 
 @pytest.fixture
 def clock():

@@ -15,7 +15,6 @@ from tests.fakes.telegram import CHAT, TOKEN, FakeTelegram, token_of
 from tests.fakes.telegram_gateway import TelegramRoom, running, until
 
 _EXPIRE = sql("update telegram_bots set leased_until = now()")
-pytestmark = pytest.mark.xdist_group("aiogram")
 
 
 @pytest.fixture
