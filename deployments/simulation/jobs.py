@@ -1,6 +1,7 @@
 """The work of the week as it really is: what each job does to whoever takes it up, and what became of it."""
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -50,7 +51,8 @@ ALONE = frozenset({Nature.CYCLE, Nature.WAITS, Nature.CANCELLED}) | BY_ITSELF | 
 class Job:
     """One piece of work, in however many places.
 
-    `runs` counts those that were opened for it; `at`: the last of them began or ended.
+    `runs` counts those that were opened for it; `at`: the last of them began or ended. `spent` are tokens by
+    item, since somebody last removed a cause; `most_spent`: those that were spent when a run was opened.
     """
 
     name: str
@@ -66,6 +68,8 @@ class Job:
     is_allowed: bool = False
     is_neglected: bool = False
     outcome: str = ""
+    spent: Counter[str] = field(default_factory=Counter)
+    most_spent: int = 0
     same: int = 0
     most_same: int = 0
     told: set[str] = field(default_factory=set)
@@ -76,8 +80,9 @@ class Job:
         """Done in every place where it stands, or with a reviewer."""
         return all(card.status in (Status.DONE, Status.IN_REVIEW) for card in self.cards)
 
-    def begin(self, now: datetime) -> None:
+    def begin(self, now: datetime, item: str = "") -> None:
         self.at = now
+        self.most_spent = max(self.most_spent, self.spent[item])
         self.runs += 1
         self.open_runs += 1
         self.most_open = max(self.most_open, self.open_runs)
@@ -92,6 +97,7 @@ class Job:
     def cure(self) -> None:
         """Somebody removed the cause."""
         self.is_cured, self.same, self.outcome = True, 0, ""
+        self.spent.clear()
 
 
 @dataclass(frozen=True)

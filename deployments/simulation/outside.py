@@ -23,6 +23,9 @@ APART = timedelta(seconds=1)
 PATIENCE, HANGS = 30, 200
 """Seconds after which a call is given up; a look goes on for longer than a sweep waits for it."""
 
+PAUSE = 2.0
+"""Seconds between two looks whether another sweep has looked by now; fewer would only cost time."""
+
 CLOSED = (Status.DONE, Status.CANCELLED)
 OPEN_AGAIN = {"workboard": Status.BLOCKED, "plane": Status.TODO}
 """What becomes of work that is given back, where it is not simply to do again."""
@@ -77,7 +80,7 @@ class Outside:
         self.on_start: Callable[[Card], None] = lambda card: None
         self._database = database
         self._chance = chance
-        self._polling = Polling(database, name, shared=records)
+        self._polling = Polling(database, name, pause=PAUSE, shared=records)
         self._turns = Turns(database, name, APART, records)
 
     def now(self) -> datetime:

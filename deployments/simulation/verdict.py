@@ -153,6 +153,9 @@ def _of_jobs(week: Week) -> list[str]:
         most = week.beats[job.agent].limits.no_progress
         if job.most_same > most:
             broken.append(f"{job.most_same} runs ended the same way, {most} are allowed: {_named(job)}")
+        tokens = week.beats[job.agent].budget.item_tokens
+        if tokens is not None and job.most_spent >= tokens:
+            broken.append(f"a run after {job.most_spent} of {tokens} tokens: {_named(job)}")
     return broken
 
 
@@ -170,8 +173,6 @@ def _of_agents(week: Week) -> list[str]:
         runs = list(week.database.tables.runs_of[agent].values())
         if beat.budget.day_rounds is not None:
             broken += _days_over(runs, beat.budget.day_rounds, agent, beat.zone)
-        if beat.budget.item_tokens is not None:
-            broken += _items_over(runs, beat.budget.item_tokens)
     return broken
 
 
@@ -185,17 +186,6 @@ def _days_over(runs: list[AgentRun], most: int, agent: str, zone: str) -> list[s
         for day, many in days.items()
         if many > most
     ]
-
-
-def _items_over(runs: list[AgentRun], most: int) -> list[str]:
-    """No run may be opened for an item that has spent its tokens."""
-    spent: dict[str, int] = {}
-    broken = []
-    for run in sorted(runs, key=lambda run: run.id or 0):
-        if spent.get(run.item_key, 0) >= most:
-            broken.append(f"a run for {run.item_key} after {spent[run.item_key]} of {most} tokens")
-        spent[run.item_key] = spent.get(run.item_key, 0) + (run.tokens or 0)
-    return broken
 
 
 def _of_doors(week: Week) -> list[str]:

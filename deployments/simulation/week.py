@@ -29,15 +29,17 @@ ROSTER = Path(__file__).parents[1] / "examples" / "company.yaml"
 SOURCES = ("board", "workboard", "multica", "documents", "plane")
 TROUBLES = (Trouble.FAILED, Trouble.TIMED_OUT, Trouble.MISSING, Trouble.UNREADABLE, Trouble.REFUSED)
 DAY = timedelta(days=1)
-BUDGETS = {"taobaospecialist": {"day_rounds": 6}, "contentspecialist": {"item_tokens": 5000}}
-"""What two of the agents may spend."""
+MEETING = 5.0
+"""Seconds that a sweep looks for longer when another tick is to meet it."""
 
 
 @dataclass(frozen=True)
 class Plan:
     """What is to happen. Chances are per sweep, `lapses` per thousand orders to a source.
 
-    `rest` is the end of the time, in which nothing new comes up and nothing more goes wrong.
+    `slots`: how many runs of an agent may go on at a time; `day_rounds`: how many taobaospecialist may begin
+    a day; `item_tokens`: what contentspecialist may spend on one item. `rest` is the end of the time, in
+    which nothing new comes up and nothing more goes wrong.
     """
 
     seed: int = 1
@@ -51,6 +53,8 @@ class Plan:
     lapses: int = 5
     outages: bool = True
     slots: int = 1
+    day_rounds: int = 6
+    item_tokens: int = 5000
 
     @property
     def end(self) -> timedelta:
@@ -88,7 +92,7 @@ class Week:
         self.database = MemoryDatabase(self.clock)
         self._tasks: set[asyncio.Task[None]] = set()
         self._chance = random.Random(plan.seed)  # noqa: S311  # to be repeated, not to be secret
-        entries = _entries()
+        entries = _entries(plan)
         self.beats: Mapping[str, Heartbeat] = read_all(entries)
         self.outside = {name: self._place(name, rank) for rank, name in enumerate(SOURCES)}
         self.people = People(self.by_ref, self.clock, self._dice(), self.spawn)
@@ -166,18 +170,18 @@ class Week:
             now = self.clock.now()
             at = rules.next_sweep(self.beats[agent], now)
             await asyncio.sleep((at - now).total_seconds())
-            self.spawn(self._tick(agent))
-            if self._happens(self.plan.overlaps, "a second tick during a sweep"):
-                self.spawn(self._tick(agent, after=3))
+            is_met = self._happens(self.plan.overlaps, "a second tick during a sweep")
+            self.spawn(self._tick(agent, is_met=is_met))
 
-    async def _tick(self, agent: str, after: float = 0) -> None:
-        await asyncio.sleep(after)
+    async def _tick(self, agent: str, *, is_met: bool = False) -> None:
         if self._happens(self.plan.deaths, "a sweep's process died"):
             DOOM.set(Doom(self._chance.randrange(1, 16)))
         mine: set[int] = set()
 
         async def look(under_way: SweepUnderWay, source: Source) -> Answer:
-            self._note(agent, under_way.ticket.sweep_id, mine)
+            if self._note(agent, under_way.ticket.sweep_id, mine) and is_met:
+                self.spawn(self._tick(agent))
+                await asyncio.sleep(MEETING)
             return await under_way.look(source)
 
         try:
@@ -193,14 +197,16 @@ class Week:
             for sweep in mine:
                 self._under_way[agent].pop(sweep, None)
 
-    def _note(self, agent: str, sweep: int, mine: set[int]) -> None:
-        """A sweep has begun to look. Who began less than a lease ago and goes on must be alone."""
-        if sweep not in mine:
-            mine.add(sweep)
-            now = self.clock.now()
-            others = (s for s, began in self._under_way[agent].items() if now < began + LEASE)
-            self.seen.together += any(map(self._goes_on, others))
-            self._under_way[agent][sweep] = now
+    def _note(self, agent: str, sweep: int, mine: set[int]) -> bool:
+        """Whether a sweep begins to look. Who began less than a lease ago and goes on must be alone."""
+        if sweep in mine:
+            return False
+        mine.add(sweep)
+        now = self.clock.now()
+        others = (s for s, began in self._under_way[agent].items() if now < began + LEASE)
+        self.seen.together += any(map(self._goes_on, others))
+        self._under_way[agent][sweep] = now
+        return True
 
     def _goes_on(self, sweep: int) -> bool:
         """It has not given the agent free by itself."""
@@ -293,7 +299,7 @@ class Week:
 
     async def _put_later(self, job: Job, arrival: Arrival, name: str, number: int) -> None:
         await asyncio.sleep(arrival.later.total_seconds())
-        if not (self.is_calm or job.completed):  # nobody files what is done
+        if not (self.is_calm or job.completed or job.is_closed):  # nobody files what is done or reviewed
             self._put(job, arrival, name, number)
 
     def _put(self, job: Job, arrival: Arrival, place: str, number: int, ending: str = "") -> Card:
@@ -324,8 +330,10 @@ class Week:
             job.cards[-1].needs.clear()
 
 
-def _entries() -> dict[str, Any]:
+def _entries(plan: Plan) -> dict[str, Any]:
     """The shipped company; two of its agents with a budget."""
+    budgets = {"taobaospecialist": {"day_rounds": plan.day_rounds}}
+    budgets |= {"contentspecialist": {"item_tokens": plan.item_tokens}}
     roster = read_roster(ROSTER, complaints)
     entries = {agent.slug: agent.heartbeat for agent in roster.agents if agent.heartbeat}
-    return {slug: entry | {"budget": BUDGETS.get(slug, {})} for slug, entry in entries.items()}
+    return {slug: entry | {"budget": budgets.get(slug, {})} for slug, entry in entries.items()}

@@ -12,7 +12,8 @@ from deployments.simulation.jobs import OF_THE_BOARD, Job, Nature, course
 from deployments.simulation.memory import MemoryDatabase, memory
 from deployments.simulation.outside import Card
 from quarterdeck.board.model import State
-from quarterdeck.crew.model import ASSIGNED, AgentRun, RunState
+from quarterdeck.crew import rules
+from quarterdeck.crew.model import ASSIGNED, Agent, AgentRun, RunState
 from quarterdeck.crew.service import Crew
 from quarterdeck.heartbeat.adoption import Opened, Order
 from quarterdeck.heartbeat.work import Ref, Status
@@ -65,7 +66,14 @@ class Workshop:
         tables = memory(unit.session).tables
         if (known := tables.rows[AgentRun].get(getattr(self._keys.get(order.key), "id", None))) is not None:
             return Opened(known.id, known.item_key)
-        if len(tables.open_runs[order.agent]) >= self._slots:
+        worker = Agent(
+            slug=order.agent,
+            name=order.agent,
+            max_concurrent=self._slots,
+            created_at=unit.now,
+            updated_at=unit.now,
+        )
+        if rules.free_slots(worker, len(tables.open_runs[order.agent])) < 1:
             raise Conflict(f"{order.agent} is busy.", code="busy")
         self._items += order.item is None
         run = AgentRun(
@@ -95,7 +103,7 @@ class Workshop:
         run = self._database.tables.rows[AgentRun].get(run_id)
         if run is None:
             return  # whoever opened it died before the commit
-        job.begin(self._database.clock.now())
+        job.begin(self._database.clock.now(), run.item_key)
         count = len(self._database.tables.open_runs[run.agent])
         self.most_at_once[run.agent] = max(count, self.most_at_once.get(run.agent, 0))
         await asyncio.sleep(self._late())
@@ -105,6 +113,7 @@ class Workshop:
             ended = memory(unit.session).mine(AgentRun, run_id)
             for name, value in (way.facts | {"tokens": 1000 + self._chance.randrange(500)}).items():
                 setattr(ended, name, value)
+            job.spent[run.item_key] += ended.tokens
             ended.state, ended.started_at, ended.ended_at = RunState.ENDED, began, unit.now
         outcome = f"done {run_id}" if way.is_done else f"{way.facts}"
         job.end(self._database.clock.now(), outcome, is_done=way.is_done)

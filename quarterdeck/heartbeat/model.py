@@ -69,7 +69,8 @@ class Work(SQLModel, table=True):
 
     `sign` is the last sign of life that counted, `own_sign` one that we caused ourselves. `timed_out_at` is
     the sign at which the last timeout was counted, `acted` whether its platform action was taken. `told` are
-    the things said once. `owed` are actions on sources that were decided and not done yet, in their order.
+    the things said once. What is spent counts against the budget from `budget_since` on. `owed` are actions
+    on sources that were decided and not done yet, in their order.
     """
 
     __tablename__ = "heartbeat_work"
@@ -108,5 +109,6 @@ class Work(SQLModel, table=True):
     breaker: str = ""
     broken_at: datetime | None = Field(default=None, sa_column=timestamp(nullable=True))
     finished_at: datetime | None = Field(default=None, sa_column=timestamp(nullable=True))
+    budget_since: datetime | None = Field(default=None, sa_column=timestamp(nullable=True))
     owed: list[dict[str, Any]] = Field(default_factory=list, sa_column=document())
     updated_at: datetime = Field(sa_column=timestamp())

@@ -294,7 +294,7 @@ class Sweeper:
     # For people
 
     async def unblock(self, caller: Caller, agent: str, work: str, comment: str = "") -> Breaker:
-        """Let a piece of work go on: its breaker, timeouts and repeats begin anew, and it is given back.
+        """Let a piece of work go on: breaker, timeouts, repeats and budget begin anew, and it is given back.
 
         `work` is `source:id`, or the key of the item that stands for it. Raises `NotFound`, `Forbidden`, and
         `Conflict` when by now it is done, or at work again: an answer to old news spoils nothing.
@@ -305,7 +305,7 @@ class Sweeper:
             _must_stand_still(row, work)
             row.breaker, row.broken_at, row.repeats, row.fingerprint = "", None, 0, ""
             row.timeouts, row.timed_out_at, row.acted, row.suspected_since = 0, None, False, None
-            row.silent_rounds = 0
+            row.silent_rounds, row.budget_since = 0, unit.now
             row.finished_at, row.updated_at = None, unit.now
             row.owed = [*row.owed, *everywhere(row, "release", comment or f"Unblocked by {caller.name}.")]
             unit.session.add(row)

@@ -250,7 +250,7 @@ class SweepUnderWay:
     async def _item_over(self, unit: Unit, row: Work) -> str:
         if not self.beat.budget.is_set or not row.item_key:
             return ""
-        spent = await self._means.records.spent(unit.session, item=row.item_key)
+        spent = await self._means.records.spent(unit.session, item=row.item_key, since=row.budget_since)
         return rules.item_over(self.beat.budget, spent)
 
     # Rows

@@ -438,7 +438,7 @@ async def test_the_days_budget_stops_an_agent_until_tomorrow_and_is_told_once(wa
     assert len(await watch.runs()) == 4
 
 
-async def test_an_items_budget_blocks_it(watch: Watch) -> None:
+async def test_an_items_budget_blocks_it_and_begins_anew_when_somebody_unblocks_it(watch: Watch) -> None:
     await watch.enrol(budget={"item_tokens": 1000})
     watch.cards.put("c1")
     await watch.sweep()
@@ -446,6 +446,14 @@ async def test_an_items_budget_blocks_it(watch: Watch) -> None:
     await watch.sweep()
     assert len(await watch.runs()) == 1
     assert await watch.told("breaker_opened") == [("breaker_opened", "coo, anna")]
+    watch.minutes(15)
+    await watch.sweeper.unblock(OWNER, "developer", "workboard:c1")
+    await watch.sweep()
+    assert len(await watch.runs()) == 2
+    await watch.end_runs(exit_code=1, error="it broke otherwise", tokens=1000)
+    await watch.sweep()
+    assert len(await watch.runs()) == 2
+    assert len(await watch.told("breaker_opened")) == 2
 
 
 # All of it

@@ -32,6 +32,7 @@ GLANCE_OFF = timedelta(0)
 LOOKS_APART = 10
 """How many times as long as it took a look is believed, at most as long as one that is shared by all."""
 PAUSE = 0.2
+"""Seconds between two looks whether somebody else has looked by now."""
 MOST_WAIT = 120.0
 
 Sleep = Callable[[float], Awaitable[None]]
@@ -106,12 +107,13 @@ class Polling:
         *,
         fresh: timedelta = FRESH,
         kept: timedelta = KEPT,
+        pause: float = PAUSE,
         shared: Shared = store,
     ) -> None:
         self._database = database
         self._rows = shared
         self.place = place
-        self._fresh, self._kept = fresh, kept
+        self._fresh, self._kept, self._pause = fresh, kept, pause
         self._mine: Seen | None = None
         self._told: tuple[Seen, tuple[Watched, ...], Answer] | None = None
         self._alone = asyncio.Lock()
@@ -181,7 +183,7 @@ class Polling:
                 if row.looking_until is None or row.looking_until <= unit.now:
                     row.looking_until = unit.now + LOOKING
                     break
-            await asyncio.sleep(PAUSE)
+            await asyncio.sleep(self._pause)
         return await self._look(ask)
 
     async def _look(self, ask: Callable[[], Awaitable[Look]]) -> Seen:
