@@ -8,7 +8,7 @@ from datetime import date, datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Date, Index, Text
+from sqlalchemy import BigInteger, Column, Date, Index, Table, Text
 from sqlmodel import Field, SQLModel
 
 from quarterdeck.kernel.columns import choice, document, timestamp
@@ -224,3 +224,19 @@ class UpkeepRow(SQLModel, table=True):
     by: str
     ok: bool
     result: str = ""
+
+
+KINDS: tuple[type[SQLModel], ...] = (
+    BackendRow,
+    HealthRow,
+    CooldownEvent,
+    UsageRow,
+    DailyRow,
+    ConfigRow,
+    ClientRow,
+    ClientUsageRow,
+    CallRow,
+)
+"""What a backup holds, in the order in which it can be written: each after those it refers to."""
+
+TABLES: tuple[Table, ...] = tuple(SQLModel.metadata.tables[str(kind.__tablename__)] for kind in KINDS)

@@ -38,7 +38,7 @@ from quarterdeck.router.ledger.writer import Ledger
 from quarterdeck.router.limits.balancer import Balancer
 from quarterdeck.router.limits.line import Line
 from quarterdeck.router.model import Job
-from quarterdeck.router.storage import backup, importing
+from quarterdeck.router.storage import importing
 from quarterdeck.router.storage.keys import Seals
 from quarterdeck.router.storage.lease import Lease
 from quarterdeck.router.storage.snapshot import Snapshot
@@ -292,6 +292,8 @@ class Router:
         return await self._stats.retain(tuning.usage_retention_days, tuning.calls_retention_days)
 
     async def _back_up(self) -> str:
+        from quarterdeck.router.storage import backup  # 2 MB, for once a night
+
         await self._ledger.flush()
         folder = config.backup_folder(self._environment, self._rows, self._settings.folder)
         now = datetime.fromtimestamp(steady.now(), UTC)

@@ -93,12 +93,12 @@ async def contents(database: Database) -> dict[str, list[dict[str, object]]]:
     async with database.read() as session:
         return {
             str(kind.__tablename__): [row.model_dump() for row in await session.exec(select(kind))]
-            for kind in backup.KINDS
+            for kind in model.KINDS
         }
 
 
 def test_every_table_that_keeps_something_is_backed_up() -> None:
-    kept = {str(kind.__tablename__) for kind in backup.KINDS}
+    kept = {str(kind.__tablename__) for kind in model.KINDS}
     there = {str(kind.__tablename__) for kind in vars(model).values() if hasattr(kind, "__table__")}
     assert there - kept == {"router_upkeep"}  # when jobs ran is of no use elsewhere
 

@@ -3,9 +3,9 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 
-from jinja2 import Environment, PackageLoader
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -77,7 +77,6 @@ class Dashboard:
     def __init__(self, source: Source, refuse: Refuse, interval: Callable[[], float]) -> None:
         self._feed = Feed(source, interval)
         self._refuse = refuse
-        self._page = _document(_page(), "text/html")
         self._static = _static()
         self._app = Starlette(
             routes=[
@@ -95,7 +94,7 @@ class Dashboard:
         self._feed.close()
 
     async def _show(self, request: Request) -> Response:
-        return self._page.answer(request)
+        return _page().answer(request)
 
     async def _stream(self, request: Request) -> Response:
         refusal = self._refuse(request)
@@ -133,7 +132,11 @@ def _static() -> dict[str, _Document]:
     return {file.name: _document(file.read_bytes(), KINDS[file.name.rpartition(".")[2]]) for file in found}
 
 
-def _page() -> bytes:
+@cache
+def _page() -> _Document:
+    from jinja2 import Environment, PackageLoader  # 2 MB, for those who look
+
     environment = Environment(loader=PackageLoader(PACKAGE), autoescape=True, trim_blocks=True)
     template = environment.get_template("dashboard.html")
-    return template.render(pages=PAGES, dialects=dialects.names()).encode()
+    content = template.render(pages=PAGES, dialects=dialects.names()).encode()
+    return _document(content, "text/html")

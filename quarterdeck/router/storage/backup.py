@@ -33,10 +33,10 @@ from sqlalchemy import (
     insert,
     select,
 )
-from sqlmodel import SQLModel
 
 from quarterdeck.kernel.errors import Conflict, Invalid, NotFound
-from quarterdeck.router import model
+from quarterdeck.router.model import TABLES
+from quarterdeck.router.storage.lease import LEASE
 
 log = structlog.get_logger(__name__)
 
@@ -53,24 +53,6 @@ READERS: dict[type[Any], Callable[[Any], Any]] = {
     Boolean: bool,
 }
 """How to read back what SQLite has no type for."""
-
-LEASE = 0x51D3_CA12
-"""The advisory lock that a running router holds: one router on one database."""
-
-KINDS: tuple[type[SQLModel], ...] = (
-    model.BackendRow,
-    model.HealthRow,
-    model.CooldownEvent,
-    model.UsageRow,
-    model.DailyRow,
-    model.ConfigRow,
-    model.ClientRow,
-    model.ClientUsageRow,
-    model.CallRow,
-)
-"""In the order in which they can be written: each after those it refers to."""
-
-TABLES: tuple[Table, ...] = tuple(SQLModel.metadata.tables[str(kind.__tablename__)] for kind in KINDS)
 
 
 @dataclass(frozen=True)

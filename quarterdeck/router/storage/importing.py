@@ -5,14 +5,13 @@ V2: the SQLite file that `SIDECAR_DB_PATH` names, with its keys, history and set
 """
 
 import json
-import sqlite3
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from pydantic import ValidationError
@@ -30,6 +29,9 @@ from quarterdeck.router.config import RouterSettings
 from quarterdeck.router.model import BackendRow, ConfigRow, CooldownEvent, DailyRow, UsageRow
 from quarterdeck.router.storage.keys import BACKENDS, Seals
 from quarterdeck.router.storage.store import stored_mappings
+
+if TYPE_CHECKING:
+    import sqlite3  # 2 MB, and a file is taken over once in a life
 
 log = structlog.get_logger(__name__)
 
@@ -126,6 +128,8 @@ async def _insert(session: AsyncSession, table: type[SQLModel], rows: Sequence[d
 
 def read_file(path: Path, seals: Seals, now: datetime) -> Found:
     """All that a Sidecar V2 file has for us. Raises `Misconfigured` when it is damaged or something else."""
+    import sqlite3
+
     try:
         with closing(_opened(path)) as file:
             if (verdict := file.execute("pragma integrity_check").fetchone()[0]) != "ok":
@@ -150,14 +154,16 @@ def read_file(path: Path, seals: Seals, now: datetime) -> Found:
 _TABLES = ("backends", "backend_usage_logs", "cooldown_events", "daily_stats", "system_config")
 
 
-def _opened(path: Path) -> sqlite3.Connection:
+def _opened(path: Path) -> "sqlite3.Connection":
     """For reading only; works for a bare file name, too."""
+    import sqlite3
+
     connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
     connection.row_factory = sqlite3.Row
     return connection
 
 
-def _rows(file: sqlite3.Connection, table: str) -> list[dict[str, Any]]:
+def _rows(file: "sqlite3.Connection", table: str) -> list[dict[str, Any]]:
     return [dict(row) for row in file.execute(f"select * from {table}")]  # noqa: S608  a name of ours
 
 

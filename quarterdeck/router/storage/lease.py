@@ -15,9 +15,11 @@ import structlog
 from psycopg import AsyncConnection
 
 from quarterdeck.kernel.errors import Conflict, Unavailable
-from quarterdeck.router.storage.backup import LEASE
 
 log = structlog.get_logger(__name__)
+
+LEASE = 0x51D3_CA12
+"""The advisory lock that a running router holds."""
 
 LOOK = 2.0
 """Seconds between two looks at the connection."""

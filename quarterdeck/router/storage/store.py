@@ -19,6 +19,7 @@ from quarterdeck.router.admin.forms import BackendChange, BackendForm, MappingFo
 from quarterdeck.router.backend import Health, Status
 from quarterdeck.router.limits.rules import mask
 from quarterdeck.router.model import (
+    TABLES,
     BackendRow,
     ClientRow,
     ConfigRow,
@@ -27,7 +28,6 @@ from quarterdeck.router.model import (
     Job,
     UpkeepRow,
 )
-from quarterdeck.router.storage.backup import TABLES
 from quarterdeck.router.storage.client_store import ClientStore
 from quarterdeck.router.storage.keys import BACKENDS, CLIENTS, Seals
 from quarterdeck.router.storage.snapshot import KeyConnections, PriceBook, Snapshot, Snapshots, settings_of
