@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func
+from sqlalchemy import ARRAY, Text, cast, func
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -60,8 +60,9 @@ class Unit:
             await self.session.flush()  # one by one: ids must follow the order of recording
             for react in reactions:
                 await react(self, event)
-        for payload in self._wakes:
-            await self.session.exec(select(func.pg_notify(CHANNEL, payload)))
+        if self._wakes:
+            payloads = func.unnest(cast(list(self._wakes), ARRAY(Text))).column_valued("payload")
+            await self.session.exec(select(func.pg_notify(CHANNEL, payloads)))
 
 
 class Database:

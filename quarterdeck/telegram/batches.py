@@ -65,11 +65,22 @@ class _Waiting(Generic[T, R]):
 
 
 class Batches(Generic[T, R]):
-    """Collects writes for `commit`, which answers each in order; one batch is under way at a time."""
+    """Collects writes for `commit`, which answers each in order; one batch is under way at a time.
 
-    def __init__(self, commit: Callable[[Sequence[T]], Awaitable[Sequence[R]]], most: int = MOST) -> None:
+    Batches begin at least `pace` seconds apart: a single write waits for nothing, many share a transaction.
+    """
+
+    def __init__(
+        self,
+        commit: Callable[[Sequence[T]], Awaitable[Sequence[R]]],
+        most: int = MOST,
+        *,
+        pace: float = 0.0,
+    ) -> None:
         self._commit = commit
         self._most = most
+        self._pace = pace
+        self._began = float("-inf")
         self._queue: FairQueue[_Waiting[T, R]] = FairQueue()
         self._working: asyncio.Task[None] | None = None
 
@@ -87,7 +98,11 @@ class Batches(Generic[T, R]):
             await self._working
 
     async def _work(self) -> None:
+        loop = asyncio.get_running_loop()
         while self._queue:
+            if (early := self._began + self._pace - loop.time()) > 0:
+                await asyncio.sleep(early)
+            self._began = loop.time()
             await self._write(self._queue.take(self._most))
 
     async def _write(self, batch: Sequence[_Waiting[T, R]]) -> None:

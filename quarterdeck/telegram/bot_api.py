@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from aiogram import Bot
 from aiogram.client.session.aiohttp import AiohttpSession
+from aiogram.client.session.base import BaseSession
 from aiogram.client.telegram import TelegramAPIServer
 from aiogram.exceptions import (
     AiogramError,
@@ -30,8 +31,9 @@ from aiogram.exceptions import (
 from aiogram.methods import TelegramMethod
 from aiogram.types import FSInputFile
 from aiogram.utils.token import TokenValidationError
-from aiohttp import ClientConnectorError, ClientError, ClientTimeout
+from aiohttp import ClientConnectorError, ClientError, ClientTimeout, TCPConnector
 
+from quarterdeck.kernel import http
 from quarterdeck.kernel import log as logs
 from quarterdeck.kernel.errors import Conflict, Invalid, Misconfigured, QuarterdeckError, Unavailable
 from quarterdeck.telegram.rules import KINDS, Answer, Done, Failed, Limited, Moved, Refused
@@ -48,6 +50,18 @@ BY_PATH = 50_000_000
 """A local server on this host reads larger files itself."""
 SLOWEST = 500_000
 """Bytes a second that an upload or a download makes at least."""
+
+
+class _Session(AiohttpSession):
+    """aiogram's own would read the certificates anew for every bot: 50 ms, and half a megabyte."""
+
+    def __init__(self, api: TelegramAPIServer) -> None:
+        BaseSession.__init__(self, api=api)
+        self._session = None
+        self._connector_type = TCPConnector
+        self._connector_init = {"ssl": http.trusted(), "limit": CONNECTIONS, "ttl_dns_cache": 3600}
+        self._should_reset_connector = True
+        self._proxy = None
 
 
 class _Raw(TelegramMethod[Any]):
@@ -71,7 +85,7 @@ class BotApi:
         self._is_public = base.rstrip("/") == PUBLIC
         self._is_here = _is_loopback(base)
         self._server = TelegramAPIServer.from_base(base, is_local=not self._is_public)
-        self._session = AiohttpSession(api=self._server, limit=CONNECTIONS)
+        self._session = _Session(self._server)
         try:
             self._bot = Bot(token, session=self._session)
         except TokenValidationError:

@@ -133,8 +133,9 @@ class Feeder:
             lane.working = None
 
     async def _tell_from_table(self, chat: Chat, lane: _Lane) -> None:
+        unwritten = self._writer.told((self.name, *chat))
         async with self._readers.place(chat[0]), self._database.read() as session:
-            place = max(await store.told(session, self.name, *chat), self._since)
+            place = max(await store.told(session, self.name, *chat), unwritten, self._since)
             rows = await store.to_tell(session, *chat, place, AHEAD)
         for row in rows:
             assert row.id is not None
@@ -153,7 +154,7 @@ class Feeder:
         crash.point("after telling a consumer")
         if lane.place is not None:
             lane.place = number
-        await self._writer.tell((self.name, *chat, number))
+        self._writer.tell((self.name, *chat), number)
 
     async def _try(self, update: Update) -> None:
         pauses = rules.pauses(random.random)

@@ -208,10 +208,10 @@ class Gateway:
             log.warning("bot_not_served", agent=row.agent_id, reason=error.detail)
             return
         self._served[row.agent_id] = bot
+        self._publisher.begins()
         bot.start(self._begins)
         for feeder in self._feeders:
             await feeder.catch_up([row.agent_id])
-        self._publisher.bell.set()
         await asyncio.sleep(STAGGER)
 
     def _stop(self, agent_id: str) -> None:
@@ -264,7 +264,7 @@ class Gateway:
         """A new update is on disk."""
         if not self._has_nats:
             self._routed(lease.agent_id, self._database.clock.now())
-        self._publisher.hear(lease.agent_id)
+        self._publisher.hear(number, update)
         for feeder in self._feeders:
             feeder.hear(number, update)
 

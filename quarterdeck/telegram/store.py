@@ -114,42 +114,47 @@ async def count_active(session: AsyncSession, now: datetime) -> tuple[int, int]:
 
 _KEEP = text(
     """
-    insert into telegram_updates (event_id, agent_id, bot_id, update_id, kind, chat_id, user_id, ts, text,
-                                  message_id, message_thread_id, raw_update, received_at, published_at)
-    select u.event_id, u.agent_id, u.bot_id, u.update_id, u.kind, u.chat_id, u.user_id, u.ts, u.text,
-           u.message_id, u.message_thread_id, u.raw_update, :now, :published_at
-    from jsonb_to_recordset(cast(:updates as jsonb))
-         as u (place int, fence bigint, event_id text, agent_id text, bot_id text, update_id bigint,
-               kind text, chat_id bigint, user_id bigint, ts timestamptz, text text, message_id bigint,
-               message_thread_id bigint, raw_update jsonb)
-    join telegram_bots b on b.agent_id = u.agent_id and b.fence = u.fence
-    order by u.place
-    on conflict (event_id) do nothing
-    returning id, event_id
+    with held as (
+      select b.agent_id from unnest(:agents, :fences) as t (agent_id, fence)
+      join telegram_bots b on b.agent_id = t.agent_id and b.fence = t.fence
+    ), kept as (
+      insert into telegram_updates (event_id, agent_id, bot_id, update_id, kind, chat_id, user_id, ts, text,
+                                    message_id, message_thread_id, raw_update, received_at, published_at)
+      select u.event_id, u.agent_id, u.bot_id, u.update_id, u.kind, u.chat_id, u.user_id, u.ts, u.text,
+             u.message_id, u.message_thread_id, u.raw_update, :now, :published_at
+      from jsonb_to_recordset(cast(:updates as jsonb))
+           as u (place int, event_id text, agent_id text, bot_id text, update_id bigint,
+                 kind text, chat_id bigint, user_id bigint, ts timestamptz, text text, message_id bigint,
+                 message_thread_id bigint, raw_update jsonb)
+      join held using (agent_id)
+      order by u.place
+      on conflict (event_id) do nothing
+      returning id, event_id
+    )
+    select agent_id, null as event_id, null as id from held
+    union all select null, event_id, id from kept
     """
+).bindparams(
+    bindparam("agents", type_=ARRAY(Text)),
+    bindparam("fences", type_=ARRAY(BigInteger)),
+    bindparam("published_at", type_=DateTime(timezone=True)),
 )
 
 
-async def fences_held(unit: Unit, fences: Mapping[str, int]) -> set[str]:
-    """The agents whose bots nobody took meanwhile."""
-    query = select(Bot.agent_id, Bot.fence).where(col(Bot.agent_id).in_(list(fences)))
-    rows = await unit.session.exec(query)
-    return {agent_id for agent_id, fence in rows if fences[agent_id] == fence}
-
-
 async def keep_updates(
-    unit: Unit, updates: Sequence[tuple[Lease, Update]], published_at: datetime | None
-) -> dict[str, int]:
-    """Store updates in their order, those that are new; the row of each by event id."""
-    if not updates:
-        return {}
-    said = [
-        {"place": place, "fence": lease.fence, **_columns(one)} for place, (lease, one) in enumerate(updates)
-    ]
+    unit: Unit, fences: Mapping[str, int], updates: Sequence[Update], published_at: datetime | None
+) -> tuple[set[str], dict[str, int]]:
+    """Store updates of agents in their order: those that are new, of bots that nobody took meanwhile.
+
+    The agents whose bots are held with these fences, and the row of each new update by its event id.
+    """
+    said = [{"place": place, **_columns(one)} for place, one in enumerate(updates)]
     connection = await unit.session.connection()
     values = {"updates": json.dumps(said), "now": unit.now, "published_at": published_at}
-    kept = _KEEP.bindparams(bindparam("published_at", type_=DateTime(timezone=True)))
-    return {row.event_id: row.id for row in await connection.execute(kept, values)}
+    values |= {"agents": list(fences), "fences": list(fences.values())}
+    rows = (await connection.execute(_KEEP, values)).all()
+    held = {row.agent_id for row in rows if row.agent_id is not None}
+    return held, {row.event_id: row.id for row in rows if row.event_id is not None}
 
 
 def _columns(one: Update) -> dict[str, Any]:
@@ -206,19 +211,23 @@ _UNPUBLISHED = text(
     cross join lateral (
       select id, row_number() over (order by id) as place from (
         select id from telegram_updates
-        where agent_id = a.agent_id and published_at is null order by id limit :of_one
+        where agent_id = a.agent_id and published_at is null
+          and (:until is null or received_at <= :until)
+        order by id limit :of_one
       ) first
     ) u
     order by u.place, u.id limit :most
     """
-)
+).bindparams(bindparam("until", type_=DateTime(timezone=True)))
 """Jumps from agent to agent in the index: what waits of one may be millions."""
 
 
-async def unpublished(session: AsyncSession, of_one: int, most: int) -> Sequence[StoredUpdate]:
-    """What the bus has not got yet: the oldest of each agent first, then the second of each, ..."""
+async def unpublished(
+    session: AsyncSession, until: datetime | None, of_one: int, most: int
+) -> Sequence[StoredUpdate]:
+    """What was stored (until then) and the bus has not got: the oldest of each agent, the second, ..."""
     connection = await session.connection()
-    found = await connection.execute(_UNPUBLISHED, {"of_one": of_one, "most": most})
+    found = await connection.execute(_UNPUBLISHED, {"until": until, "of_one": of_one, "most": most})
     query = select(StoredUpdate).where(col(StoredUpdate.id).in_([row.id for row in found]))
     return (await session.exec(query.order_by(col(StoredUpdate.id)))).all()
 

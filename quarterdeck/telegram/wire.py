@@ -111,7 +111,7 @@ fails twenty times is left out, which the journal tells."""
 
 def event_of(update: Update) -> dict[str, Any]:
     """An update as it is published: JSON."""
-    return {**asdict(update), "ts": update.ts.isoformat(), "raw_update": dict(update.raw_update)}
+    return {**vars(update), "ts": update.ts.isoformat()}
 
 
 def document_of(send: Send) -> dict[str, Any]:

@@ -1,24 +1,36 @@
 """What the listener writes, many at once: updates, begun and ended sendings, how far was told."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+import structlog
+
+from quarterdeck.kernel.bell import rung
 from quarterdeck.kernel.database import Database
+from quarterdeck.kernel.errors import Unavailable
 from quarterdeck.telegram import store
 from quarterdeck.telegram.batches import Batches
 from quarterdeck.telegram.model import Lease, StoredSend
 from quarterdeck.telegram.rules import Answer, Done, Failed, Limited, Refused, obeyed
 from quarterdeck.telegram.wire import UPDATE, SendState, Update
 
+log = structlog.get_logger(__name__)
+
 Arrival = tuple[Lease, Sequence[Update]]
 Kept = Callable[[Lease, int, Update], None]
-Place = tuple[str, str, int, int]
-"""Consumer, agent, chat, and the update it was told of last."""
-
+Told = tuple[str, str, int]
+"""Consumer, agent and chat."""
 
 UPDATES_AT_ONCE = 100
 """Updates in one transaction: as many as one poll brings at most."""
+
+PACE = 0.01
+"""Seconds from one transaction to the next of the same kind: at 200 updates a second they share them."""
+
+TOLD_PACE = 0.2
+"""The same for the places of consumers, for which nobody waits."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +50,13 @@ class Writer:
         self._database = database
         self._kept = kept
         self._nats = nats
-        self._updates = Batches[Arrival, bool](self._keep, most=UPDATES_AT_ONCE)
-        self._begun = Batches[tuple[Lease, int], bool](self._begin)
-        self._ended = Batches[Outcome, StoredSend | None](self._end)
-        self._told = Batches[Place, None](self._tell)
+        self._updates = Batches[Arrival, bool](self._keep, most=UPDATES_AT_ONCE, pace=PACE)
+        self._begun = Batches[tuple[Lease, int], bool](self._begin, pace=PACE)
+        self._ended = Batches[Outcome, StoredSend | None](self._end, pace=PACE)
+        self._told: dict[Told, int] = {}
+        self._moving: dict[Told, int] = {}
+        self._telling: asyncio.Task[None] | None = None
+        self._is_closing = asyncio.Event()
 
     async def keep(self, lease: Lease, updates: Sequence[Update]) -> bool:
         """Store updates; False: somebody else has the bot."""
@@ -55,21 +70,31 @@ class Writer:
         """Record what became of it; the message as it stands now."""
         return await self._ended.add(lease.agent_id, outcome)
 
-    async def tell(self, place: Place) -> None:
-        """A consumer was told."""
-        await self._told.add(place[1], place)
+    def tell(self, place: Told, number: int) -> None:
+        """A consumer was told: written soon, and nobody waits for it. After a crash it is told again."""
+        self._told[place] = number
+        if self._telling is None or self._telling.done():
+            self._telling = asyncio.create_task(self._move_told())
+
+    def told(self, place: Told) -> int:
+        """The last update that a consumer was told of and that is not written yet; 0 = none."""
+        return self._told.get(place) or self._moving.get(place, 0)
 
     async def close(self) -> None:
         """Wait until everything is written."""
-        for batches in (self._updates, self._begun, self._ended, self._told):
+        for batches in (self._updates, self._begun, self._ended):
             await batches.close()
+        if self._telling is not None:
+            self._is_closing.set()
+            await self._telling
 
     async def _keep(self, arrivals: Sequence[Arrival]) -> list[bool]:
         fences = {lease.agent_id: lease.fence for lease, _ in arrivals}
         flat = [(lease, update) for lease, updates in arrivals for update in updates]
         async with self._database.command("store updates") as unit:
-            ours = await store.fences_held(unit, fences)
-            kept = await store.keep_updates(unit, flat, None if self._nats else unit.now)
+            ours, kept = await store.keep_updates(
+                unit, fences, [update for _, update in flat], None if self._nats else unit.now
+            )
             if not self._nats:
                 for event_id in kept:
                     unit.wake(UPDATE, event_id)
@@ -91,10 +116,20 @@ class Writer:
                     _settle(row, outcome, unit.now)
         return [rows.get(outcome.number) for outcome in outcomes]
 
-    async def _tell(self, places: Sequence[Place]) -> list[None]:
-        async with self._database.command("move cursors") as unit:
-            await store.move_told(unit, {place[:3]: place[3] for place in places})
-        return [None] * len(places)
+    async def _move_told(self) -> None:
+        """Until there is nothing to write; while the database is away it stays in memory."""
+        while self._told:
+            await rung(self._is_closing, TOLD_PACE)
+            self._moving, self._told = self._told, {}
+            try:
+                async with self._database.command("move cursors") as unit:
+                    await store.move_told(unit, self._moving)
+            except Unavailable as error:
+                log.warning("cursors_wait", reason=error.detail)
+                self._told = self._moving | self._told
+                if self._is_closing.is_set():
+                    return
+            self._moving = {}
 
 
 def _settle(row: StoredSend, outcome: Outcome, now: datetime) -> None:

@@ -27,7 +27,8 @@ from quarterdeck.house import House, open_house
 from quarterdeck.kernel.settings import Settings
 from quarterdeck.telegram.wire import UPDATE, Send
 from tests.fakes.nats import NatsServer
-from tests.fakes.telegram import FakeTelegram, token_of
+from tests.fakes.telegram import token_of
+from tests.fakes.telegram_process import TelegramProcess
 
 Row = tuple[str, str, str]
 BOTS = 32
@@ -44,7 +45,7 @@ PATIENCE = 240.0
 class Listening:
     """The listener in a process of its own, and what comes out of it."""
 
-    def __init__(self, house: House, telegram: FakeTelegram, process: psutil.Process) -> None:
+    def __init__(self, house: House, telegram: TelegramProcess, process: psutil.Process) -> None:
         self.house, self.telegram, self.process = house, telegram, process
         self.healthy = telegram.tokens[-1]
         self.others = telegram.tokens[:-1]
@@ -61,7 +62,7 @@ class Listening:
 
     def say(self, text: str, token: str) -> None:
         self.said[text] = time.perf_counter()
-        self.telegram.say(text, chat=GROUP, token=token)
+        self.telegram.say(text, GROUP, token)
 
     def waits(self, prefix: str) -> list[float]:
         """Milliseconds from each update to its event; those that are missing count as infinite."""
@@ -85,7 +86,7 @@ async def measure_telegram(folder: Path) -> list[Row]:
 async def _listening(folder: Path) -> AsyncIterator[Listening]:
     told: dict[str, Any] = {"home": folder / "home", "prefect_port": 9, "blocks": False}
     tokens = [token_of(number) for number in range(1, BOTS + 1)]
-    with FakeTelegram(*tokens) as telegram, NatsServer(folder / "nats") as bus:
+    with TelegramProcess(*tokens) as telegram, NatsServer(folder / "nats") as bus:
         settings = Settings(**told, telegram_api_base=telegram.base, nats_url=bus.url)
         async with open_house(settings) as house:
             await asyncio.to_thread(schema.migrate, house.database.url)
@@ -95,7 +96,7 @@ async def _listening(folder: Path) -> AsyncIterator[Listening]:
                 made = Listening(house, telegram, psutil.Process(process.pid))
                 client = await nats.connect(bus.url)
                 await client.subscribe(UPDATE, cb=made.on_event)
-                await _until(lambda: all(map(telegram.is_polled, tokens)))
+                await _until(telegram.are_polled)
                 yield made
                 await client.close()
 
@@ -154,8 +155,7 @@ async def _company(listening: Listening, modes: tuple[str, ...]) -> None:
                 await listening.house.sends.put(Send(f"agent-{number:02}", 100 + chat, "in between"))
         await asyncio.sleep(3)
         return
-    for token in listening.others:
-        listening.telegram.state.bots[token].updates.clear()
+    listening.telegram.forget()
     await asyncio.sleep(6)
 
 
@@ -176,11 +176,8 @@ async def _probe(listening: Listening, name: str) -> tuple[list[float], list[flo
 
 async def _arrived(listening: Listening, left: dict[str, float]) -> dict[str, float]:
     def found() -> dict[str, float]:
-        return {
-            str(call.body["text"]): call.at
-            for call in list(listening.telegram.calls)
-            if call.method == "sendMessage" and call.ok and call.body["text"] in left
-        }
+        sent = listening.telegram.sent(listening.healthy)
+        return {text: at for text, at in sent.items() if text in left}
 
     await _until(lambda: len(found()) == len(left), 0.1)
     return found()

@@ -89,7 +89,7 @@ class OpenDesk:
         except (httpx.HTTPError, ValueError):
             return False
 
-    def ask(self, method: str, path: str, **body: str) -> Any:
+    def ask(self, method: str, path: str, **body: Any) -> Any:
         """What the API answers the owner."""
         answer = httpx.request(
             method,

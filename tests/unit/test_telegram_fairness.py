@@ -147,7 +147,7 @@ async def test_what_is_published_next_is_taken_from_every_bot(database) -> None:
         unit.session.add(_update(unit.now, "quiet", 300))
         unit.session.add(_update(unit.now, "gone", 301))
     async with database.read() as session:
-        rows = await store.unpublished(session, of_one=8, most=9)
+        rows = await store.unpublished(session, None, of_one=8, most=9)
     assert Counter(row.agent_id for row in rows) == {"flooded": 7, "quiet": 1, "gone": 1}
     assert [row.update_id for row in rows] == [*range(7), 300, 301]
 

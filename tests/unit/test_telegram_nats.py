@@ -154,4 +154,4 @@ async def _waiting(room: TelegramRoom) -> int:
     from quarterdeck.telegram import store
 
     async with room.database.read() as session:
-        return len(await store.unpublished(session, 100, 100))
+        return len(await store.unpublished(session, None, 100, 100))

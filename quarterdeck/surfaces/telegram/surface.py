@@ -438,7 +438,7 @@ def _pending(room: Room) -> str:
 
 
 def _document(update: Update) -> dict[str, Any]:
-    return asdict(update) | {"ts": update.ts.isoformat()}
+    return {**vars(update), "ts": update.ts.isoformat()}
 
 
 def _update(document: Mapping[str, Any]) -> Update:
