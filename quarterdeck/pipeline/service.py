@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import psutil
@@ -16,6 +17,7 @@ from quarterdeck.crew.service import Crew
 from quarterdeck.kernel.database import Database, Unit
 from quarterdeck.kernel.documents import load_yaml
 from quarterdeck.kernel.errors import Conflict, Forbidden, Invalid, Misconfigured, NotFound
+from quarterdeck.kernel.idempotency import Request, earlier_answer, remember
 from quarterdeck.kernel.identity import Caller
 from quarterdeck.pipeline import rules, store, transitions
 from quarterdeck.pipeline.definition import Pipeline, Stage
@@ -303,16 +305,23 @@ class Engine:
         comment: str = "",
         by: str | None = None,
         asked: UUID | None = None,
+        request_key: str = "",
     ) -> Approval:
         """Approve or reject what waits for approval. The first decision wins.
 
-        With `asked` it answers that request and no later one. Raises `Forbidden`, `Conflict` ("already
-        decided by X", or nothing waits), `Invalid` (no comment).
+        With `asked` it answers that request only; a repeated `request_key` is answered as before. Raises
+        `Forbidden`, `Conflict` ("already decided by X", nothing waits), `Invalid` (no comment).
         """
+        said: dict[str, Any] = {"approved": approved, "comment": comment, "by": by, "asked": asked}
+        request = Request(caller.name, request_key, "decide", {"item": key, **said}) if request_key else None
         async with self.database.command("decide approval") as unit:
-            return await self.decide_within(
-                unit, key, caller, approved=approved, comment=comment, by=by, asked=asked
-            )
+            earlier = await earlier_answer(unit, request) if request else None
+            if earlier and (known := await store.approval(unit.session, UUID(earlier["approval"]))):
+                return known
+            approval = await self.decide_within(unit, key, caller, **said)
+            if request:
+                await remember(unit, request, {"approval": str(approval.id)})
+            return approval
 
     async def decide_within(
         self,

@@ -53,6 +53,12 @@ class Queue:
         unit.wake(SENDS_TOPIC, send.agent_id)
         return receipt_of(kept)
 
+    async def earlier(self, agent_id: str, idempotency_key: str) -> Receipt | None:
+        """What became of the message that was queued under this key; None if none was."""
+        async with self._database.read() as session:
+            row = await store.send_of_key(session, agent_id, idempotency_key)
+        return receipt_of(row) if row else None
+
     async def find(self, id: str) -> Receipt:
         """What became of a message. Raises `NotFound`."""
         async with self._database.read() as session:

@@ -336,13 +336,17 @@ async def add_send(unit: Unit, row: StoredSend) -> StoredSend:
     added = insert(StoredSend).values(values).on_conflict_do_nothing().returning(col(StoredSend.id))
     number = (await unit.session.exec(added)).scalar()
     if number is None:
-        same = (
-            col(StoredSend.agent_id) == row.agent_id,
-            col(StoredSend.idempotency_key) == row.idempotency_key,
-        )
-        return (await unit.session.exec(select(StoredSend).where(*same))).one()
+        earlier = await send_of_key(unit.session, row.agent_id, str(row.idempotency_key))
+        assert earlier is not None
+        return earlier
     row.id = number
     return row
+
+
+async def send_of_key(session: AsyncSession, agent_id: str, key: str) -> StoredSend | None:
+    """The message with that idempotency key."""
+    same = col(StoredSend.agent_id) == agent_id, col(StoredSend.idempotency_key) == key
+    return (await session.exec(select(StoredSend).where(*same))).first()
 
 
 async def send(session: AsyncSession, number: int) -> StoredSend | None:

@@ -5,6 +5,7 @@ async with chatting(database, tmp_path) as desk:
     assert desk.said(777) == ["You said: hello"]
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,7 @@ from typing import Any
 from quarterdeck.crew.model import Person
 from quarterdeck.kernel.database import Database, Unit
 from quarterdeck.kernel.errors import Conflict, Invalid
+from quarterdeck.surfaces.platform import MessageChunk
 from quarterdeck.surfaces.protocol import UIButton
 from quarterdeck.surfaces.store import MemoryStore
 from quarterdeck.surfaces.telegram.streaming import Pace
@@ -49,6 +51,8 @@ class Bots:
     refused: set[str] = field(default_factory=set)
     """File names that Telegram does not take."""
     down: Exception | None = None
+    outcome: SendState | None = None
+    """What became of everything, as who waits is told."""
 
     def __post_init__(self) -> None:
         self._receipts: dict[str, Receipt] = {}
@@ -93,8 +97,11 @@ class Bots:
         self._receipts[f"id {number}"] = receipt
         return receipt
 
+    async def earlier(self, agent_id: str, idempotency_key: str) -> Receipt | None:
+        return self._receipts.get(idempotency_key)
+
     async def wait(self, id: str, seconds: float) -> Receipt:
-        return self._receipts[f"id {id}"]
+        return replace(self._receipts[f"id {id}"], state=self.outcome or self._receipts[f"id {id}"].state)
 
     def done(self, method: str) -> list[dict[str, Any]]:
         """The fields of every call of a method."""
@@ -212,3 +219,37 @@ async def chatting(database: Database, folder: Path, **ways: Any) -> AsyncIterat
         yield desk
     finally:
         await desk.surface.close()
+
+
+class Slowly:
+    """An agent that says its words and then waits to be let go."""
+
+    def __init__(self, desk: ChatDesk, words: list[str]) -> None:
+        self.desk, self.words, self._may_end = desk, words, asyncio.Event()
+        desk.agents.clients["helm"].stream_message = self.stream  # type: ignore[method-assign]
+
+    async def stream(self, *_: Any) -> AsyncIterator[MessageChunk]:
+        yield MessageChunk(self.words[0])
+        yield MessageChunk(self.words[1])
+        await self._may_end.wait()
+        for word in self.words[2:]:
+            yield MessageChunk(word)
+        yield MessageChunk(finished=True)
+
+    async def until_shown(self, method: str, chat: int = 0) -> None:
+        async with asyncio.timeout(5):
+            while not self.desk.bots.done(method):
+                if method == "editMessageText" and chat and self.desk.said(chat):
+                    return
+                await asyncio.sleep(0.001)
+
+    def end(self) -> None:
+        self._may_end.set()
+
+
+async def begun(desk: ChatDesk, method: str = "sendMessageDraft", **more: Any) -> Slowly:
+    """An agent that never ends, and what it said first is shown."""
+    slow = Slowly(desk, ["Never ", "ending", ""])
+    await desk.writes("hello", waits=False, **more)
+    await slow.until_shown(method, more.get("chat", 0))
+    return slow

@@ -9,6 +9,7 @@ from fastapi import FastAPI
 
 import quarterdeck.board.api
 import quarterdeck.heartbeat.api
+import quarterdeck.pipeline.api
 from deployments.web import lead_into, make_doors
 from quarterdeck.board.service import Board
 from quarterdeck.heartbeat.service import Sweeper
@@ -41,6 +42,15 @@ def desk_doors(house: House) -> FastAPI:
 @cache
 def _desk() -> FastAPI:
     return make_doors()
+
+
+def decisions_behind_doors(house: House) -> FastAPI:
+    """The pipeline's routes, with the house's own people."""
+    app = FastAPI(redirect_slashes=False)
+    app.state.engine, app.state.board, app.state.crew = house.engine, house.board, house.crew
+    app.include_router(quarterdeck.pipeline.api.router, prefix="/api/v1")
+    furnish(app)
+    return app
 
 
 def heartbeats_behind_doors(sweeper: Sweeper) -> FastAPI:

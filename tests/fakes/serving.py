@@ -1,6 +1,6 @@
 """A listener of a whole house, with its surface, in a process of its own that a test can kill.
 
-    python -m tests.fakes.serving <database url> <home>
+    python -m tests.fakes.serving <database url> <home> [<address of the router>]
 
 It serves until it is killed.
 """
@@ -14,8 +14,11 @@ from quarterdeck.listener import listen
 from tests.fakes.company import settings_of
 
 
-async def main(url: str, home: str) -> None:
-    async with open_house(settings_of(Path(home), url)) as house:
+async def main(url: str, home: str, router: str = "") -> None:
+    settings = settings_of(Path(home), url)
+    if router:
+        settings = settings.model_copy(update={"router_url": router})
+    async with open_house(settings) as house:
         await listen(house, asyncio.Event())
 
 

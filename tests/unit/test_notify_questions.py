@@ -4,22 +4,30 @@ import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+import httpx
 import pytest
 
 from quarterdeck.board.cards import Draft, ProjectDraft
 from quarterdeck.board.model import State
+from quarterdeck.forge import tracker_store
+from quarterdeck.forge.tracker import Comment, Tracker
+from quarterdeck.forge.tracker_model import TrackedItem
 from quarterdeck.house import House
 from quarterdeck.kernel.connections import Source
 from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.identity import owner
 from quarterdeck.kernel.settings import Settings
 from quarterdeck.listener import opened_gateway
+from quarterdeck.pipeline.comments import Comments
 from quarterdeck.pipeline.rules import AskApproval
 from quarterdeck.telegram import limits
 from quarterdeck.telegram.model import DESK
-from tests.fakes.homes import furnished
+from tasks.approvals import decide
+from tests.fakes.doors import decisions_behind_doors
+from tests.fakes.homes import TOKENS, furnished
 from tests.fakes.telegram import GROUP, TOKEN, FakeTelegram
 from tests.fakes.telegram_gateway import running, until
 
@@ -36,7 +44,7 @@ agents:
   - {{slug: analyst, parameters: {{program: "true"}}}}
   - {{slug: developer, parameters: {{program: "true"}}}}
 people:
-  - {{slug: anna, may_approve: true, handles: {{telegram: {ANNA}}}}}
+  - {{slug: anna, may_approve: true, token_env: ANNA_TOKEN, handles: {{telegram: {ANNA}, plane: plane-anna}}}}
   - {{slug: vera, role: viewer, handles: {{telegram: {VERA}}}}}
 """
 
@@ -52,7 +60,7 @@ class Desk:
         card = await self.house.board.file(OWNER, Draft(project="ET", title="Greet"))
         work = await self.house.engine.claim(await self.house.engine.current(card.key))
         await work.record(AskApproval())
-        await self.until(lambda: len(self.cards) > 0)
+        await self.until(lambda: any(card.key in one["text"] for one in self.cards))
         return card.key
 
     @property
@@ -109,6 +117,45 @@ async def test_whoever_may_presses_once_and_the_card_says_how_it_ended(desk: Des
     events = (await desk.house.board.events(key)).items
     assert [event.data["by"] for event in events if event.kind == "approval_decided"] == ["anna"]
     assert len(desk.telegram.done("answerCallbackQuery")) == 4
+
+
+async def through_the_api(house: House, key: str) -> None:
+    transport = httpx.ASGITransport(decisions_behind_doors(house))
+    async with httpx.AsyncClient(transport=transport, base_url="http://desk") as api:
+        api.headers["Authorization"] = f"Bearer {TOKENS['ANNA_TOKEN']}"
+        answer = await api.post(f"/api/v1/items/{key}/approve", json={"comment": "fine"})
+        answer.raise_for_status()
+
+
+async def through_the_form(house: House, key: str) -> None:
+    await decide.fn(house, key, approved=False, comment="fine", by="anna")
+
+
+async def through_a_comment(house: House, key: str) -> None:
+    async with house.database.command("track") as unit:
+        await tracker_store.track(unit.session, TrackedItem(issue_id="i", item_key=key, tracker_project="p"))
+    soon = house.database.clock.now() + timedelta(minutes=1)
+    said = Comment("c", "i", "p", ":approved: fine", "plane-anna", "plane-anna", "", soon)
+    tracker = cast("Tracker", SimpleNamespace(myself=nobody))
+    done = await Comments(house.database, tracker, house.engine, house.crew).take(said)
+    assert done == f"{key}: approved by anna."
+
+
+async def nobody() -> str:
+    return "the desk"
+
+
+async def test_a_card_says_who_decided_through_which_door(desk: Desk) -> None:
+    for door, decides, outcome in (
+        ("api", through_the_api, "👍 {}: одобрено"),
+        ("prefect", through_the_form, "👎 {}: отклонено"),
+        ("plane", through_a_comment, "👍 {}: одобрено"),
+    ):
+        key = await desk.asks()
+        [card] = [one for one in desk.cards if key in one["text"]]
+        await decides(desk.house, key)
+        await desk.until(lambda card=card: not card.get("reply_markup"))
+        assert card["text"].endswith(f"{outcome.format(key)} (anna, {door}): fine")
 
 
 async def test_a_card_is_rewritten_when_another_door_was_first(desk: Desk) -> None:

@@ -74,8 +74,9 @@ class Doors:
         [answer] = await self.dispatcher.dispatch(IncomingCommand(**who, command=name, args=args))
         return str(answer.text)
 
-    async def presses(self, action: str, approval: object, user: str = ANNA) -> str:
+    async def presses(self, action: str, approval: object, user: str = ANNA, event_id: str = "") -> str:
         who: dict[str, Any] = {"user_id": user, "platform": "telegram", "chat_id": "C1", "language": "en"}
+        who["event_id"] = event_id
         event = IncomingCallback(**who, action=action, payload={"approval": str(approval)})
         [answer] = await self.dispatcher.dispatch(event)
         return str(answer.text)
@@ -182,6 +183,20 @@ async def test_the_first_answer_wins_whichever_door_it_comes_through(doors: Door
     await doors.house.engine.decide(key, OWNER, approved=True)
     assert await doors.presses("approve", number) == "Already decided by owner."
     assert await doors.decisions(key) == ["owner"]
+
+
+async def test_a_decision_that_is_told_again_after_a_crash_is_done_and_not_already_decided(
+    doors: Doors,
+) -> None:
+    key, number = await doors.asked()
+    for _ in range(2):
+        assert await doors.presses("approve", number, event_id="bot:1:17") == f"👍 {key}: approved"
+    await doors.ask(key)
+    for _ in range(2):
+        told = await doors.says(f"reject {key} too slow", event_id="bot:1:18")
+        assert told == f"👎 {key}: rejected"
+    assert await doors.says(f"reject {key} too slow", event_id="bot:1:19") == "Already decided by anna."
+    assert await doors.decisions(key) == ["anna", "anna"]
 
 
 async def test_the_reject_button_asks_for_the_reason_and_decides_nothing(doors: Doors) -> None:

@@ -10,7 +10,6 @@ import pytest
 from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.errors import Conflict
 from quarterdeck.surfaces.handlers.callback import asked
-from quarterdeck.surfaces.platform import MessageChunk
 from quarterdeck.surfaces.protocol import (
     ConfirmationRequest,
     IncomingCallback,
@@ -19,7 +18,8 @@ from quarterdeck.surfaces.protocol import (
     OutgoingUI,
 )
 from quarterdeck.surfaces.telegram import menu
-from tests.fakes.chatting import ANNA, ChatDesk, chatting
+from quarterdeck.surfaces.telegram.strangers import PAUSE
+from tests.fakes.chatting import ANNA, ChatDesk, Slowly, chatting
 from tests.fakes.telegram import parsed
 
 GROUP = -1001
@@ -81,6 +81,23 @@ async def test_chats_go_over_to_an_agent_that_the_roster_gives_later(desk: ChatD
 async def test_a_stranger_is_refused_politely_and_told_the_id(desk: ChatDesk) -> None:
     await desk.writes("let me in", user=999)
     assert "999" in desk.said(999)[0] and desk.asked() == []
+
+
+async def test_a_stranger_who_goes_on_writing_is_answered_once_in_a_while(
+    database: Database, tmp_path: Path
+) -> None:
+    hours = [0.0]
+    async with chatting(database, tmp_path, monotonic=lambda: hours[0]) as desk:
+        for _ in range(20):
+            await desk.writes("let me in", user=999, waits=False)
+        await desk.writes("me too", user=998)
+        assert (len(desk.said(999)), len(desk.said(998))) == (1, 1)
+        hours[0] += PAUSE
+        await desk.writes("and now?", user=999)
+        assert len(desk.said(999)) == 2
+        desk.people.agents["999"] = ""
+        await desk.writes("hello", user=999)
+        assert desk.asked() == ["hello"]
 
 
 async def test_a_stranger_may_talk_where_guests_are_welcome(database: Database, tmp_path: Path) -> None:
@@ -168,78 +185,6 @@ async def test_in_a_group_a_bot_answers_only_whoever_addresses_it(desk: ChatDesk
     await desk.writes("and now", chat=GROUP, reply_to_message=replied)
     await desk.writes("/help@desk_bot", chat=GROUP)
     assert desk.asked() == ["hey @desk_bot, hello", "and now"]
-
-
-async def test_in_a_group_an_answer_grows_in_one_message(desk: ChatDesk) -> None:
-    slow = Slowly(desk, ["One ", "two ", "**three**"])
-    await desk.writes("hey @desk_bot", chat=GROUP, waits=False)
-    await slow.until_shown("editMessageText")
-    slow.end()
-    await desk.surface.idle()
-    assert desk.bots.done("sendMessageDraft") == []
-    assert desk.bots.done("editMessageText")[-1]["text"] == "One two <b>three</b>"
-    grown = [text for text in desk.said(GROUP) if text.startswith("One")]
-    assert len(grown) == 1  # the message that grew; nothing was said twice
-
-
-async def test_in_a_private_chat_an_answer_is_drafted_and_then_said_once(desk: ChatDesk) -> None:
-    slow = Slowly(desk, ["One ", "two ", "**three**"])
-    await desk.writes("hey", waits=False)
-    await slow.until_shown("sendMessageDraft")
-    drafts = desk.bots.done("sendMessageDraft")
-    assert len({fields["draft_id"] for fields in drafts}) == 1 and drafts[0]["draft_id"] != 0
-    slow.end()
-    await desk.surface.idle()
-    assert desk.said()[-1] == "One two three"
-    assert sum(text.startswith("One") for text in desk.said()) == 1
-
-
-async def test_without_drafts_there_is_typing_and_the_answer(desk: ChatDesk) -> None:
-    desk.bots.drafts = False
-    slow = Slowly(desk, ["One ", "two ", "three"])
-    await desk.writes("hey", waits=False)
-    await slow.until_shown("sendMessageDraft")
-    slow.end()
-    await desk.surface.idle()
-    assert len(desk.bots.done("sendMessageDraft")) == 1 and desk.said()[-1] == "One two three"
-
-
-async def test_what_was_said_before_an_answer_broke_off_is_kept(desk: ChatDesk) -> None:
-    from quarterdeck.surfaces.platform import PlatformError
-
-    async def breaks(*_: Any) -> AsyncIterator[MessageChunk]:
-        yield MessageChunk("Half of it")
-        raise PlatformError("gone", "BROKEN_OFF")
-
-    desk.agents.clients["helm"].stream_message = breaks  # type: ignore[assignment]
-    await desk.writes("hello")
-    assert desk.said()[-2] == "Half of it" and "BROKEN_OFF" in desk.said()[-1]
-
-
-class Slowly:
-    """An agent that says its words and then waits to be let go."""
-
-    def __init__(self, desk: ChatDesk, words: list[str]) -> None:
-        self.desk, self.words, self._may_end = desk, words, asyncio.Event()
-        desk.agents.clients["helm"].stream_message = self.stream  # type: ignore[method-assign]
-
-    async def stream(self, *_: Any) -> AsyncIterator[MessageChunk]:
-        yield MessageChunk(self.words[0])
-        yield MessageChunk(self.words[1])
-        await self._may_end.wait()
-        for word in self.words[2:]:
-            yield MessageChunk(word)
-        yield MessageChunk(finished=True)
-
-    async def until_shown(self, method: str) -> None:
-        async with asyncio.timeout(5):
-            while not self.desk.bots.done(method):
-                if method == "editMessageText" and self.desk.said(GROUP):
-                    return
-                await asyncio.sleep(0.001)
-
-    def end(self) -> None:
-        self._may_end.set()
 
 
 # Turns
@@ -430,55 +375,6 @@ async def test_a_question_is_answered_by_button_or_word_here_and_nowhere_else(de
 
 def test_html_of_the_fake_is_the_fakes() -> None:
     assert parsed("<b>x</b>") == "x"
-
-
-# Stopping
-
-
-async def begun(desk: ChatDesk, method: str = "sendMessageDraft", **more: Any) -> "Slowly":
-    """An agent that never ends, and what it said first is shown."""
-    slow = Slowly(desk, ["Never ", "ending", ""])
-    await desk.writes("hello", waits=False, **more)
-    await slow.until_shown(method)
-    return slow
-
-
-async def test_stop_ends_the_answer_and_keeps_what_was_said(desk: ChatDesk) -> None:
-    await begun(desk)
-    await desk.writes("/stop")
-    assert desk.said()[-2:] == ["Never ending", "⏹ Stopped."]
-    await desk.writes("/stop")
-    assert desk.said()[-1] == "There is nothing to stop now."
-    assert await desk.made().resume() == 0
-
-
-async def test_the_button_below_a_draft_stops_it_too(desk: ChatDesk) -> None:
-    await begun(desk)
-    assert desk.bots.done("sendMessageDraft")[0]["can_stop"] is True
-    chat = {"id": ANNA, "type": "private"}
-    await desk.takes({"stopped_message_generation": {"chat": chat, "draft_id": 1}})
-    assert desk.said()[-2:] == ["Never ending", "⏹ Stopped."]
-
-
-async def test_in_a_group_the_growing_message_has_a_button_for_whoever_asked(desk: ChatDesk) -> None:
-    await begun(desk, "editMessageText", chat=GROUP, reply_to_message=message_of_the_bot())
-    [grows] = [send for send in desk.bots.sent if send.buttons]
-    data = grows.buttons[0][0].data
-    desk.people.agents["779"] = ""
-    pressing = asyncio.create_task(desk.presses(data, chat=GROUP, user=779))
-    async with asyncio.timeout(5):
-        while len(desk.bots.done("answerCallbackQuery")) < 1:
-            await asyncio.sleep(0.001)
-    assert "⏹ Stopped." not in desk.said(GROUP)
-    await desk.presses(data, chat=GROUP)
-    await pressing
-    assert desk.said(GROUP)[-1] == "⏹ Stopped."
-    last = desk.bots.done("editMessageText")[-1]
-    assert last["text"] == "Never ending" and last["reply_markup"] == {"inline_keyboard": []}
-
-
-def message_of_the_bot() -> dict[str, Any]:
-    return {"message_id": 5, "from": {"id": 1, "is_bot": True}}
 
 
 # The menu

@@ -185,19 +185,30 @@ class DeskDoors:
     async def _approve(self, request: Request) -> str:
         if not request.key:
             return request.say("approve_usage")
-        await self._engine.decide(request.key, request.caller, approved=True, comment=request.rest)
+        await self._decide(request, request.key, approved=True)
         return request.say("approved", key=request.key)
 
     async def _reject(self, request: Request) -> str:
         if not request.key or not request.rest:
             return request.say("reject_usage", key=request.key or "ET-007")
-        await self._engine.decide(request.key, request.caller, approved=False, comment=request.rest)
+        await self._decide(request, request.key, approved=False)
         return request.say("rejected", key=request.key)
 
     async def _press_approve(self, request: Request) -> str:
         approval = await self._engine.approval(_number(request))
-        await self._engine.decide(approval.item_key, request.caller, approved=True, asked=approval.id)
+        await self._decide(request, approval.item_key, approved=True, asked=approval.id)
         return request.say("approved", key=approval.item_key)
+
+    async def _decide(self, request: Request, key: str, *, approved: bool, asked: UUID | None = None) -> None:
+        """The same event told again decides nothing, and is answered as it was."""
+        await self._engine.decide(
+            key,
+            request.caller,
+            approved=approved,
+            comment=request.rest,
+            asked=asked,
+            request_key=request.request_key,
+        )
 
     async def _press_reject(self, request: Request) -> str:
         """A rejection needs its reason: it is asked for, and decides nothing yet."""

@@ -19,7 +19,7 @@ from quarterdeck.surfaces.telegram.markdown import to_html
 from quarterdeck.surfaces.telegram.speaker import Speaker
 from quarterdeck.surfaces.texts import say
 from quarterdeck.telegram.splitting import split
-from quarterdeck.telegram.wire import Send, SendState
+from quarterdeck.telegram.wire import Receipt, Send, SendState
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Show:
         self._shown = ""
         self._can_draft = speaker.place.is_private
         self._message_id: int | None = None
-        self._has_begun = False
+        self._key = f"surface/{speaker.native.event_id}/grows"
         self._stop = [[UIButton(say(speaker.language, "stop"), "stop")]]
 
     async def run(self) -> None:
@@ -96,7 +96,6 @@ class Show:
 
     async def _begin(self, html: str) -> int | None:
         """The message that grows; after a crash the same one again."""
-        self._has_begun = True
         place = self._speaker.place
         receipt = await self._queue.put(
             Send(
@@ -106,17 +105,26 @@ class Show:
                 message_thread_id=place.thread or None,
                 parse_mode="HTML",
                 buttons=keyboard(self._stop),
-                idempotency_key=f"surface/{self._speaker.native.event_id}/grows",
+                idempotency_key=self._key,
             )
         )
+        return await self._arrived(receipt)
+
+    async def _begun_before(self) -> int | None:
+        """The message that grows, if it was begun: by us who were cut off, or by a process that died."""
+        receipt = await self._queue.earlier(self._speaker.place.agent_id, self._key)
+        return await self._arrived(receipt) if receipt else None
+
+    async def _arrived(self, receipt: Receipt) -> int | None:
         receipt = await self._queue.wait(receipt.id, self._pace.patience)
-        return receipt.message_ids[0] if receipt.state is SendState.SENT and receipt.message_ids else None
+        is_there = receipt.state in (SendState.SENT, SendState.MAYBE_SENT) and receipt.message_ids
+        return receipt.message_ids[0] if is_there else None
 
     async def finish(self) -> None:
         """The whole answer, for good: the message that grew gets its first part, the rest is queued."""
         parts = split(to_html(self._answer.text), "HTML") if self._answer.text.strip() else []
-        if parts and self._has_begun and self._message_id is None:
-            self._message_id = await self._begin(parts[0])  # it was cut off before it knew
+        if parts and self._message_id is None and not self._speaker.place.is_private:
+            self._message_id = await self._begun_before()
         if parts and self._message_id is not None and await self._speaker.rewrite(self._message_id, parts[0]):
             parts = parts[1:]
         for part in parts:

@@ -7,7 +7,7 @@ answered outside of the delivery, one turn at a time in each place.
 import asyncio
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
@@ -40,6 +40,7 @@ from quarterdeck.surfaces.telegram.menu import Menu
 from quarterdeck.surfaces.telegram.rooms import PENDING, Room, Rooms
 from quarterdeck.surfaces.telegram.speaker import Speaker, current
 from quarterdeck.surfaces.telegram.staging import Staging
+from quarterdeck.surfaces.telegram.strangers import Strangers
 from quarterdeck.surfaces.telegram.streaming import Pace
 from quarterdeck.surfaces.telegram.turns import Turns
 from quarterdeck.surfaces.texts import closest, say
@@ -76,6 +77,7 @@ class Ways:
     largest_upload: int = 50_000_000
     pace: Pace = field(default_factory=Pace)
     sleep: Sleep = asyncio.sleep
+    monotonic: Callable[[], float] = time.monotonic
 
 
 class People(Protocol):
@@ -132,6 +134,7 @@ class TelegramSurface:
         self._turns = Turns(database, PLATFORM)
         self._menu = Menu(store, bots, ways.language)
         self._lines = Lines(self._answer_at_last, sleep=ways.sleep)
+        self._strangers = Strangers(ways.monotonic)
         self._identities: dict[str, _Identity] = {}
         self._talking: dict[str, Speaker] = {}
         self._stopped: set[str] = set()
@@ -153,7 +156,7 @@ class TelegramSurface:
     async def consume(self, update: Update) -> None:
         """Take an update in; it is told again until this returns. See `wire.Consumer`."""
         native = read(update)
-        if native is None or not await self._is_for_us(native):
+        if native is None or not await self._is_for_us(native) or await self._is_a_flood(native):
             return
         if not await self._turns.take(update.event_id, _document(update)):
             return
@@ -198,6 +201,17 @@ class TelegramSurface:
             return True
         return is_for(native, (await self._identity(native.place.agent_id)).username)
 
+    async def _is_a_flood(self, native: Native) -> bool:
+        """Whether a stranger goes on after the answer: nothing is stored of that."""
+        if native.is_callback or self._strangers.is_owed_an_answer(native):
+            return False
+        return await self._is_refused(native)
+
+    async def _is_refused(self, native: Native) -> bool:
+        if self._ways.guests == "talk":
+            return False
+        return await self._people.person_by_handle(PLATFORM, str(native.place.user)) is None
+
     # One turn
 
     async def _answer_at_last(self, batch: Sequence[Native]) -> None:
@@ -234,9 +248,7 @@ class TelegramSurface:
             await speaker.notice_press()
         person = await self._people.person_by_handle(PLATFORM, str(native.place.user))
         if person is None and self._ways.guests == "refuse":
-            user = native.place.user
-            speaker.say(escape(say(speaker.language, "stranger", user=user, door=PLATFORM)))
-            await self._auth.revoke(str(user))
+            await self._refuse(native, speaker)
             return
         await self._auth.confirm(str(native.place.user), PLATFORM)
         configured = person.agent if person else ""
@@ -248,6 +260,13 @@ class TelegramSurface:
             return
         await self._say_notice(room, speaker, native)
         await self._handle(batch, speaker)
+
+    async def _refuse(self, native: Native, speaker: Speaker) -> None:
+        user = native.place.user
+        if self._strangers.is_owed_an_answer(native):
+            self._strangers.answer(native)
+            speaker.say(escape(say(speaker.language, "stranger", user=user, door=PLATFORM)))
+        await self._auth.revoke(str(user))
 
     async def _handle(self, batch: Sequence[Native], speaker: Speaker) -> None:
         native, room = batch[0], speaker.room
