@@ -187,13 +187,14 @@ class Repositories:
         draft = path.with_name(f".{path.name}.new")
         remove_tree(draft)
         draft.parent.mkdir(parents=True, exist_ok=True)
+        bare = Bare(self._git, place.name, draft)
         if place.source:
             await self._import(Path(place.source), draft)
+            await self._git.run("symbolic-ref", "HEAD", f"refs/heads/{default_branch}", at=draft)
         else:
-            await self._git.run("init", "--quiet", "--bare", "--template=", str(draft))
-        bare = Bare(self._git, place.name, draft)
-        await self._git.run("symbolic-ref", "HEAD", f"refs/heads/{default_branch}", at=draft)
-        if not await bare.branches():
+            head = f"--initial-branch={default_branch}"
+            await self._git.run("init", "--quiet", "--bare", "--template=", head, str(draft))
+        if not (place.source and await bare.branches()):
             await self._first_commit(bare, default_branch)
         draft.rename(path)
         return Bare(self._git, place.name, path)

@@ -85,14 +85,14 @@ class GiteaForge:
     async def checkout(self, repository: str, branch: str, base: str, folder: Path) -> str:
         mirror = await self._mirror(repository, branch, base)
         await mirror.fetch()
-        branches = await mirror.branches()
-        head = await mirror.head(branch)
-        start = head or await mirror.head(base)
+        heads = await mirror.heads()
+        head = heads.get(branch)
+        start = head or heads.get(base)
         if start is None:
-            raise NotFound.among("branch", base, branches)
+            raise NotFound.among("branch", base, heads)
         if head is None:
-            rules.check_room(branch, branches)
-        await mirror.give(branch, base)
+            rules.check_room(branch, heads)
+        await mirror.give(branch, base, heads)
         return await WorkTree(mirror.bare, folder).refresh(branch, start, is_new=head is None)
 
     async def publish(self, repository: str, branch: str, folder: Path) -> str:
@@ -269,7 +269,7 @@ class GiteaForge:
         """Gitea says "try again later" of a conflict too, for ever; our copy knows better."""
         mirror = await self._mirror(f"gitea:{place.full_name}")
         await mirror.fetch()
-        base, head = await mirror.head(info.base), await mirror.bare.commit(info.head)
+        base, head = (await mirror.heads()).get(info.base), await mirror.bare.commit(info.head)
         if base and head:
             await mirror.bare.merge(base, head, "a trial")
 

@@ -10,7 +10,7 @@ import base64
 import fcntl
 import hashlib
 import os
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -64,21 +64,16 @@ class Mirror:
             if answer.code:
                 raise refusal(answer)
 
-    async def branches(self) -> list[str]:
-        """The branches that Gitea had when we last looked."""
-        names = ("for-each-ref", "--format=%(refname:lstrip=2)", THERE)
-        return (await self._git.run(*names, at=self.bare.path)).text.splitlines()
+    async def heads(self) -> dict[str, str]:
+        """The branches that Gitea had when we last looked, each with its newest commit."""
+        names = ("for-each-ref", "--format=%(refname:lstrip=2) %(objectname)", THERE)
+        lines = (await self._git.run(*names, at=self.bare.path)).text.splitlines()
+        return {branch: commit for branch, _, commit in (line.partition(" ") for line in lines)}
 
-    async def head(self, branch: str) -> str | None:
-        """The newest commit of a branch when we last looked."""
-        return await self.bare.commit(f"{THERE}/{branch}")
-
-    async def give(self, branch: str, base: str) -> None:
+    async def give(self, branch: str, base: str, heads: Mapping[str, str]) -> None:
         """Let `branch` and `base` here be what they are in Gitea; what was not pushed is dropped."""
-        for name in {branch, base}:
-            head = await self.head(name)
-            await self._set(f"refs/heads/{name}", head)
-        await self._set(f"{_GIVEN}/{branch}", await self.head(branch))
+        here = {f"refs/heads/{name}": heads.get(name) for name in (branch, base)}
+        await self._set(here | {f"{_GIVEN}/{branch}": heads.get(branch)})
 
     async def push(self, branch: str, head: str) -> None:
         """Move Gitea's branch to `head`, if it is still where the work began.
@@ -90,7 +85,7 @@ class Mirror:
         order = ("push", "--quiet", f"--force-with-lease={ref}:{start}", self._address, f"{head}:{ref}")
         answer = await self._remote(order, PUSH_LIMIT)
         if answer.code == 0:
-            await self._set(f"{_GIVEN}/{branch}", head)
+            await self._set({f"{_GIVEN}/{branch}": head})
             return
         if b"[rejected]" in answer.err:
             raise Conflict(
@@ -106,9 +101,11 @@ class Mirror:
             )
         raise refusal(answer)
 
-    async def _set(self, ref: str, commit: str | None) -> None:
-        change = ("update-ref", ref, commit) if commit else ("update-ref", "-d", ref)
-        await self._git.run(*change, at=self.bare.path)
+    async def _set(self, refs: Mapping[str, str | None]) -> None:
+        """Each to its commit, or away; all of them or none."""
+        lines = [f"update {ref} {commit}" if commit else f"delete {ref}" for ref, commit in refs.items()]
+        told = "".join(f"{line}\n" for line in lines).encode()
+        await self._git.run("update-ref", "--stdin", at=self.bare.path, stdin=told)
 
     async def _make(self) -> None:
         path = self.bare.path

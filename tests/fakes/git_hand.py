@@ -8,6 +8,9 @@ _ENVIRONMENT = {
     "PATH": os.environ["PATH"],
     "GIT_CONFIG_GLOBAL": "/dev/null",
     "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_CONFIG_COUNT": "1",
+    "GIT_CONFIG_KEY_0": "maintenance.auto",  # a process more for each commit
+    "GIT_CONFIG_VALUE_0": "false",
     "GIT_AUTHOR_NAME": "Hand",
     "GIT_AUTHOR_EMAIL": "hand@example.org",
     "GIT_COMMITTER_NAME": "Hand",

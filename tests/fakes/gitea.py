@@ -31,6 +31,7 @@ from tests.fakes.provider_wire import Broken, Wire
 
 BOT, ANNA, STRANGER = "quarterdeck", "anna", "stranger"
 TOKEN = "gta_0123456789abcdef0123456789abcdef01234567"
+SETTINGS = "[http]\n\treceivepack = true\n[receive]\n\tautogc = false\n"
 TOKENS = {TOKEN: BOT, "annas-token": ANNA, "strangers-token": STRANGER}
 
 
@@ -111,8 +112,9 @@ class FakeGitea:
         owner, _, name = full_name.partition("/")
         path = self.folder / owner / f"{name}.git"
         path.mkdir(parents=True)
-        await git(path, "init", "--quiet", "--bare", "--initial-branch=main")
-        await git(path, "config", "http.receivepack", "true")
+        await git(path, "init", "--quiet", "--bare", "--initial-branch=main", "--template=")
+        with (path / "config").open("a") as config:
+            config.write(SETTINGS)
         repo = Repo(owner, name, path, fork_of=fork_of, writers={BOT, ANNA, owner})
         if fork_of:
             await repo.git("fetch", "--quiet", str(fork_of.path), "+refs/heads/*:refs/heads/*")
@@ -131,13 +133,13 @@ class FakeGitea:
         parents: list[str] | None = None,
     ) -> str:
         """Somebody pushes a commit; with other `parents` it is a force-push."""
-        before = await repo.branches()
+        before = repo.branches()
         commit = await repo.write(branch, files, "By hand", parents)
         await self.pushed(repo, before, user)
         return commit
 
     async def delete_branch(self, repo: Repo, branch: str, user: str = ANNA) -> None:
-        before = await repo.branches()
+        before = repo.branches()
         await repo.git("update-ref", "-d", f"refs/heads/{branch}")
         await self.pushed(repo, before, user)
 
@@ -182,7 +184,7 @@ class FakeGitea:
     ) -> Pull:
         """Somebody opens a pull request, possibly from a fork."""
         source = head_repo or repo
-        head = await source.head(branch)
+        head = source.head(branch)
         assert head
         pull = Pull(_next(repo), branch, source, "main", f"Take {branch}", "", user, head)
         repo.pulls.append(pull)
@@ -192,7 +194,7 @@ class FakeGitea:
     async def merge(self, repo: Repo, number: int, user: str = ANNA, title: str = "By hand") -> str:
         """Somebody presses the button."""
         pull = repo.pull(number)
-        before = await repo.branches()
+        before = repo.branches()
         merged = await repo.merge(pull, title)
         assert merged
         pull.state, pull.merged, pull.merge_commit = "closed", True, merged
@@ -220,7 +222,7 @@ class FakeGitea:
     async def tell_pull(
         self, repo: Repo, pull: Pull, action: str, user: str, kind: str = "pull_request", **more: Any
     ) -> None:
-        shown = shapes.pull(pull, repo, self.url, await repo.head(pull.base))
+        shown = shapes.pull(pull, repo, self.url, repo.head(pull.base))
         facts = {"action": action, "number": pull.number, "pull_request": shown, "commit_id": "", **more}
         self.tell(repo, kind, user, **facts)
 
@@ -232,7 +234,7 @@ class FakeGitea:
 
     async def pushed(self, repo: Repo, before: Mapping[str, str], user: str) -> None:
         """Branches moved: pull requests follow, hooks are told; a merge is computed anew."""
-        after = await repo.branches()
+        after = repo.branches()
         for branch in {*before, *after}:
             old, new = before.get(branch, ZERO), after.get(branch, ZERO)
             if old == new:
@@ -315,7 +317,7 @@ class FakeGitea:
         elif "receive-pack" in path + query and (user not in repo.writers or repo.archived):
             await wire.send(403, [], b"User permission denied\n")
         else:
-            before = await repo.branches()
+            before = repo.branches()
             status, out, content = await _backend(self.folder, repo, method, path, query, headers, body, user)
             await wire.send(status, out, content)
             await self.pushed(repo, before, user)

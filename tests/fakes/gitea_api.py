@@ -61,7 +61,7 @@ class _Asked:
         return 200, (list(entries[start : start + limit]), {"X-Total-Count": str(len(entries))})
 
     async def shown(self, pull: Pull) -> Any:
-        return shapes.pull(pull, self.repo, self.gitea.url, await self.repo.head(pull.base))
+        return shapes.pull(pull, self.repo, self.gitea.url, self.repo.head(pull.base))
 
 
 async def _repository(asked: _Asked) -> Answer:
@@ -70,9 +70,9 @@ async def _repository(asked: _Asked) -> Answer:
 
 async def _branches(asked: _Asked) -> Answer:
     if not asked.rest:
-        branches = await asked.repo.branches()
+        branches = asked.repo.branches()
         return asked.page([{"name": name, "commit": shapes.commit(sha)} for name, sha in branches.items()])
-    head = await asked.repo.head(asked.rest)
+    head = asked.repo.head(asked.rest)
     if head is None:
         raise Refused(404, f"branch does not exist [name: {asked.rest}]")
     return 200, {
@@ -84,15 +84,15 @@ async def _branches(asked: _Asked) -> Answer:
 
 async def _contents(asked: _Asked) -> Answer:
     ref = await asked.repo.commit(asked.query.get("ref", "HEAD"))
-    listing = await asked.repo.git("ls-tree", str(ref), "--", asked.rest) if ref else ""
+    listing = await asked.repo.git("ls-tree", "-l", str(ref), "--", asked.rest) if ref else ""
     if not listing:
         raise Refused(404, "object does not exist")
-    mode, kind, blob = listing.split("\t")[0].split()
+    mode, kind, blob, length = listing.split("\t")[0].split()
     if kind == "tree":
         return 200, []
     what = {"120000": "symlink", "160000": "submodule"}.get(mode, "file")
     text = (await asked.repo.git("cat-file", "blob", blob) + "\n").encode() if what == "file" else b""
-    size = int(await asked.repo.git("cat-file", "-s", blob))
+    size = 0 if length == "-" else int(length)
     content = base64.b64encode(text[:size]).decode()
     return 200, {"type": what, "encoding": "base64", "content": content, "size": size, "path": asked.rest}
 
@@ -198,8 +198,8 @@ async def _list(asked: _Asked) -> Answer:
 
 async def _open(asked: _Asked) -> Answer:
     branch, base = asked.body["head"], asked.body["base"]
-    head = await asked.repo.head(branch)
-    if head is None or await asked.repo.head(base) is None:
+    head = asked.repo.head(branch)
+    if head is None or asked.repo.head(base) is None:
         raise Refused(404, "branch does not exist")
     for pull in asked.repo.pulls:
         if pull.state == "open" and (pull.branch, pull.base, pull.head_repo) == (branch, base, asked.repo):
@@ -250,7 +250,7 @@ async def _merge_alone(asked: _Asked, pull: Pull) -> Answer:
         raise Refused(405, "Does not have enough approvals")
     if body.get("head_commit_id", pull.head) != pull.head:
         raise Refused(409, "head out of date")
-    before = await repo.branches()
+    before = repo.branches()
     merged = await repo.merge(pull, body.get("merge_title_field") or f"Merge pull request #{pull.number}")
     if merged is None:
         raise Refused(405, "Please try again later")  # a conflict looks like a merge still being computed

@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import httpx
 
+from quarterdeck.kernel.http import trusted
 from tests.fakes.gitea_state import Hook, Repo
 
 LIMIT = 5.0
@@ -40,7 +41,9 @@ class Post:
     """Sends what happens to the hooks that asked for it."""
 
     def __init__(self, transport: httpx.AsyncBaseTransport | None) -> None:
-        self._client = httpx.AsyncClient(transport=transport, timeout=LIMIT, trust_env=False)
+        self._client = httpx.AsyncClient(
+            transport=transport, timeout=LIMIT, trust_env=False, verify=trusted()
+        )
         self._under_way: set[asyncio.Task[None]] = set()
         self.sent: list[Sent] = []
         self.losing: Counter[str] = Counter()

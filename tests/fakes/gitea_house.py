@@ -37,8 +37,8 @@ class GiteaCompany:
     async def file(self) -> None:
         """An item, worked on until its development waits for CI."""
         await self.desk.file(REPOSITORY)
-        await self.desk.rest(KEY)
-        await self.desk.house.engine.decide(KEY, OWNER, approved=True)
+        if (await self.settle()).state is State.WAITING_APPROVAL:
+            await self.desk.house.engine.decide(KEY, OWNER, approved=True)
         await self.until("development", State.WAITING_GATE)
 
     async def until(self, stage: str, state: State) -> Card:
@@ -101,6 +101,11 @@ def leave_the_word_to_people(surroundings: Surroundings) -> None:
     silent.chmod(0o755)
     surroundings.parameters("reviewer")["program"] = "agents/silent"
     surroundings.settings = surroundings.settings.model_copy(update={"public_url": "http://desk.test"})
+
+
+def begin_with_development(surroundings: Surroundings) -> None:
+    """Nothing is analysed or drawn before: half the agents, for tests of what comes after."""
+    del surroundings.pipeline["stages"][:2]
 
 
 @asynccontextmanager

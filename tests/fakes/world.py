@@ -200,7 +200,7 @@ async def _reviewed_and_merged(here: World) -> None:
     here.repo.pull(1).computing = 1
     await here.look_for_what_was_lost()
     await here.until("done", State.DONE)
-    assert await here.repo.head("main") == (await here.pull()).merged_commit
+    assert here.repo.head("main") == (await here.pull()).merged_commit
     assert any((call.path.endswith("/merge"), call.status) == (True, 405) for call in here.gitea.calls)
 
 

@@ -14,6 +14,7 @@ from tests.fakes.gitea_house import (
     BRANCH,
     REPOSITORY,
     GiteaCompany,
+    begin_with_development,
     gitea_company,
     leave_the_word_to_people,
 )
@@ -23,7 +24,7 @@ OpenCompany = Callable[[], Awaitable[GiteaCompany]]
 
 
 @pytest.fixture
-async def company(
+async def whole_company(
     surroundings: Surroundings, open_desk: OpenDesk, tmp_path: Path
 ) -> AsyncIterator[OpenCompany]:
     """Opened when the test has prepared its surroundings; its reviewer leaves the word to people."""
@@ -36,6 +37,13 @@ async def company(
         yield open_it
 
 
+@pytest.fixture
+def company(surroundings: Surroundings, whole_company: OpenCompany) -> OpenCompany:
+    """The same, whose items begin with their development."""
+    begin_with_development(surroundings)
+    return whole_company
+
+
 async def hooked(company: GiteaCompany) -> None:
     """The item is filed, and from now on Gitea tells what happens."""
     await company.file()
@@ -43,9 +51,9 @@ async def hooked(company: GiteaCompany) -> None:
 
 
 async def test_an_item_travels_to_done_with_every_delivery_sent_twice_and_one_of_each_kind_lost(
-    company: OpenCompany,
+    whole_company: OpenCompany,
 ):
-    here = await company()
+    here = await whole_company()
     await hooked(here)
     gitea, repo = here.gitea, here.repo
     gitea.post.twice = True
@@ -79,7 +87,7 @@ async def test_an_item_travels_to_done_with_every_delivery_sent_twice_and_one_of
 
     assert set(gitea.post.lost) == {"status", "workflow_run", "push", "pull_request", "pull_request_approved"}
     assert {sent.status for sent in gitea.sent} == {202}
-    assert await repo.head("main") == (await here.pull()).merged_commit
+    assert repo.head("main") == (await here.pull()).merged_commit
     counted = await here.kinds()
     assert counted["item_done"] == 1
     assert counted["agent_started"] == 4
@@ -113,12 +121,12 @@ async def test_a_force_push_after_the_approval_is_not_merged(company: OpenCompan
     head = (await here.pull()).head
     await here.gitea.report(here.repo, head, "success")
     await here.until("review", State.WAITING_GATE)
-    base = await here.repo.head("main")
+    base = here.repo.head("main")
     await here.gitea.review(here.repo, 1, "APPROVED")
     await here.gitea.push(here.repo, BRANCH, {"evil.txt": "surprise"}, parents=[str(base)])
     await here.until("review", State.WAITING_GATE)
     assert not (await here.pull()).is_merged
-    assert await here.repo.head("main") == base
+    assert here.repo.head("main") == base
 
 
 async def test_a_merge_made_by_hand_ends_the_item_even_when_the_branch_is_gone(company: OpenCompany):
@@ -129,7 +137,7 @@ async def test_a_merge_made_by_hand_ends_the_item_even_when_the_branch_is_gone(c
     await here.gitea.merge(here.repo, 1)
     await here.gitea.delete_branch(here.repo, BRANCH)
     await here.until("done", State.DONE)
-    assert (await here.kinds())["agent_started"] == 4
+    assert (await here.kinds())["agent_started"] == 2
 
 
 async def test_a_pull_request_closed_without_a_merge_goes_back_to_the_developer(company: OpenCompany):
@@ -164,7 +172,7 @@ async def test_what_the_desk_does_itself_wakes_nobody(company: OpenCompany):
     forge, pull = here.desk.house.forge, await here.pull()
     woken = await here.woken()
     await forge.review(REPOSITORY, pull.number, "reviewer", Verdict.COMMENT, "looks fine", pull.head)
-    before = {BRANCH: str(await here.repo.head("main"))}
+    before = {BRANCH: str(here.repo.head("main"))}
     await here.gitea.pushed(here.repo, before, BOT)
     await here.until("review", State.WAITING_GATE)
     assert [o for o in await here.outcomes() if "reviewed" in o or f"push to {BRANCH}" in o] == [
@@ -177,7 +185,7 @@ async def test_what_the_desk_does_itself_wakes_nobody(company: OpenCompany):
 async def test_ci_that_is_red_on_the_base_branch_too_is_a_persons_move(company: OpenCompany):
     here = await company()
     await hooked(here)
-    await here.gitea.report(here.repo, str(await here.repo.head("main")), "failure")
+    await here.gitea.report(here.repo, str(here.repo.head("main")), "failure")
     await here.gitea.report(here.repo, (await here.pull()).head, "failure", description="2 failed")
     card = await here.until("development", State.BLOCKED)
     assert card.move is not None
@@ -223,8 +231,10 @@ async def test_gitea_going_down_in_the_middle_costs_nothing(company: OpenCompany
     assert "engine_failed" not in await here.kinds()
 
 
-async def test_the_token_is_nowhere_that_an_agent_can_read(company: OpenCompany, surroundings: Surroundings):
-    here = await company()
+async def test_the_token_is_nowhere_that_an_agent_can_read(
+    whole_company: OpenCompany, surroundings: Surroundings
+):
+    here = await whole_company()
     await hooked(here)
     home = surroundings.settings.folder
     found = [

@@ -89,14 +89,14 @@ async def test_what_was_not_pushed_in_an_outage_is_pushed_by_the_next_try(there:
     await there.gitea.up()
     await there.push(branch="item/ET-008")  # work on another item of the repository meanwhile
     head = await there.forge.publish(NAME, "item/ET-007", there.work_tree())
-    assert await there.repo.head("item/ET-007") == head
+    assert there.repo.head("item/ET-007") == head
 
 
 async def test_a_merge_that_is_still_computed_is_tried_again(there: There):
     there.gitea.computing = 3
     head = await there.push()
     number = (await there.open()).number
-    assert await there.forge.merge(NAME, number, head, "Greet") == await there.repo.head("main")
+    assert await there.forge.merge(NAME, number, head, "Greet") == there.repo.head("main")
     tries = [call for call in there.gitea.calls if call.path.endswith("/merge")]
     assert [call.status for call in tries] == [405, 405, 405, 200]
     assert {call.body["head_commit_id"] for call in tries} == {head}
@@ -183,7 +183,7 @@ async def test_each_repository_is_asked_for_where_it_lives(there: There, databas
     assert (tmp_path / "forge" / "plain.git").is_dir()
     for name in (NAME, f"{there.gitea.url}/acme/shop", f"{there.gitea.url}/Acme/shop.git"):
         await forges.check(name)
-        assert await forges.head(name, "main") == await there.repo.head("main")
+        assert await forges.head(name, "main") == there.repo.head("main")
     for name in (
         "gitea:acme",
         "gitea:../x/y",
