@@ -16,10 +16,10 @@ import httpx
 from quarterdeck.crew import chat_stream
 from quarterdeck.crew.chat_stream import Said
 from quarterdeck.kernel import http
-from quarterdeck.kernel.errors import Conflict, Misconfigured, NotFound, Unavailable
+from quarterdeck.kernel.errors import Conflict, Invalid, Misconfigured, NotFound, Unavailable
 
 NAME = "OpenClaw"
-PAGE, MOST_PAGES = 200, 10
+PAGE, MOST_MESSAGES = 200, 2000
 CHAT = "/v1/chat/completions"
 QUICK = 20.0
 """Seconds for anything but a turn; a hook is admitted within 15."""
@@ -150,13 +150,12 @@ class Gateway:
     async def history(self, session_key: str, until: Callable[[list[Any]], bool]) -> list[Any]:
         """A session's messages, oldest first, read backwards page by page until `until` has enough.
 
-        An unknown session has none.
+        An unknown session has none. Raises `Invalid` for a message that is too long to be read.
         """
         path, cursor, messages = f"/sessions/{quote(session_key, safe='')}/history", "", list[Any]()
-        for _ in range(MOST_PAGES):
-            params = {"limit": str(PAGE)} | ({"cursor": cursor} if cursor else {})
+        while len(messages) < MOST_MESSAGES:
             try:
-                page = await self._get(path, params)
+                page = await self._page(path, cursor)
             except NotFound:
                 break
             messages = [*(page.get("messages") or page.get("items") or []), *messages]
@@ -164,6 +163,20 @@ class Gateway:
             if until(messages) or not cursor or not page.get("hasMore"):
                 break
         return messages
+
+    async def _page(self, path: str, cursor: str) -> dict[str, Any]:
+        """The messages before `cursor`: fewer of them, down to one, where they are long."""
+        size = PAGE
+        while True:
+            params = {"limit": str(size)} | ({"cursor": cursor} if cursor else {})
+            try:
+                return await self._get(path, params)
+            except Unavailable as error:
+                if not error.data.get("too_large"):
+                    raise
+                if size == 1:
+                    raise Invalid("The agent's answer is too long to be read.", "It was not used.") from None
+            size = max(size // 20, 1)
 
     async def abort(self, session_key: str) -> None:
         """Stop whatever the session is doing. Only the gateway's own protocol can."""

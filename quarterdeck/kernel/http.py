@@ -226,7 +226,7 @@ class _LimitedBody(httpx.AsyncByteStream):
             async for chunk in self._answer.aiter_bytes():
                 read += len(chunk)
                 if read > self._most_bytes:
-                    raise _wrong(self._name, f"answered more than {self._most_bytes} bytes")
+                    raise _wrong(self._name, f"answered more than {self._most_bytes} bytes", too_large=True)
                 yield chunk
         except httpx.HTTPError as error:
             raise _translated(self._name, error) from None
@@ -342,12 +342,13 @@ def _timed_out(name: str, seconds: float | None, *, maybe_arrived: bool = True) 
     )
 
 
-def _wrong(name: str, what: str) -> Unavailable:
+def _wrong(name: str, what: str, **data: Any) -> Unavailable:
     return Unavailable(
         f"{name} {what}.",
         "Check that its address leads to the right service.",
         code="wrong_answer",
         maybe_arrived=True,
+        **data,
     )
 
 

@@ -158,11 +158,13 @@ async def _filed(here: World) -> str:
 
 
 async def _approved(here: World, issue: str) -> None:
-    """The analyst has its turn; anna's yes never arrives, and is found."""
+    """The analyst has its turn; a stranger's yes counts for nothing; anna's never arrives, and is found."""
     card = await here.until("analysis", State.WAITING_APPROVAL)
     await here.tell_plane()
     assert here.plane.state(issue) == "In Progress"
     assert len([text for text in here.plane.comments(issue) if ":approved:" in text]) == 1
+    here.plane.books.say(issue, here.plane.books.person("stranger"), "<p>:approved:</p>")
+    await here.hear()
     here.plane_post.losing["issue_comment created"] += 1
     here.plane.books.say(issue, here.anna, "<p>Looks right <b>:approved:</b></p>")
     await here.hear()
@@ -174,7 +176,7 @@ async def _approved(here: World, issue: str) -> None:
 
 
 async def _developed(here: World) -> None:
-    """CI's first words are lost, its last ones arrive twice."""
+    """CI's first words are lost, those on an older commit count for nothing, its last ones arrive twice."""
     gitea, repo = here.gitea, here.repo
     gitea.post.losing = Counter(("status", "workflow_run", "push", "pull_request"))
     await here.until("development", State.WAITING_GATE)
@@ -187,15 +189,29 @@ async def _developed(here: World) -> None:
     await here.look_for_what_was_lost()
     await here.until("development", State.WAITING_GATE)
     assert here.looks_at_ci() > asked
+    older = await repo.commit(f"{head}~1")
+    assert older
+    await gitea.workflow(repo, older, BRANCH, "completed", "success", "older.yaml")
+    await gitea.report(repo, older, "success")
+    await here.look_for_what_was_lost()
+    await here.until("development", State.WAITING_GATE)
     await gitea.workflow(repo, head, BRANCH, "completed", "success")
     await gitea.report(repo, head, "success")
     await here.until("review", State.WAITING_GATE)
 
 
 async def _reviewed_and_merged(here: World) -> None:
-    """Anna's word in Gitea is lost, and found; the first try to merge comes too early for Gitea."""
-    here.gitea.post.losing.update(["pull_request_approved"])
-    await here.gitea.review(here.repo, (await here.pull()).number, "APPROVED")
+    """Both words of anna are lost, and found; that to an older commit counts for nothing.
+
+    The first try to merge comes too early for Gitea.
+    """
+    here.gitea.post.losing.update(["pull_request_approved"] * 2)
+    pull = await here.pull()
+    older = await here.repo.commit(f"{pull.head}~1")
+    await here.gitea.review(here.repo, pull.number, "APPROVED", commit=str(older))
+    await here.look_for_what_was_lost()
+    await here.until("review", State.WAITING_GATE)
+    await here.gitea.review(here.repo, pull.number, "APPROVED")
     await here.until("review", State.WAITING_GATE)
     here.repo.pull(1).computing = 1
     await here.look_for_what_was_lost()
@@ -208,12 +224,14 @@ async def _nothing_was_done_twice(here: World, issue: str) -> None:
     counted = await here.kinds()
     assert (counted["item_done"], counted["agent_started"], counted["approval_decided"]) == (1, 4, 1)
     said = here.plane.comments(issue)
-    assert len(said) == 4, said  # the question, anna's yes, her second, and the answer to that one
+    assert len(said) == 6, said  # the question, the stranger's yes and anna's two, the answers to two of them
     assert set(here.plane_post.lost) == {"issue created", "issue updated", "issue_comment created"}
     kinds = {"status", "workflow_run", "push", "pull_request", "pull_request_approved"}
     assert set(here.gitea.post.lost) == kinds
     assert {sent.status for sent in here.gitea.sent} == {202}
     answers = Counter(here.plane_post.answers)
     assert answers["accepted"] == answers["known"] > 0
-    ci = [told for told in await here.woken() if told.startswith("ci/tests")]
-    assert len(ci) == 1, "the status woke the item once, though it was told twice"
+    outcomes = Counter(await here.outcomes())
+    assert outcomes[f"ci/tests: success: woke {KEY}"] == 1, "once, though it was told twice"
+    assert outcomes[f"push to {BRANCH}: the desk did that itself"] == 2, "one of its three was lost"
+    assert outcomes["It is the desk's own."] == 1, "its question names the marker"

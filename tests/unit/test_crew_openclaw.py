@@ -1,0 +1,131 @@
+"""The client of an OpenClaw gateway: its two tokens, its busy sessions, and its answers that are no JSON."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from quarterdeck.crew.openclaw import Address, Gateway
+from quarterdeck.crew.openclaw_history import text_of
+from quarterdeck.kernel.errors import Conflict, Unavailable
+from tests.fakes.far_sides import Gateway as FarGateway
+from tests.fakes.far_sides import far_side, until
+from tests.fakes.openclaw import GATEWAY_TOKEN, HOOKS_TOKEN, FakeOpenClaw, Reply
+
+SESSION = "hook:task:ET-007"
+
+
+@pytest.fixture
+async def fake() -> AsyncIterator[FakeOpenClaw]:
+    async with FakeOpenClaw(admission=0.05) as fake:
+        yield fake
+
+
+@pytest.fixture
+async def gateway(fake: FakeOpenClaw) -> AsyncIterator[Gateway]:
+    made = Gateway(Address(fake.url, GATEWAY_TOKEN, HOOKS_TOKEN))
+    yield made
+    await made.close()
+
+
+async def by_hook(gateway: Gateway, message: str, key: str) -> tuple[str, str]:
+    return await gateway.run_agent(message, agent_id="main", session_key=SESSION, key=key, seconds=5)
+
+
+async def test_an_agent_is_woken_with_a_text(fake: FakeOpenClaw, gateway: Gateway) -> None:
+    assert await gateway.wake("Look around.", "next-heartbeat", agent_id="main") == "queued"
+    assert fake.woken == [{"text": "Look around.", "mode": "next-heartbeat", "agentId": "main"}]
+
+
+async def test_each_token_opens_its_own_doors_only(fake: FakeOpenClaw, gateway: Gateway) -> None:
+    """One of the refusals is plain text, the other JSON."""
+    await gateway.check_hooks()
+    assert await gateway.agents() == ["default", "main"]
+    swapped = Gateway(Address(fake.url, HOOKS_TOKEN, GATEWAY_TOKEN))
+    for ask in (swapped.check_hooks, swapped.agents):
+        with pytest.raises(Conflict, match="401") as refused:
+            await ask()
+        assert HOOKS_TOKEN not in str(refused.value) and GATEWAY_TOKEN not in str(refused.value)
+    await swapped.close()
+
+
+async def test_a_page_where_an_answer_should_be_is_somebody_else(fake: FakeOpenClaw) -> None:
+    """The gateway answers 200 and HTML to whatever it does not know."""
+    lost = Gateway(Address(f"{fake.url}/elsewhere", GATEWAY_TOKEN, HOOKS_TOKEN))
+    for ask in (lost.health, lost.agents, lost.check_hooks):
+        with pytest.raises(Unavailable) as wrong:
+            await ask()
+        assert wrong.value.code == "wrong_answer"
+    await lost.close()
+
+
+async def test_a_busy_session_says_so_and_the_same_key_joins_its_turn(
+    fake: FakeOpenClaw, gateway: Gateway
+) -> None:
+    fake.says(Reply("Counted.", 0.3))
+    async with asyncio.TaskGroup() as group:
+        first = group.create_task(by_hook(gateway, "Count.", "run-1.1"))
+        await until(lambda: len(fake.turns) == 1)
+        again = group.create_task(by_hook(gateway, "Count.", "run-1.1"))
+        with pytest.raises(Unavailable) as busy:
+            await by_hook(gateway, "Something else.", "run-2.1")
+    assert first.result() == again.result() and first.result()[1] == "ok"
+    assert busy.value.data["status"] == 503
+    assert [turn.session for turn in fake.turns] == ["agent:main:hook:task:et-007"]
+
+
+async def test_a_history_is_read_back_to_where_it_matters(fake: FakeOpenClaw, gateway: Gateway) -> None:
+    assert await gateway.history(SESSION, lambda _: False) == []
+    for number in range(3):
+        await by_hook(gateway, f"Number {number}.", f"run-{number}.1")
+    found = await gateway.history(SESSION, lambda _: False)
+    assert [message["role"] for message in found] == ["user", "assistant"] * 3
+
+
+async def test_long_messages_are_read_in_smaller_pages(fake: FakeOpenClaw, gateway: Gateway) -> None:
+    """Together they are more than one answer may be: what tools found, over the days."""
+    fake.says(Reply("x" * 100_000, repeat=30), Reply("y" * 100_000, repeat=30), Reply("Short."))
+    for number in range(3):
+        await by_hook(gateway, f"Number {number}.", f"run-{number}.1")
+    found = await gateway.history(SESSION, lambda _: False)
+    assert [len(text_of(message)) > 1_000_000 for message in found[1::2]] == [True, True, False]
+
+
+async def test_a_run_waits_for_a_session_that_is_busy_with_something_else(tmp_path: Path) -> None:
+    async with far_side("openclaw-hooks", tmp_path) as bench:
+        assert isinstance(bench.far, FarGateway)
+        fake = bench.far.gateway
+        fake.admission = 0.05
+        other = Gateway(Address(fake.url, GATEWAY_TOKEN, HOOKS_TOKEN))
+        fake.says(Reply("By hand.", 1.0), Reply("By the run."))
+        by_hand = asyncio.create_task(by_hook(other, "Count by hand.", "by-hand"))
+        await until(lambda: len(fake.turns) == 1)
+        outcome = await bench.run()
+        await by_hand
+        await other.close()
+        assert outcome.succeeded, bench.log()
+        assert outcome.result == {"summary": "By the run."}
+        assert "the session is busy" in bench.log()
+        assert len(fake.turns) == 2
+
+
+@pytest.mark.parametrize("route", ["openclaw", "openclaw-hooks"])
+async def test_a_turn_that_ends_in_an_error_there_has_failed_here(tmp_path: Path, route: str) -> None:
+    async with far_side(route, tmp_path) as bench:
+        assert isinstance(bench.far, FarGateway)
+        bench.far.gateway.says(Reply("The provider is away.", fails=True))
+        outcome = await bench.run()
+        assert (outcome.exit_code, outcome.succeeded) == (1, False)
+        assert "ended in an error: The provider is away." in outcome.error
+        assert bench.far.begun() == 1
+
+
+async def test_an_answer_that_breaks_off_is_taken_from_the_history(tmp_path: Path) -> None:
+    async with far_side("openclaw", tmp_path) as bench:
+        assert isinstance(bench.far, FarGateway)
+        bench.far.gateway.says(Reply("The whole of it.", breaks_off=True))
+        outcome = await bench.run()
+        assert outcome.succeeded, bench.log()
+        assert outcome.result == {"summary": "The whole of it."}
+        assert bench.far.begun() == 1
