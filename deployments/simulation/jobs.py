@@ -39,7 +39,7 @@ BY_ITSELF = frozenset({Nature.STALLS, Nature.SLOW, Nature.ROUNDS})
 """Begun by the agent in a session of its own, before any sweep saw it."""
 
 TWICE = frozenset({Nature.SLOW})
-"""It also stands to do in another place: whoever finds it there must not begin it."""
+"""It is also filed in another place later: whoever finds it there must not begin it, and closes it there."""
 
 OF_THE_BOARD = frozenset({Nature.DEAF, Nature.STUCK})
 

@@ -29,6 +29,8 @@ ROSTER = Path(__file__).parents[1] / "examples" / "company.yaml"
 SOURCES = ("board", "workboard", "multica", "documents", "plane")
 TROUBLES = (Trouble.FAILED, Trouble.TIMED_OUT, Trouble.MISSING, Trouble.UNREADABLE, Trouble.REFUSED)
 DAY = timedelta(days=1)
+BY_THEN = timedelta(minutes=90)
+"""Several sweeps of every agent."""
 MEETING = 5.0
 """Seconds that a sweep looks for longer when another tick is to meet it."""
 
@@ -273,8 +275,9 @@ class Week:
             self.seen.injected[arrival.nature.value] += 1
         job = self._job(arrival)
         for position, name in enumerate(self._places(arrival)):
-            if position and arrival.later and arrival.nature is not Nature.CYCLE:
-                self.spawn(self._put_later(job, arrival, name, number))
+            later = max(arrival.later, BY_THEN) if arrival.nature in work.TWICE else arrival.later
+            if position and later and arrival.nature is not Nature.CYCLE:
+                self.spawn(self._put_later(job, arrival, name, number, later))
             else:
                 self._put(job, arrival, name, number)
         if len(job.cards) > 1:
@@ -287,20 +290,22 @@ class Week:
         return job
 
     def _places(self, arrival: Arrival) -> Sequence[str]:
-        """Who has no id in Multica has no work there.
-
-        Work at which somebody is, by himself, in a source that is down could be begun where else it stands:
-        it stands twice only while all sources can be looked into.
-        """
+        """Who has no id in Multica has no work there."""
         knows = bool(self.beats[arrival.agent].multica_id)
-        places = [name for name in arrival.places if name != "multica" or knows]
-        is_once = arrival.nature in work.TWICE and self.plan.outages
-        return places[: 1 if is_once else None] or ["plane"]
+        return [name for name in arrival.places if name != "multica" or knows] or ["plane"]
 
-    async def _put_later(self, job: Job, arrival: Arrival, name: str, number: int) -> None:
-        await asyncio.sleep(arrival.later.total_seconds())
-        if not (self.is_calm or job.completed or job.is_closed):  # nobody files what is done or reviewed
+    async def _put_later(self, job: Job, arrival: Arrival, name: str, number: int, later: timedelta) -> None:
+        await asyncio.sleep(later.total_seconds())
+        if self.is_calm or job.completed or job.is_closed:
+            return  # nobody files what is done or reviewed
+        if arrival.nature not in work.TWICE or self._could_be_seen(job):
             self._put(job, arrival, name, number)
+
+    def _could_be_seen(self, job: Job) -> bool:
+        """Who is at work by himself was seen at it, if only the place was there to be looked into."""
+        [card], now = job.cards, self.clock.now()
+        outages = self.outside[card.ref.source].outages
+        return not any(outage.begin < now and card.made < outage.end for outage in outages)
 
     def _put(self, job: Job, arrival: Arrival, place: str, number: int, ending: str = "") -> Card:
         now = self.clock.now()

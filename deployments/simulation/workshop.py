@@ -166,6 +166,5 @@ async def _go_on(job: Job, card: Card, now: Callable[[], Any]) -> None:
             card.rounds = (card.rounds or 0) + 9
         card.change(now())
         if job.nature is Nature.SLOW and now() - begun > timedelta(hours=4):
-            for place in job.cards:
-                place.change(now(), Status.DONE)
+            card.change(now(), Status.DONE)
             job.completed += 1

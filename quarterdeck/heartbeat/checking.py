@@ -107,12 +107,16 @@ class Check:
         for piece in pieces:
             memory = self._memory(piece, now)
             self._remember_places(piece, memory)
+            self._remember_who_holds_it(piece, memory)
             if piece.status is Status.IN_PROGRESS:
                 await self._check_progress(piece, memory, at_work)
             elif piece.status is Status.TODO and not await self._is_done_already(piece, memory):
                 self._check_found(piece, memory)
             elif memory.finished_at is not None and not memory.owed:
                 self._close_everywhere(piece, memory)
+            elif piece.status is Status.BLOCKED and not (memory.breaker or memory.owed):
+                await self._is_at_work_elsewhere(piece, memory)
+        await self._let_go(pieces)
         await self._check_needs()
 
     def _memory(self, piece: Piece, now: datetime) -> Work:
@@ -154,6 +158,7 @@ class Check:
         self.plan.change(piece, changes)
         self.plan.tells += judgement.tells
         if judgement.step is not Step.NOTHING:
+            self.plan.change(piece, {"held": []})  # it is taken out of those hands
             self.plan.recoveries.append(Recovery(piece, judgement))
 
     def _remember_places(self, piece: Piece, memory: Work) -> None:
@@ -163,6 +168,36 @@ class Check:
         known = memory.places if self._memories.of(piece) else []
         if any(place not in known for place in places_of(piece)):
             self.plan.change(piece, {"title": piece.title[:300]})
+
+    def _remember_who_holds_it(self, piece: Piece, memory: Work) -> None:
+        """What somebody is at by himself is not begun where else it stands, even while he cannot be seen."""
+        if memory.run_id is not None or memory.owed or memory.breaker or memory.finished_at is not None:
+            return
+        here, driven = places_of(piece), self._means.sources
+        held = [place for place in memory.held if place not in here]
+        held += [[name, ref] for name, ref in _held(piece) if not driven[name].is_driven]
+        if held != memory.held:
+            self.plan.change(piece, {"held": held})
+
+    async def _let_go(self, pieces: Sequence[Piece]) -> None:
+        """What was held, and is seen nowhere any more, was done there or withdrawn."""
+        seen = {place.ref for piece in pieces for place in piece.places}
+        for row in self._memories.rows:
+            places = [Ref(name, ref) for name, ref in [*row.places, *row.held]]
+            is_at_rest = row.run_id is None and not row.owed and row.finished_at is None
+            hidden = self._memories.down.intersection(place.source for place in places)
+            if row.held and is_at_rest and not hidden and seen.isdisjoint(places):
+                await self._conclude(row, places[-1])
+
+    async def _conclude(self, row: Work, ref: Ref) -> None:
+        source = self._means.sources.get(ref.source)
+        try:
+            found = await source.read(ref) if source else None
+        except QuarterdeckError:
+            return
+        is_done = found is not None and found.status is Status.DONE
+        piece = Piece((found or Found(ref, row.title, Status.CANCELLED),))
+        self.plan.change(piece, {"held": []} | ({"finished_at": self._now()} if is_done else {}))
 
     def _close_everywhere(self, piece: Piece, memory: Work) -> None:
         """It is done; a place of it that turned up since does not know yet."""
@@ -178,7 +213,7 @@ class Check:
     def _close_what_is_down(self, piece: Piece, memory: Work, done: str) -> None:
         """Remembered places that are not seen now: they are closed when their source is back."""
         here, sources, text = places_of(piece), self._means.sources, f"It was done as {done}."
-        gone = [p for p in memory.places if p not in here and p[0] in sources]
+        gone = [p for p in memory.places if p not in here and p[0] in sources and ":".join(p) != done]
         owed = self.plan.changes[piece.ref][1]["owed"]
         owed += [due(p, "finish", text, reviewed=False) for p in gone if not sources[p[0]].is_driven]
 
@@ -197,21 +232,25 @@ class Check:
             if not memory.owed and _late(piece, memory) == todo:
                 self._close_everywhere(piece, memory)
             return bool(memory.owed) or _late(piece, memory) == todo
-        return await self._is_driven_elsewhere(piece, memory)
+        return await self._is_at_work_elsewhere(piece, memory)
 
-    async def _is_driven_elsewhere(self, piece: Piece, memory: Work) -> bool:
-        """Our own engine had it, and tells of it no more: what it did is not done again."""
+    async def _is_at_work_elsewhere(self, piece: Piece, memory: Work) -> bool:
+        """Our own engine or somebody else had it, where it is not seen now: what was done is not redone."""
         sources, here = self._means.sources, places_of(piece)
-        places = [*memory.places, *self._memories.begun_elsewhere(piece)]
+        held = self._memories.held(piece, memory)
+        places = [*memory.places, *self._memories.begun_elsewhere(piece), *held]
         for name, ref in [place for place in places if place not in here]:
-            if name not in sources or not sources[name].is_driven:
+            if name not in sources or not (sources[name].is_driven or [name, ref] in held):
                 continue
+            if name in self._memories.down:
+                self.plan.warnings.append(f"{piece.shown} is at work in {name}, which cannot be looked into")
+                return True
             try:
                 found = await sources[name].read(Ref(name, ref))
             except QuarterdeckError:
                 return True  # whether it is done cannot be known now
             if found is not None and found.status is Status.DONE:
-                self._close(piece, piece.places, f"{name}:{ref}", finished_at=self._now())
+                self._close(piece, piece.places, f"{name}:{ref}", finished_at=self._now(), held=[])
                 self._close_what_is_down(piece, memory, f"{name}:{ref}")
             if found is not None and found.status is not Status.CANCELLED:
                 return True
@@ -310,6 +349,12 @@ def _is_older(known: Work | None, done: Work) -> bool:
     if known.finished_at is not None or done.finished_at is None:
         return False
     return known.attempts == 0 or known.updated_at < done.finished_at
+
+
+def _held(piece: Piece) -> list[list[str]]:
+    """Where somebody is at it; in one of several places also where it is reviewed, or blocked."""
+    holding = (Status.IN_PROGRESS, Status.IN_REVIEW, Status.BLOCKED)[: None if len(piece.places) > 1 else 1]
+    return [[p.ref.source, p.ref.id] for p in piece.places if p.status in holding]
 
 
 def _late(piece: Piece, memory: Work) -> list[Found]:

@@ -135,7 +135,8 @@ class Memories:
     """What is remembered of an agent's work, found by any place of it. `down`: sources not seen now."""
 
     def __init__(self, rows: Sequence[Work], down: Collection[str] = ()) -> None:
-        self._down = frozenset(down)
+        self.down = frozenset(down)
+        self.rows = rows
         self._by_ref: dict[Ref, Work] = {}
         self._by_title: dict[str, list[Work]] = {}
         for row in rows:
@@ -152,7 +153,7 @@ class Memories:
     def _out_of_sight(self, piece: Piece) -> Iterator[Work]:
         """The same work, unfinished, known from places none of which can be looked into now."""
         for row in self._elsewhere(piece):
-            if row.finished_at is None and {row.source, *(place[0] for place in row.places)} <= self._down:
+            if row.finished_at is None and {row.source, *(place[0] for place in row.places)} <= self.down:
                 yield row
 
     def finished_elsewhere(self, piece: Piece) -> Work | None:
@@ -162,6 +163,11 @@ class Memories:
             if done is not None and (made is None or made <= done):
                 return row
         return None
+
+    def held(self, piece: Piece, memory: Work) -> list[list[str]]:
+        """Where somebody else was at the same work."""
+        rows = (row for row in self._elsewhere(piece) if row.finished_at is None)
+        return [*memory.held, *(place for row in rows for place in row.held)]
 
     def begun_elsewhere(self, piece: Piece) -> list[list[str]]:
         """Where the same work was seen and is not known to be finished."""

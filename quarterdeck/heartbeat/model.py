@@ -67,10 +67,11 @@ class Pulse(SQLModel, table=True):
 class Work(SQLModel, table=True):
     """What is remembered of one piece of work of a source; rows exist where there is something to remember.
 
-    `sign` is the last sign of life that counted, `own_sign` one that we caused ourselves. `timed_out_at` is
-    the sign at which the last timeout was counted, `acted` whether its platform action was taken. `told` are
-    the things said once. What is spent counts against the budget from `budget_since` on. `owed` are actions
-    on sources that were decided and not done yet, in their order.
+    `held` are places in which somebody else was at it when they were last seen: it is not begun where else it
+    stands while they cannot be seen. `sign` is the last sign of life that counted, `own_sign` one that we
+    caused ourselves. `timed_out_at` is the sign at which the last timeout was counted, `acted` whether its
+    platform action was taken. `told` are the things said once. What is spent counts against the budget from
+    `budget_since` on. `owed` are actions on sources that were decided and not done yet, in their order.
     """
 
     __tablename__ = "heartbeat_work"
@@ -86,6 +87,7 @@ class Work(SQLModel, table=True):
     title: str = ""
     item_key: str | None = Field(default=None, max_length=20)
     places: list[list[str]] = Field(default_factory=list, sa_column=document())
+    held: list[list[str]] = Field(default_factory=list, sa_column=document())
 
     sign: datetime | None = Field(default=None, sa_column=timestamp(nullable=True))
     own_sign: datetime | None = Field(default=None, sa_column=timestamp(nullable=True))

@@ -226,7 +226,7 @@ class SweepUnderWay:
         order = Order(self.beat.agent, piece, key, self.beat.run_limit, row.item_key)
         opened = await self._means.starter.start(unit, order)
         row.run_id, row.item_key, row.reason = opened.run_id, opened.item, reason
-        row.finished_at = None
+        row.finished_at, row.held = None, []
         row.places = self._places(row, piece)
         row.told = row.told | {"creator": piece.creator or ""}
         if reason == "found":

@@ -15,7 +15,7 @@ from deployments.simulation.jobs import Nature
 from deployments.simulation.virtual_time import run
 from deployments.simulation.week import Plan
 from quarterdeck.crew import rules as crew_rules
-from quarterdeck.heartbeat import judging, overview, rules, service, settling
+from quarterdeck.heartbeat import checking, judging, overview, rules, service, settling
 from quarterdeck.heartbeat.stall import Rung
 from tests.fakes.drawn_days import drawn
 
@@ -53,6 +53,10 @@ def without_the_merge(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(overview, "merged", lambda found, _: [overview.Piece((place,)) for place in found])
 
 
+def without_knowing_who_is_at_it(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(checking, "_held", lambda piece: [])
+
+
 def without_the_ladder(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(judging, "rung", lambda *_: Rung.NOTHING)
 
@@ -81,7 +85,8 @@ MORNING: dict[str, Any] = {"days": 0.4, "jobs_a_day": 1, "outages": False}
     ("breaks", "plan", "complaint"),
     [
         (without_the_breaker, Plan(natures=(Nature.FAILS,) * 5, **MORNING), "runs ended the same way"),
-        (without_the_merge, Plan(natures=(Nature.SLOW,) * 8, slots=2, **MORNING), "doubled"),
+        (without_the_merge, Plan(days=0.3, jobs_a_day=20, slots=2, **CALM), "doubled"),
+        (without_knowing_who_is_at_it, Plan(days=0.8, natures=(Nature.SLOW,) * 8, jobs_a_day=1), "doubled"),
         (without_the_ladder, Plan(natures=(Nature.STALLS,), **MORNING), "forgotten"),
         (without_the_lease, Plan(days=0.2, overlaps=0.3, **CALM), "sweeps of an agent at once"),
         (without_the_days_budget, Plan(days=0.3, jobs_a_day=30, day_rounds=1, **CALM), "runs on Monday"),
