@@ -25,8 +25,10 @@ from quarterdeck.crew.trial import Fault, Trial, try_agent
 from quarterdeck.forge.tracker_model import PostState
 from quarterdeck.heartbeat.roster import complaints
 from quarterdeck.kernel import disk, http, keyring
+from quarterdeck.kernel.connections import Connections
 from quarterdeck.kernel.errors import QuarterdeckError, Unavailable
 from quarterdeck.kernel.inbox import Standing
+from quarterdeck.pipeline.doors import DOORS
 from quarterdeck.router import access
 from quarterdeck.telegram.model import DESK
 
@@ -45,6 +47,7 @@ OLDEST_POSTGRES = 14
 SETUP = "Run `quarterdeck setup`."
 UP = "Run `quarterdeck up`."
 DRIFT = "The tables count; the file is not what works."
+REFUSED = "All that it tells is refused."
 APPLY = "`quarterdeck setup --apply` takes the file."
 
 
@@ -347,13 +350,26 @@ async def messages_arrive(patient: Patient) -> Finding:
 
 async def deliveries_are_worked_on(patient: Patient) -> Finding:
     house = patient.open_house()
+    opened, locked = await _doors(house.connections)
+    if locked:
+        fix = f"Enter the secret in the block `{locked[0]}`; docs/how-to/webhooks.md."
+        return Finding("warn", f"No secret to check deliveries by: {', '.join(locked)}.", REFUSED, fix)
     recently = house.database.clock.now() - FAILURES_OF
     failed = await house.inbox.entries(None, Standing.FAILED, 2**63 - 1, 1)
     if failed and failed[0].received_at > recently:
         detail = f"Delivery {failed[0].id} of {failed[0].source} failed: {failed[0].outcome}"
         fix = "`quarterdeck webhook list --state failed` shows them; `replay` tries one again."
         return Finding("warn", detail, "What it told was not taken in.", fix)
-    return Finding("ok", "No delivery failed lately.")
+    fix = f"`quarterdeck webhook test {opened[0]}` tries one." if opened else ""
+    return Finding("ok", f"No delivery failed lately. Open doors: {', '.join(opened) or 'none'}.", fix=fix)
+
+
+async def _doors(connections: Connections) -> tuple[list[str], list[str]]:
+    """Sources that may ring here, and kinds of connections that are there without their secret."""
+    found = [(source, door, await connections.get(door.kind)) for source, door in DOORS.items()]
+    opened = [source for source, door, value in found if value and value.get(door.field)]
+    locked = [door.kind for source, door, value in found if value and source not in opened]
+    return opened, [kind for kind in locked if kind != "openclaw"]  # few want to hear of its cron jobs
 
 
 CHECKS: tuple[Check, ...] = (

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Deliveries of other programs, and what became of them.")
 
 Number = Annotated[int, typer.Argument(min=1, max=2**63 - 1, help="Its number in the list.")]
+Source = Annotated[str, typer.Argument(help="One of: plane, gitea, openclaw, generic.")]
+Address = Annotated[
+    str, typer.Option(help="Address of the web process; unset = QUARTERDECK_PUBLIC_URL, else this machine's.")
+]
 OfSource = Annotated[str | None, typer.Option(help="Only of plane, gitea, openclaw or generic.")]
 Settled = Literal["waiting", "done", "ignored", "failed"]
 
@@ -63,6 +67,17 @@ def replay(number: Number, as_json: AsJson = False) -> None:
     """Have a delivery worked on again as it came."""
     found = terminal.in_house(lambda house: house.deliveries.replay(terminal.owner(), number))
     terminal.show(found, as_json, lambda console: console.print(f"Delivery {found.id} waits for the desk."))
+
+
+@app.command()
+def test(source: Source, url: Address = "", as_json: AsJson = False) -> None:
+    """Ring at the desk's door as a source would, and see what comes of it; exit code 1 when nothing does."""
+    settings = terminal.here()
+    where = url or settings.public_url or f"http://127.0.0.1:{settings.http_port}"
+    card = terminal.in_house(
+        lambda house: house.deliveries.test(terminal.owner(), source, where, house.database.clock.now())
+    )
+    terminal.show(card, as_json, lambda console: console.print(f"{where} let it in. {card.outcome}"))
 
 
 def _describe(console: "Console", found: "DeliveryDetail") -> None:

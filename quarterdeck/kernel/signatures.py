@@ -24,9 +24,12 @@ def same(secret: str, presented: str) -> bool:
 
 def is_hex_hmac(secret: str, content: bytes, presented: str) -> bool:
     """Is `presented` the hexadecimal HMAC-SHA256 of the content, as Plane and Gitea write it?"""
-    if not secret:
-        return False
-    return same(hmac.new(_bytes(secret), content, hashlib.sha256).hexdigest(), presented)
+    return bool(secret) and same(hex_hmac(secret, content), presented)
+
+
+def hex_hmac(secret: str, content: bytes) -> str:
+    """That signature."""
+    return hmac.new(_bytes(secret), content, hashlib.sha256).hexdigest()
 
 
 def is_recent(timestamp: str, now: datetime) -> bool:
@@ -42,10 +45,19 @@ def is_standard(secrets: str, message_id: str, timestamp: str, content: bytes, p
     Standard Webhooks: `presented` is a list such as `v1,<base64> v1,<base64>`, so that a sender can sign
     with its old and its new key; `secrets` may be several words too. Other versions (`v1a`) are passed over.
     """
-    signed = b".".join((_bytes(message_id), _bytes(timestamp), content))
+    signed = _signed(message_id, timestamp, content)
     expected = [standard(key, signed) for key in _keys(secrets.split()) if key]
     given = [one for one in presented.split(" ")[:20] if one.startswith("v1,")]
     return any(same(good, one) for good in expected for one in given)
+
+
+def signed_standard(secrets: str, message_id: str, timestamp: str, content: bytes) -> str:
+    """What a sender presents that knows the first of our secrets."""
+    return standard(_keys(secrets.split()[:1])[0], _signed(message_id, timestamp, content))
+
+
+def _signed(message_id: str, timestamp: str, content: bytes) -> bytes:
+    return b".".join((_bytes(message_id), _bytes(timestamp), content))
 
 
 def standard(key: bytes, signed: bytes) -> str:

@@ -4,21 +4,28 @@ Whoever understands a source adds its handler when the house is put together; wh
 kept and marked as ignored, and can be replayed once somebody does.
 """
 
+import asyncio
 from datetime import datetime
 from typing import Any
 
+import httpx
 from pydantic import BaseModel, Field
 
+from quarterdeck.kernel import http
 from quarterdeck.kernel import log as logs
 from quarterdeck.kernel.connections import Connections
-from quarterdeck.kernel.errors import Forbidden, NotFound
+from quarterdeck.kernel.errors import Conflict, Forbidden, NotFound
 from quarterdeck.kernel.identity import Caller
+from quarterdeck.kernel.ids import new_id
 from quarterdeck.kernel.inbox import Handler, Inbox, InboxEntry, Standing
 from quarterdeck.kernel.inbox_model import json_object
 from quarterdeck.kernel.paging import Page, bad_cursor, cursor, place
+from quarterdeck.pipeline.door_trial import ring_of
 from quarterdeck.pipeline.doors import DOORS, Ring
 
 _NEWEST = 2**63 - 1
+_RECENT = 50
+"""Deliveries among which that of a trial is looked for."""
 
 
 class DeliveryCard(BaseModel):
@@ -124,6 +131,47 @@ class Deliveries:
         """Have it worked on again. Raises `Forbidden`, `NotFound`; `Conflict` when its content is gone."""
         caller.must_be_owner()
         return _card(await self._inbox.replay(number))
+
+    async def test(
+        self,
+        caller: Caller,
+        source: str,
+        url: str,
+        at: datetime,
+        *,
+        seconds: float = 10.0,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> DeliveryCard:
+        """Ring at the door of the web process at `url` as the source would; what became of the delivery.
+
+        Raises `Unavailable` when nobody opens, `Conflict` when it is not let in, does not arrive here, or is
+        not worked on within `seconds`; and like `receive` for a source without connection or secret.
+        """
+        caller.must_be_owner()
+        ring = ring_of(source, await self._secret(source), f"test-{new_id()}", at)
+        door = http.client("The door", base_url=url, seconds=seconds, attempts=1, transport=transport)
+        async with door as client:
+            path, headers = f"/webhooks/{source}", dict(ring.headers)
+            http.accepted(await client.post(path, content=ring.body, headers=headers))
+        return await self._followed(source, ring.body, seconds)
+
+    async def _followed(self, source: str, body: bytes, seconds: float) -> DeliveryCard:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while True:
+            recent = await self._inbox.entries(source, None, _NEWEST, _RECENT)
+            entry = next((entry for entry in recent if entry.body == body), None)
+            if entry is None:
+                fix = "Give with --url the address of this desk's web process."
+                raise Conflict(
+                    "Somebody took it in, and it did not arrive in this desk.", fix, code="another_desk"
+                )
+            if entry.state is not Standing.WAITING:
+                return _card(entry)
+            if loop.time() > end:
+                said = f"It is kept as delivery {entry.id}, and nobody worked on it in {seconds:g} s."
+                raise Conflict(said, "Look with `quarterdeck status` whether a desk is up.", code="no_desk")
+            await asyncio.sleep(0.1)
 
 
 def _before(after: str | None) -> int:

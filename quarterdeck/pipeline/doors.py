@@ -16,6 +16,8 @@ from quarterdeck.kernel.errors import Invalid, Unauthorized
 from quarterdeck.kernel.inbox_model import json_object
 
 LONGEST_NAME = 200
+TRIAL = "quarterdeck.test"
+"""The event of a delivery that only tries a door: see `door_trial`."""
 FORM = "application/x-www-form-urlencoded"
 _SHOWN = ("x-gitea-", "x-plane-", "webhook-", "content-type", "user-agent")
 

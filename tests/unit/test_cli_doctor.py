@@ -127,6 +127,21 @@ async def test_a_webhook_that_failed_is_told_with_its_reason(settings: Settings,
     assert (found.verdict, "Nobody knows this repository." in found.detail) == ("warn", True)
 
 
+async def test_doors_are_told_and_those_without_their_secret_are_a_warning(settings: Settings, house: House):
+    async def webhooks_when(kind: str, **value: str) -> Finding:
+        async with house.database.command("connect") as unit:
+            await house.connections.put(unit, kind, "default", value, Source.API)
+        return await look_at("webhooks", settings)
+
+    assert (await look_at("webhooks", settings)).detail.endswith("Open doors: none.")
+    found = await webhooks_when("generic_webhook", secret="a-secret-of-the-test")
+    assert (found.verdict, "Open doors: generic." in found.detail) == ("ok", True)
+    assert "quarterdeck webhook test generic" in found.fix
+    assert (await webhooks_when("openclaw", url="http://127.0.0.1:9")).verdict == "ok"
+    found = await webhooks_when("gitea", url="http://127.0.0.1:9", token="a-token-of-the-test")
+    assert (found.verdict, "gitea" in found.detail, "block `gitea`" in found.fix) == ("warn", True, True)
+
+
 async def test_messages_that_no_listener_sends_are_told(settings: Settings, house: House):
     value = {"bot_token": "7000000001:AAFake", "chat_id": "1001", "api_base": "http://127.0.0.1:9"}
     async with house.database.command("connect") as unit:

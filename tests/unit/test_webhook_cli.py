@@ -71,6 +71,13 @@ def test_a_delivery_is_replayed(quarterdeck: Command):
     assert json.loads(quarterdeck("show", "1", "--json")[1])["state"] == "waiting"
 
 
+def test_a_door_that_cannot_be_tried_is_said_with_what_to_do(quarterdeck: Command):
+    code, _, err = quarterdeck("test", "gitea", "--url", "http://127.0.0.1:9")
+    assert code == 1 and "not connected" in err and "block of the kind `gitea`" in err
+    code, _, err = quarterdeck("test", "nonsense")
+    assert code == 1 and "generic, gitea" in err
+
+
 def test_what_is_unknown_is_said(quarterdeck: Command):
     for words in (("show", "99"), ("replay", "99")):
         code, _, err = quarterdeck(*words)

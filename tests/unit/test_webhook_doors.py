@@ -12,11 +12,16 @@ import httpx
 import pytest
 import structlog
 
+from deployments.starting import by_webhook
 from quarterdeck.house import House, open_house
 from quarterdeck.kernel.connections import Source
 from quarterdeck.kernel.database import Database
+from quarterdeck.kernel.errors import Conflict, Forbidden, NotFound, Unavailable
+from quarterdeck.kernel.identity import owner
 from quarterdeck.kernel.inbox import Delivery, Ignored, Standing
 from quarterdeck.kernel.web import LARGEST_BODY
+from quarterdeck.pipeline.deliveries import DeliveryCard
+from quarterdeck.pipeline.doors import TRIAL
 from tests.fakes import senders
 from tests.fakes.company import ANNA, OWNER, move_in, settings_of
 from tests.fakes.doors import desk_doors
@@ -335,6 +340,52 @@ async def test_the_owner_lists_shows_and_replays_and_nobody_else_does(house: Hou
         answer = await web.request(method, f"/api/v1/webhooks{path}", headers=anna)
         assert answer.status_code == 403, path
         assert (await web.request(method, f"/api/v1/webhooks{path}")).status_code == 401, path
+
+
+async def tried(house: House, source: str, **options: Any) -> DeliveryCard:
+    """The door tried while a desk works on what comes."""
+    door = httpx.ASGITransport(desk_doors(house))
+    now = house.database.clock.now()
+    trying = asyncio.create_task(
+        house.deliveries.test(owner("test"), source, "http://desk", now, transport=door, **options)
+    )
+    while not trying.done():
+        await house.deliveries.work_off()
+        await asyncio.sleep(0.01)
+    return await trying
+
+
+async def test_a_door_is_tried_and_nothing_comes_of_it(house: House):
+    house.deliveries.add("generic", by_webhook(house.settings))
+    for source in SOURCES:
+        for _ in range(2):  # each time it is another delivery
+            card = await tried(house, source)
+            assert (card.source, card.event, card.state) == (source, TRIAL, Standing.IGNORED), card.outcome
+    assert await kept(house) == 2 * len(SOURCES)
+
+
+async def test_a_trial_says_what_is_wrong(house: House, tmp_path: Path):
+    async def not_for_us(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, text="<html>")
+
+    async def another_secret(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(401)
+
+    now = house.database.clock.now()
+    for answers, why in ((not_for_us, "did not arrive"), (another_secret, "401")):
+        door = httpx.MockTransport(answers)
+        with pytest.raises(Conflict, match=why):
+            await house.deliveries.test(owner("test"), "gitea", "http://desk", now, transport=door)
+    with pytest.raises(Unavailable):
+        await house.deliveries.test(owner("test"), "gitea", "http://127.0.0.1:9", now)
+    door = httpx.ASGITransport(desk_doors(house))
+    with pytest.raises(Conflict, match="nobody worked on it"):
+        await house.deliveries.test(owner("test"), "gitea", "http://desk", now, transport=door, seconds=0.1)
+    await connect(house, "plane", webhook_secret="")
+    with pytest.raises(Forbidden):
+        await house.deliveries.test(owner("test"), "plane", "http://desk", now)
+    with pytest.raises(NotFound):
+        await house.deliveries.test(owner("test"), "nonsense", "http://desk", now)
 
 
 async def test_when_the_database_is_away_for_a_moment_nothing_is_refused(
