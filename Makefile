@@ -33,8 +33,8 @@ test: $(READY) ## the quick tests: no network, no root, some minutes
 test-services: $(READY) ## the slow tests: real servers, killed and restarted
 	$(RUN)/python -m pytest -m services -n 2 --dist loadfile --no-loadscope-reorder --durations=25
 
-test-openclaw: $(READY) ## a real OpenClaw gateway, installed in .openclaw on first use (1 GB of memory)
-	$(RUN)/python -m pytest tests/openclaw -o addopts="-q --strict-markers --strict-config"
+test-openclaw: $(READY) ## a real OpenClaw gateway, installed in .openclaw on first use: minutes, 1 GB of memory
+	$(RUN)/python -m pytest tests/openclaw -rP -o addopts="-q --strict-markers --strict-config"
 
 lint: $(READY) ## style, types, floors of the house, the lock, generated files
 	$(RUN)/ruff check .

@@ -1,7 +1,7 @@
 """`make bench`: what the desk costs, measured on a real one; nothing here asserts a time.
 
     python -m tests.bench [--items 10] [--flood 200]
-    python -m tests.bench --only-deliveries --items 20
+    python -m tests.bench --only-deliveries --items 20      # a minute to open the desk, two seconds an item
     python -m tests.bench --only-heartbeats
     python -m tests.bench --only-telegram
 

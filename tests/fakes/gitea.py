@@ -56,6 +56,7 @@ class FakeGitea:
         self.calls: list[Call] = []
         self.computing = 0
         self.page_limit = 50
+        self.filters_runs = True
         self.fail: list[tuple[int, dict[str, str]]] = []
         self.port = 0
         self.post = Post(transport)

@@ -156,6 +156,14 @@ async def test_statuses_and_workflow_runs_count_together(there: There):
     assert (status.state, status.total, status.summary) == (CIState.FAILURE, 3, "lint: 3 warnings")
 
 
+async def test_runs_of_other_commits_count_for_nothing_where_gitea_tells_them_too(there: There):
+    """It passes over questions that it does not know, and `head_sha` is younger than the list."""
+    head, there.gitea.filters_runs = await there.push(), False
+    await there.gitea.workflow(there.repo, str(there.repo.head("main")), "main", "completed", "success")
+    status = await there.forge.combined_status(NAME, head)
+    assert (status.state, status.total) == (CIState.PENDING, 0)
+
+
 async def test_the_hook_is_installed_once_and_right_however_often_one_asks(there: There):
     api = await there.forge.api()  # type: ignore[attr-defined]
     place = await there.forge.place(NAME)  # type: ignore[attr-defined]
