@@ -35,8 +35,10 @@ ON_THEIR_WAY = 2
 """Items that a desk has at hand when it dies."""
 APART = 6
 """How many points of an item's way lie between one kill and the next."""
-BY_CHANCE = ("renew claim", "decide wait")
-"""Commands that only a slow machine needs, or one whose CI is slower than the rest."""
+SLOW_CI = {".quarterdeck.yaml": "test: sleep 1 && python3 -m unittest\n"}
+"""So slow that every item waits for it at some time."""
+BY_CHANCE = "renew claim"
+"""The command that only a slow machine needs, or a slow agent: see the test below."""
 TWICE = ("claim", "open run", "start run", "end run", "decide advance")
 """Commands whose second time is in another stage, and worth another kill."""
 
@@ -75,7 +77,7 @@ async def approver(house: House) -> AsyncIterator[None]:
 async def file(house: House, folder: Path, number: int) -> str:
     """An item of a project of its own, whose repository nobody has seen yet."""
     project, repository = f"P{number:02d}", folder / f"sample-{number}"
-    await asyncio.to_thread(make_repository, repository)
+    await asyncio.to_thread(make_repository, repository, SLOW_CI)
     draft = ProjectDraft(key=project, name=f"Project {number}", repository=str(repository))
     await house.board.create_project(OWNER, draft)
     return (await house.board.file(OWNER, Draft(project=project, title="Greet"))).key
@@ -130,7 +132,8 @@ async def points_on_the_way(house: House, desks: Forks, key: str, passed: Path) 
     async with desks.begin(DESK, QUARTERDECK_CRASH_LOG=str(passed)):
         await all_done(house, [key])
     points = [p for p in dict.fromkeys(passed.read_text().splitlines()) if not p.endswith(BY_CHANCE)]
-    assert {"before agent start", "after agent start", "before record check_merged"} <= set(points)
+    must = ("before agent start", "after agent start", "before record check_merged", "after decide wait")
+    assert set(must) <= set(points)
     points += [f"{when} {command}#2" for command in TWICE for when in ("before", "after")]
     return [point for first in range(APART) for point in points[first::APART]]
 
@@ -163,6 +166,21 @@ async def test_a_desk_killed_at_any_point_loses_nothing_and_does_nothing_twice(
     await _nothing_was_started_twice(house, home)
     await _messages_are_complete_and_in_order(house)
     print(f"{len(points)} crash points, {len(keys)} items done")
+
+
+async def test_a_desk_killed_when_it_holds_on_to_a_slow_agent_starts_it_once(
+    client_of_prefect: RunningPrefect, house: House, approver: None, desks: Forks, tmp_path: Path
+) -> None:
+    home = client_of_prefect.settings.folder
+    held = home / "starts.held"
+    held.touch()
+    key = await file(house, tmp_path, 99)
+    for when in ("before", "after"):
+        await kill(desks, f"{when} {BY_CHANCE}")
+    held.unlink()
+    async with desks.begin(DESK):
+        await all_done(house, [key])
+    await _nothing_was_started_twice(house, home)
 
 
 async def _nothing_was_started_twice(house: House, home: Path) -> None:

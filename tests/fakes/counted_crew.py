@@ -1,4 +1,7 @@
-"""The scripted crew, which notes every start of a program: an agent that is started twice is found out."""
+"""The scripted crew, which notes every start of a program: an agent that is started twice is found out.
+
+While there is a file `held` beside the notes (`starts.held`), who was started goes on and does nothing.
+"""
 
 import os
 import shutil
@@ -11,6 +14,7 @@ from deployments.setup import EXAMPLES
 COUNTED = """#!/bin/sh
 # One line for every time that a program is really started; then be the scripted agent.
 echo "$QUARTERDECK_ITEM $QUARTERDECK_STAGE $QUARTERDECK_ROUND" >> "$STARTS"
+while [ -e "$STARTS.held" ]; do sleep 0.1; done
 exec "$PYTHON" "$REHEARSAL" "$@"
 """
 CREW = ("analyst", "architect", "developer", "reviewer")
