@@ -6,7 +6,7 @@ other through protocols, and knows no Prefect.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -26,6 +26,7 @@ from quarterdeck.forge.plane import Plane
 from quarterdeck.heartbeat.roster import complaints
 from quarterdeck.heartbeat.service import Sweeper
 from quarterdeck.heartbeat.sources.every import every_source
+from quarterdeck.heartbeat.work import Watched
 from quarterdeck.kernel.bus import PostgresBus
 from quarterdeck.kernel.connections import Connections
 from quarterdeck.kernel.database import Database
@@ -97,10 +98,14 @@ class House:
             items=BoardItems(self.database, self.board, self.engine),
             tracker=self.plane,
             followed=_Followed(self.mirror),
+            roster=self._watched,
         )
         self._open_surfaces()
         talks = Conversations(self.surface_store, database.clock)
         self.sweeper = Sweeper(database, self.crew, self.sources.all, conversations=talks)
+
+    async def _watched(self) -> Sequence[Watched]:
+        return [beat.watched for beat in (await self.sweeper.heartbeats()).values()]
 
     def _channels(self) -> list[Channel]:
         return [LogChannel(), TelegramChannel(self.connections, self.bots, self.sends)]

@@ -81,6 +81,22 @@ async def test_a_line_that_moved_is_ticked_where_it_is_now(source: Documents, fo
     assert text.startswith("# New\r\n- [ ] Other\r\n- [x] Second") and text.endswith("\r\n- [ ] First")
 
 
+async def test_a_line_is_changed_by_a_process_that_never_looked(
+    source: Documents, database: Database, folder: Path
+) -> None:
+    """What is owed to a line outlives whoever decided on it."""
+    (folder / "TODO.md").write_text("- [ ] First\n")
+    [line] = (await source.look(agents(folder))).found
+
+    async def roster() -> tuple[Watched, ...]:
+        return agents(folder)
+
+    notes = Notes(database, "documents")
+    another = Documents(Glance(database, GLANCE_OFF), notes, database.clock, roster=roster)
+    await another.finish(line.ref, "Done.", is_reviewed=True)
+    assert (folder / "TODO.md").read_text().startswith("- [x] First")
+
+
 async def test_of_equal_lines_the_one_that_is_meant_is_ticked(source: Documents, folder: Path) -> None:
     (folder / "TODO.md").write_text("- [ ] Same\n- [ ] Same\n")
     one, two = (found.ref for found in (await source.look(agents(folder))).found)

@@ -8,7 +8,7 @@ import asyncio
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -38,18 +38,37 @@ class Cards(Protocol):
         ...
 
 
+Roster = Callable[[], Awaitable[Sequence[Watched]]]
+
+
+async def nobody() -> Sequence[Watched]:
+    """No agents but those that a look names."""
+    return ()
+
+
 class Documents:
-    """The to-do documents of all agents of this machine. `cards`: lines that are blocked become cards."""
+    """The to-do documents of all agents of this machine. `cards`: lines that are blocked become cards.
+
+    `roster` says who the agents are when there is something to write and nobody looked yet.
+    """
 
     name = NAME
     rank = 3
     is_driven = False
 
-    def __init__(self, glance: Glance, notes: Notes, clock: Clock, cards: Cards | None = None) -> None:
+    def __init__(
+        self,
+        glance: Glance,
+        notes: Notes,
+        clock: Clock,
+        cards: Cards | None = None,
+        roster: Roster = nobody,
+    ) -> None:
         self._glance = glance
         self._notes = notes
         self._clock = clock
         self._cards = cards
+        self._roster = roster
         self._workspaces: dict[str, Path] = {}
         self._read: dict[Path, tuple[tuple[int, int, int], list[Box]]] = {}
 
@@ -60,7 +79,7 @@ class Documents:
         return await asyncio.to_thread(self._all, tuple(agents))
 
     def _all(self, agents: Sequence[Watched]) -> Answer:
-        self._workspaces |= {a.slug: Path(a.workspace).expanduser() for a in agents if a.workspace}
+        self._meet(agents)
         found: list[Found] = []
         wrong: list[QuarterdeckError] = []
         times = Times(self._clock.now())
@@ -75,6 +94,9 @@ class Documents:
         trouble = Trouble(wrong[0].data["trouble"]) if wrong else None
         detail = " ".join(error.detail for error in wrong[:3]) or times.note
         return Answer(NAME, self._clock.now(), tuple(found), trouble, detail)
+
+    def _meet(self, agents: Sequence[Watched]) -> None:
+        self._workspaces |= {a.slug: Path(a.workspace).expanduser() for a in agents if a.workspace}
 
     def _boxes(self, path: Path) -> list[Box]:
         """The lines of a file, read anew only when it changed; no file is no line."""
@@ -93,7 +115,7 @@ class Documents:
 
     async def read(self, ref: Ref) -> Found | None:
         slug, file, identity = _parts(ref)
-        text = await asyncio.to_thread(_text_or_none, self._path(ref))
+        text = await asyncio.to_thread(_text_or_none, await self._path(ref))
         for box in boxes(text or ""):
             if box.identity == identity:
                 return _found(slug, file, box, Times(self._clock.now()))
@@ -119,7 +141,7 @@ class Documents:
     async def _make_card(self, cards: Cards, ref: Ref, why: str) -> None:
         """Once: a line that has a card already keeps it."""
         slug, file, identity = _parts(ref)
-        text = await asyncio.to_thread(_text_or_none, self._path(ref))
+        text = await asyncio.to_thread(_text_or_none, await self._path(ref))
         box = next((b for b in boxes(text or "") if b.identity == identity), None)
         if box is not None and "card" not in box.mark:
             card = await cards.create(tame(box.title), f"{file}, line {box.line}: {why}", slug)
@@ -137,13 +159,15 @@ class Documents:
 
     async def _mark(self, ref: Ref, *, tick: bool = False, **facts: str | None) -> None:
         identity = _parts(ref)[2]
-        path, told = self._path(ref), fresh(self._clock.now(), **facts)
+        path, told = await self._path(ref), fresh(self._clock.now(), **facts)
         await asyncio.to_thread(_change, path, lambda text: rewritten(text, identity, told, tick=tick))
         self._glance.forget()
         self._read.pop(path, None)
 
-    def _path(self, ref: Ref) -> Path:
+    async def _path(self, ref: Ref) -> Path:
         slug, file, _ = _parts(ref)
+        if slug not in self._workspaces:
+            self._meet(await self._roster())
         if slug not in self._workspaces:
             raise NotFound.among("workspace", slug, self._workspaces)
         return self._workspaces[slug] / file

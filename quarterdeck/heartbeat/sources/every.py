@@ -4,7 +4,7 @@ import socket
 from dataclasses import dataclass
 from datetime import timedelta
 
-from quarterdeck.heartbeat.sources.documents import Documents
+from quarterdeck.heartbeat.sources.documents import Documents, Roster, nobody
 from quarterdeck.heartbeat.sources.multica import Multica
 from quarterdeck.heartbeat.sources.multica_cli import MulticaProgram
 from quarterdeck.heartbeat.sources.multica_rest import MulticaServer
@@ -51,6 +51,7 @@ def every_source(
     items: Items,
     tracker: Tracker,
     followed: Followed,
+    roster: Roster = nobody,
 ) -> Sources:
     """What is seen through a program is shared by the processes of this host, all else by all."""
     host, clock = socket.gethostname(), database.clock
@@ -78,6 +79,7 @@ def every_source(
             Notes(database, "documents"),
             clock,
             workboard if settings.documents_to_cards else None,
+            roster,
         ),
         plane=PlaneIssues(tracker, followed, polls["plane"], Notes(database, "plane"), clock),
         polls=polls,
