@@ -132,6 +132,7 @@ SAMPLES: dict[str, dict[str, Any]] = {
     "work_started": _WORK | {"reason": "found"},
     "work_finished": _WORK | {"places": "multica:ENG-12"},
     "work_resumed": _WORK | {"number": 1},
+    "work_unfinished_again": _WORK | {"reason": "exit code 2"},
     "work_unblocked": _WORK | {"by": "anna"},
     "work_allowed": _WORK | {"by": "anna"},
     "work_unfinished": _TO_COO | {"reason": "exit code 1"},

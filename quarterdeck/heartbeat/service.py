@@ -307,6 +307,7 @@ class Sweeper:
             row.timeouts, row.timed_out_at, row.acted, row.suspected_since = 0, None, False, None
             row.silent_rounds, row.budget_since = 0, unit.now
             row.finished_at, row.updated_at = None, unit.now
+            row.told = {key: value for key, value in row.told.items() if key != "unfinished"}
             row.owed = [*row.owed, *everywhere(row, "release", comment or f"Unblocked by {caller.name}.")]
             unit.session.add(row)
             unit.record("work_unblocked", item=row.item_key, **said(row), by=caller.name)

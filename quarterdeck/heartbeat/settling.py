@@ -17,7 +17,7 @@ from quarterdeck.heartbeat.adoption import Starter
 from quarterdeck.heartbeat.model import Work
 from quarterdeck.heartbeat.overview import sign
 from quarterdeck.heartbeat.roster import Heartbeat
-from quarterdeck.heartbeat.rules import fingerprint, repeats
+from quarterdeck.heartbeat.rules import day_begins, fingerprint, repeats
 from quarterdeck.heartbeat.stall import people, recipients
 from quarterdeck.heartbeat.store import Records
 from quarterdeck.heartbeat.work import Ref, Source
@@ -26,6 +26,7 @@ from quarterdeck.kernel.errors import QuarterdeckError, Unavailable
 
 log = structlog.get_logger(__name__)
 
+WORKBOARD = "workboard"
 MOST_RESULT = 4000
 """Characters of a result that are written back; the whole of it stands in the run."""
 
@@ -233,12 +234,21 @@ def _going_round(unit: Unit, row: Work, beat: Heartbeat, end: _Ended) -> list[di
 
 
 def _unfinished(unit: Unit, row: Work, end: _Ended, beat: Heartbeat | None) -> list[dict[str, Any]]:
-    """It is given back, and the coo is told; a retry that failed ends its timeout."""
+    """It is given back, and the coo is told, once a day; a retry that failed ends its timeout."""
     number = row.timeouts if row.timed_out_at is not None and not row.acted else 0
     to = [beat.escalate[0]] if beat else ["owner"]
     if number and beat is not None:
         creator = str(row.told.get("creator") or "") or None
         to = list(dict.fromkeys([*recipients(beat, number, resumed=False, creator=creator), *to]))
         row.acted = True
-    unit.record("work_unfinished", item=row.item_key, **said(row, to), reason=end.text[:300])
+    day = day_begins(unit.now, beat.zone if beat else "UTC").date().isoformat()
+    is_news = number or row.told.get("unfinished") != day or _waits_for_a_person(row)
+    row.told = row.told | {"unfinished": day}
+    kind, to = ("work_unfinished", to) if is_news else ("work_unfinished_again", [])
+    unit.record(kind, item=row.item_key, **said(row, to), reason=end.text[:300])
     return everywhere(row, "release", end.text)
+
+
+def _waits_for_a_person(row: Work) -> bool:
+    """An OpenClaw that cannot give a card back blocks it: somebody must open it again each time."""
+    return any(source == WORKBOARD for source, _ in row.places)

@@ -77,6 +77,7 @@ KINDS = TOLD | {
     "work_started",
     "work_finished",
     "work_resumed",
+    "work_unfinished_again",
     "work_unblocked",
     "work_allowed",
 }

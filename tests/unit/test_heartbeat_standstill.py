@@ -229,3 +229,16 @@ async def test_an_items_budget_blocks_it_and_begins_anew_when_somebody_unblocks_
     await watch.sweep()
     assert len(await watch.runs()) == 2
     assert len(await watch.told("breaker_opened")) == 2
+
+
+@pytest.mark.parametrize(("place", "told"), [("multica", 2), ("cards", 5)])
+async def test_work_that_fails_in_other_ways_is_told_once_a_day_unless_it_waits_for_a_person_each_time(
+    watch: Watch, place: str, told: int
+) -> None:
+    getattr(watch, place).put("w1")
+    for why in ("no file", "a conflict", "it is busy", "a day later", "out of memory"):
+        await watch.sweep()
+        await watch.end_runs(exit_code=1, error=why)
+        watch.minutes(24 * 60 if why == "it is busy" else 15)
+    assert await watch.told("work_unfinished") == [("work_unfinished", "coo")] * told
+    assert len(await watch.told("work_unfinished_again")) == 5 - told
