@@ -14,7 +14,7 @@ from deployments.simulation.people import HELD
 from deployments.simulation.virtual_time import BEGIN
 from deployments.simulation.week import Week
 from quarterdeck.crew.model import AgentRun
-from quarterdeck.heartbeat.model import Work
+from quarterdeck.heartbeat.model import Pulse, Work
 from quarterdeck.heartbeat.rules import day_begins
 from quarterdeck.heartbeat.work import Status
 
@@ -170,6 +170,8 @@ def _of_agents(week: Week) -> list[str]:
         if most > week.plan.slots:
             broken.append(f"{agent} had {most} runs at once")
     for agent, beat in week.beats.items():
+        if week.database.tables.rows[Pulse][agent].last_finished < BEGIN + week.plan.end - 3 * beat.interval:
+            broken.append(f"{agent} was swept no more")
         runs = list(week.database.tables.runs_of[agent].values())
         if beat.budget.day_rounds is not None:
             broken += _days_over(runs, beat.budget.day_rounds, agent, beat.zone)

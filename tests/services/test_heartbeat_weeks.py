@@ -65,6 +65,10 @@ def without_the_lease(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(service, "LEASE", timedelta(seconds=-1))
 
 
+def with_a_lease_that_never_ends(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(service, "LEASE", timedelta(days=99))
+
+
 def without_the_days_budget(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(rules, "day_over", lambda *_: "")
 
@@ -89,6 +93,7 @@ MORNING: dict[str, Any] = {"days": 0.4, "jobs_a_day": 1, "outages": False}
         (without_knowing_who_is_at_it, Plan(days=0.8, natures=(Nature.SLOW,) * 8, jobs_a_day=1), "doubled"),
         (without_the_ladder, Plan(natures=(Nature.STALLS,), **MORNING), "forgotten"),
         (without_the_lease, Plan(days=0.2, overlaps=0.3, **CALM), "sweeps of an agent at once"),
+        (with_a_lease_that_never_ends, Plan(days=0.2, deaths=0.1, **CALM), "was swept no more"),
         (without_the_days_budget, Plan(days=0.3, jobs_a_day=30, day_rounds=1, **CALM), "runs on Monday"),
         (
             without_the_items_budget,

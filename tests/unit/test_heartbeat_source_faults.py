@@ -150,6 +150,9 @@ async def test_a_plug_in_that_is_off_and_a_missing_program_say_what_to_do(
     await connect(house, "openclaw_cli", {"program": str(tmp_path / "nowhere")})
     await house.sources.polls["workboard"].invalidate()
     assert (await house.sources.workboard.look(())).trouble is Trouble.MISSING
+    nowhere = {"via": "cli", "program": str(tmp_path / "nowhere"), "workspace_id": "w"}
+    await connect(house, "multica", nowhere)
+    assert (await house.sources.multica.look(watched(tmp_path))).trouble is Trouble.MISSING
 
 
 async def test_a_program_that_takes_too_long_ends_with_all_its_children(tmp_path: Path) -> None:
