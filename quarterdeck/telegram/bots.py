@@ -203,19 +203,31 @@ class Bots:
         """A bot's token and the address of its Bot API. Raises `NotFound`, `Misconfigured`."""
         async with self._database.read() as session:
             row = await store.bot(session, agent_id)
+            known = [] if row else [one.agent_id for one in await store.bots(session)]
         if row is None:
-            raise NotFound.among("bot", agent_id, [])
+            raise NotFound.among("bot", agent_id, known)
         return await self._token(row), await self._base_of(row.connection)
 
     async def sign_out(self, agent_id: str, method: str) -> None:
         """Leave the present Bot API server: `logOut` from the cloud, `close` from a local one.
 
-        Raises `Conflict` when it refuses, as it does within ten minutes of the bot's start there.
+        Raises `Unavailable` with `retry_after` within ten minutes of the bot's start there, `Conflict` when
+        it refuses.
         """
         token, base = await self.token(agent_id)
         address = f"{base}/bot{quote(token, safe=':')}/{method}"
         async with http.client("Telegram", seconds=SECONDS) as telegram:
-            http.accepted(await telegram.post(address))
+            answer = await telegram.post(address)
+        if answer.status_code == 429:
+            told = answer.headers.get("retry-after", "")
+            wait = int(told) if told.isascii() and told.isdigit() else 600
+            raise Unavailable(
+                "A Bot API server lets a bot go ten minutes after it came, not before.",
+                f"Try again in {wait} s.",
+                code="too_many_requests",
+                retry_after=wait,
+            )
+        http.accepted(answer)
 
     async def lease_of(self, row: Bot) -> Lease:
         """What a listener must know to serve a bot. Raises `Misconfigured` without its token."""

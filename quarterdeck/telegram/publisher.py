@@ -164,7 +164,8 @@ class NatsPublisher:
                     await self._serve()
                 except Exception as error:  # nats-py raises a dozen kinds, and all of them mean: later
                     reason = logs.redact(f"{type(error).__name__}: {error}")
-                    log.warning("nats_waits", reason=reason, pause=pause)
+                    say = log.warning if pause == FIRST_PAUSE else log.debug
+                    say("nats_waits", reason=reason, pause=pause)
                 pause = FIRST_PAUSE if loop.time() - began > LONGEST_PAUSE else pause
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, LONGEST_PAUSE)
@@ -182,6 +183,8 @@ class NatsPublisher:
             name="quarterdeck-telegram",
             connect_timeout=3,
             allow_reconnect=False,
+            max_reconnect_attempts=1,  # even the first connection is tried 60 times in silence, two minutes
+            reconnect_time_wait=0,
             error_cb=_ignore,
         )
         try:

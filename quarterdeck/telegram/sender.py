@@ -104,12 +104,14 @@ class Sender:
     async def _work_off(self, chat: str) -> None:
         """Everything that waits for a chat, one after the other."""
         try:
-            after = 0
-            while rows := await self._next(chat, after):
+            after, is_more = 0, True
+            while is_more:
+                rows = await self._next(chat, after)
                 for row in rows:
                     if self._is_ending or not await self._deliver(row):
                         return
                     after = row.id or after
+                is_more = len(rows) == AHEAD
         except Unavailable as error:
             log.warning("chat_waits", agent=self._lease.agent_id, chat=chat, reason=error.detail)
             await self._sleep(1.0)
@@ -119,7 +121,7 @@ class Sender:
         finally:
             self._requesting.discard(_this_task())
             del self._lanes[chat]
-            self.bell.set()  # something may have come while we looked for the last time
+            self.bell.set()  # something may have come since we looked
 
     async def _next(self, chat: str, after: int) -> list[StoredSend]:
         async with self._readers.place(self._lease.agent_id), self._database.read() as session:

@@ -38,7 +38,7 @@ ANNA = "CANARY-token-of-anna"
 SECRETS = (BOT, AGENTS_BOT, REVOKED, UNKNOWN, STREAM, ANNA, TOKEN)
 SHAPES = tuple({shape for secret in SECRETS for shape in (secret, quote(secret), quote(secret, safe=""))})
 """As they are, and as they stand in addresses."""
-TOLD = ("bot:7777777779", "Conflict: terminated by other", "Telegram does not know this token")
+TOLD = ("nats_waits", "bot:7777777779", "Conflict: terminated by other", "Telegram does not know this token")
 """What stands near the secrets, and shows that the places where they could be are looked at."""
 
 ROSTER = """

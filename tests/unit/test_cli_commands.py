@@ -1,6 +1,7 @@
 """The command line: it answers people and programs, with the exit codes 0, 1 and 2, and no traceback."""
 
 import asyncio
+import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from deployments.cli import run
 from deployments.commands.item import Priority as Offered
 from quarterdeck.board.model import Priority
 from tests.fakes.company import company, environment
+from tests.fakes.telegram import TOKEN, FakeTelegram
 
 pytestmark = pytest.mark.usefixtures("logs_left_as_they_were")
 
@@ -74,6 +76,26 @@ def test_an_item_is_filed_shown_edited_and_found(quarterdeck: Command):
     listed = quarterdeck("item", "list", "--state", "queued", "--search", "greet", "--json").json
     assert [item["key"] for item in listed["items"]] == ["ET-001"]
     assert "ET-001" in quarterdeck("item", "list").out
+
+
+def test_a_bot_is_registered_moved_to_another_server_and_forgotten(
+    quarterdeck: Command, monkeypatch: pytest.MonkeyPatch
+):
+    with FakeTelegram(TOKEN) as telegram:
+        monkeypatch.setenv("TELEGRAM_API_BASE", telegram.base)
+        monkeypatch.setattr("sys.stdin", io.StringIO(f"{TOKEN}\n"))
+        said = [quarterdeck("bot", "register", "analyst", "--json")]
+        assert said[0].json["bot_id"] == "bot:7000000001"
+        said += [quarterdeck("bot", "move", "analyst"), quarterdeck("bot", "move", "analyst", "--close")]
+        assert [len(telegram.done(method, token=TOKEN)) for method in ("logOut", "close")] == [1, 1]
+        telegram.fail("logOut", 429, "Too Many Requests: retry after 540", retry_after=540)
+        said += [quarterdeck("bot", "move", "analyst"), quarterdeck("bot", "move", "nobody")]
+        assert [one.code for one in said] == [0, 0, 0, 1, 1]
+        assert "set TELEGRAM_API_BASE" in said[1].out
+        assert "in 540 s" in said[3].err and "analyst" in said[4].err
+        said += [quarterdeck("bot", "forget", "analyst", "--json"), quarterdeck("bot", "list", "--json")]
+        assert said[-1].json == []
+        assert not any(TOKEN in one.out + one.err for one in said)
 
 
 def test_events_are_told_one_a_line(quarterdeck: Command):

@@ -11,6 +11,7 @@ from sqlalchemy import text as sql
 from quarterdeck.telegram.publisher import STREAM
 from quarterdeck.telegram.wire import REGISTERED, UPDATE, Send, SendState
 from tests.fakes.nats import NatsServer
+from tests.fakes.ports import free_port
 from tests.fakes.telegram import CHAT, TOKEN, FakeTelegram, token_of
 from tests.fakes.telegram_gateway import TelegramRoom, running, until
 
@@ -148,6 +149,17 @@ async def test_while_the_stream_is_full_events_wait_and_the_bot_goes_on(room, te
         found = await events(server, 4)
     await client.close()
     assert [event["text"] for subject, event in found if subject == UPDATE] == ["one", "two", "three"]
+
+
+async def test_the_password_of_nats_is_in_no_log(room, capsys):
+    address = f"nats://desk:not-for-everybodys-eyes@127.0.0.1:{free_port()}"
+    async with running(room.gateway(nats_url=address)):
+        said = ""
+        async with asyncio.timeout(15):
+            while "nats_waits" not in said:
+                await asyncio.sleep(0.01)
+                said += "".join(capsys.readouterr())
+    assert "not-for-everybodys-eyes" not in said + "".join(capsys.readouterr())
 
 
 async def _waiting(room: TelegramRoom) -> int:
