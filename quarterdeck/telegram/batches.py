@@ -7,6 +7,7 @@ virtual time is the start of what is in service, as in P. Goyal et al., "Start-t
 
 import asyncio
 import heapq
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -76,10 +77,14 @@ class Batches(Generic[T, R]):
         most: int = MOST,
         *,
         pace: float = 0.0,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._commit = commit
         self._most = most
         self._pace = pace
+        self._sleep = sleep
+        self._monotonic = monotonic
         self._began = float("-inf")
         self._queue: FairQueue[_Waiting[T, R]] = FairQueue()
         self._working: asyncio.Task[None] | None = None
@@ -98,11 +103,10 @@ class Batches(Generic[T, R]):
             await self._working
 
     async def _work(self) -> None:
-        loop = asyncio.get_running_loop()
         while self._queue:
-            if (early := self._began + self._pace - loop.time()) > 0:
-                await asyncio.sleep(early)
-            self._began = loop.time()
+            if (early := self._began + self._pace - self._monotonic()) > 0:
+                await self._sleep(early)
+            self._began = self._monotonic()
             await self._write(self._queue.take(self._most))
 
     async def _write(self, batch: Sequence[_Waiting[T, R]]) -> None:

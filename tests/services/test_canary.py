@@ -81,7 +81,8 @@ def desk(tmp_path_factory: pytest.TempPathFactory, telegram: FakeTelegram) -> It
 
 
 @pytest.fixture
-def runs(desk: OpenDesk) -> Iterator["Runs"]:
+def runs(desk: OpenDesk, telegram: FakeTelegram) -> Iterator["Runs"]:
+    until(telegram.is_polled, PATIENCE)
     with prefects_api(desk) as api:
         yield Runs(api)
 
@@ -135,7 +136,6 @@ class Runs:
 def test_the_desk_starts_one_listener_and_an_outage_of_prefect_does_not_end_it(
     desk: OpenDesk, telegram: FakeTelegram, runs: Runs
 ) -> None:
-    until(telegram.is_polled, PATIENCE)
     (first,) = until(runs.running, PATIENCE)
 
     by_hand = desk.ask("POST", "/deployments/listen/run", parameters={})

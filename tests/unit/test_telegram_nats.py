@@ -8,6 +8,7 @@ import pytest
 from nats.js.api import StreamConfig
 from sqlalchemy import text as sql
 
+from quarterdeck.telegram.model import StoredUpdate
 from quarterdeck.telegram.publisher import STREAM
 from quarterdeck.telegram.wire import REGISTERED, UPDATE, Send, SendState
 from tests.fakes.nats import NatsServer
@@ -87,6 +88,27 @@ async def test_the_whole_way_and_a_restart_in_between(room, telegram, server):
         "developer",
     ]
     assert not any(token in json.dumps(found) for token in telegram.tokens)
+
+
+async def test_what_a_dead_listener_left_of_a_bot_comes_before_what_is_heard_now(room, telegram, server):
+    async with running(room.gateway(nats_url=server.url)):
+        await room.bots.register("analyst", TOKEN)
+        telegram.say("one")
+        await events(server, 2)
+        async with asyncio.timeout(5):
+            while await _waiting(room):  # what went to the stream from memory is written down, too
+                await asyncio.sleep(0.02)
+        async with room.database.command("left by another") as unit:
+            now = {"ts": unit.now, "received_at": unit.now}
+            left = {"bot_id": "bot:7000000002", "event_id": "left", "update_id": 0, "kind": "message"}
+            unit.session.add(
+                StoredUpdate(agent_id="developer", chat_id=1, user_id=1, text="old", **left, **now)
+            )
+        telegram.say("new", token=token_of(2))
+        await room.bots.register("developer", token_of(2))
+        found = await events(server, 5)
+    said = [event["text"] for _, event in found if event["agent_id"] == "developer" and "text" in event]
+    assert said == ["old", "new"]
 
 
 async def test_while_nats_is_away_events_wait_and_come_in_order(room, telegram, server):
