@@ -170,7 +170,8 @@ def _of_agents(week: Week) -> list[str]:
         if most > week.plan.slots:
             broken.append(f"{agent} had {most} runs at once")
     for agent, beat in week.beats.items():
-        if week.database.tables.rows[Pulse][agent].last_finished < BEGIN + week.plan.end - 3 * beat.interval:
+        last = week.database.tables.rows[Pulse][agent].last_finished
+        if last is None or last < BEGIN + week.plan.end - 3 * beat.interval:
             broken.append(f"{agent} was swept no more")
         runs = list(week.database.tables.runs_of[agent].values())
         if beat.budget.day_rounds is not None:
