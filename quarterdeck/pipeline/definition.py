@@ -105,6 +105,10 @@ class Pipeline(BaseModel):
     def stage(self, name: str) -> Stage | None:
         return next((stage for stage in self.stages if stage.name == name), None)
 
+    def asks(self, gate: str) -> bool:
+        """Does any of its stages have this gate?"""
+        return any(one.name == gate for stage in self.stages for one in stage.gates)
+
     def after(self, name: str) -> Stage | None:
         """The stage that follows, or None at the end."""
         names = [stage.name for stage in self.stages]

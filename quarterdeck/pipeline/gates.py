@@ -25,6 +25,8 @@ class Asked:
     branch: str
     base: str
     needs: tuple[str, ...] = ()
+    wants_ci: bool = False
+    """Nothing is merged that CI did not pass."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,10 @@ async def check_ci_green(forge: Forge, asked: Asked) -> Answer:
     head = await forge.head(asked.repository, asked.branch) or await _merged_head(forge, asked)
     if head is None:
         return Answer(GateVerdict.FAILED, f"there is no branch {asked.branch}")
+    return await _ci_of(forge, asked, head)
+
+
+async def _ci_of(forge: Forge, asked: Asked, head: str) -> Answer:
     status = await forge.combined_status(asked.repository, head)
     if status.state is CIState.SUCCESS:
         return Answer(GateVerdict.PASSED, commit=head)
@@ -139,6 +145,10 @@ async def check_merged(forge: Forge, asked: Asked) -> Answer:
     approved = approved_commit(request)
     if approved is None:
         return Answer(GateVerdict.FAILED, f"{request.head[:10]} is not approved", request.head)
+    if asked.wants_ci:  # the branch may have moved while it was reviewed
+        ci = await _ci_of(forge, asked, approved)
+        if ci.verdict is not GateVerdict.PASSED:
+            return ci
     try:
         merged = await forge.merge(
             asked.repository, request.number, approved, f"{asked.item_key}: {asked.title}"

@@ -48,6 +48,7 @@ class Assignment:
     stage: Stage
     base: str = ""
     snapshot: str = ""
+    wants_ci: bool = False
 
     @property
     def branch(self) -> str:
@@ -67,6 +68,7 @@ class Assignment:
             branch=self.branch,
             base=self.project.default_branch,
             needs=needs,
+            wants_ci=self.wants_ci,
         )
 
 
@@ -122,7 +124,8 @@ class StageWork:
             item = await store.item(session, self.ticket.key)
             claim = await store.claim(session, self.ticket.claim_id)
             project = await store.project_of(session, item)
-            return Assignment(item, project, self.stage, claim.base, await store.snapshot(session))
+            wants_ci, snapshot = self._pipeline.asks("check_ci_green"), await store.snapshot(session)
+            return Assignment(item, project, self.stage, claim.base, snapshot, wants_ci)
 
     async def next_step(self) -> Step:
         """What to do now, from what is recorded."""

@@ -12,6 +12,7 @@ from quarterdeck.forge.protocol import Verdict
 from tests.fakes.gitea import BOT, STRANGER, TOKEN
 from tests.fakes.gitea_house import (
     BRANCH,
+    KEY,
     REPOSITORY,
     GiteaCompany,
     begin_with_development,
@@ -127,6 +128,42 @@ async def test_a_force_push_after_the_approval_is_not_merged(company: OpenCompan
     await here.until("review", State.WAITING_GATE)
     assert not (await here.pull()).is_merged
     assert here.repo.head("main") == base
+
+
+async def test_what_is_pushed_between_review_and_merge_is_not_merged(company: OpenCompany):
+    here = await company()
+    await hooked(here)
+    await here.gitea.report(here.repo, (await here.pull()).head, "success")
+    await here.until("review", State.WAITING_GATE)
+    base = here.repo.head("main")
+    await here.gitea.review(here.repo, 1, "APPROVED")
+    await here.hear()
+    for _ in range(20):
+        if (await here.desk.house.board.item(KEY)).stage == "merge":
+            break
+        here.clock.go(0.01)
+        await here.desk.work_once()
+    assert (await here.desk.house.board.item(KEY)).state is State.QUEUED
+    await here.gitea.push(here.repo, BRANCH, {"evil.txt": "surprise"})
+    await here.until("development", State.WAITING_GATE)
+    assert here.repo.head("main") == base
+
+
+@pytest.mark.parametrize(("last", "stage"), [("success", "done"), ("failure", "development")])
+async def test_a_commit_that_came_during_the_review_is_merged_only_when_its_own_ci_is_green(
+    company: OpenCompany, last: str, stage: str
+):
+    here = await company()
+    await hooked(here)
+    await here.gitea.report(here.repo, (await here.pull()).head, "success")
+    await here.until("review", State.WAITING_GATE)
+    newer = await here.gitea.push(here.repo, BRANCH, {"more.txt": "more"})
+    await here.gitea.report(here.repo, newer, "pending")
+    await here.gitea.review(here.repo, 1, "APPROVED")
+    await here.until("merge", State.WAITING_GATE)
+    await here.gitea.report(here.repo, newer, last)
+    assert (await here.settle()).stage == stage
+    assert (await here.pull()).is_merged == (stage == "done")
 
 
 async def test_a_merge_made_by_hand_ends_the_item_even_when_the_branch_is_gone(company: OpenCompany):
