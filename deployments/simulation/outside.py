@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from deployments.simulation.memory import MemoryRecords
-from quarterdeck.heartbeat.sources.polling import Look, Polling, Turns
+from quarterdeck.heartbeat.sources.every import GLANCE
+from quarterdeck.heartbeat.sources.polling import FRESH, Look, Polling, Turns
 from quarterdeck.heartbeat.sources.trouble import unavailable
 from quarterdeck.heartbeat.work import Answer, Found, Need, Ref, Status, Trouble, Watched
 from quarterdeck.kernel.database import Database
@@ -80,7 +81,9 @@ class Outside:
         self.on_start: Callable[[Card], None] = lambda card: None
         self._database = database
         self._chance = chance
-        self._polling = Polling(database, name, pause=PAUSE, shared=records)
+        self._polling = Polling(
+            database, name, fresh=GLANCE if is_driven else FRESH, pause=PAUSE, shared=records
+        )
         self._turns = Turns(database, name, APART, records)
 
     def now(self) -> datetime:

@@ -150,13 +150,19 @@ def _of_jobs(week: Week) -> list[str]:
     broken = [f"forgotten: {_named(job)}" for job in week.jobs if fate(week, job) is Fate.FORGOTTEN]
     broken += [f"doubled: {_named(job)}" for job in week.jobs if is_doubled(job)]
     for job in week.jobs:
-        most = week.beats[job.agent].limits.no_progress
+        most = week.beats[job.agent].limits.no_progress * _memories(week, job)
         if job.most_same > most:
             broken.append(f"{job.most_same} runs ended the same way, {most} are allowed: {_named(job)}")
         tokens = week.beats[job.agent].budget.item_tokens
         if tokens is not None and job.most_spent >= tokens:
             broken.append(f"a run after {job.most_spent} of {tokens} tokens: {_named(job)}")
     return broken
+
+
+def _memories(week: Week, job: Job) -> int:
+    """Places that were met apart, as one of them was down, are remembered and counted apart."""
+    rows = week.database.tables.rows[Work]
+    return max(1, sum((card.ref.source, card.ref.id) in rows for card in job.cards))
 
 
 def _named(job: Job) -> str:
