@@ -30,7 +30,7 @@ def quiet() -> Iterator[None]:
     structlog.configure(wrapper_class=before)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1])
 def test_a_week_leaves_nothing_forgotten_nothing_doubled_and_no_limit_exceeded(seed: int) -> None:
     verdict = run(happened(Plan(seed=seed)))
     assert verdict.broken == ()
