@@ -58,9 +58,12 @@ async def test_a_slow_consumer_is_told_everything_once_and_in_order_and_other_ch
             feeder.hear(rows[one.event_id], one)
         go.set()
         await feeder.caught_up("analyst")
+        for number in range(COUNT + 1, COUNT + 4):  # as many as are kept
+            feeder.hear(rows[updates[-1].event_id] + number, update(number))
+        await feeder.caught_up("analyst")
     await feeder.close(1)
     await writer.close()
-    assert told == [0, 1, COUNT, *range(2, COUNT)]
+    assert told == [0, 1, COUNT, *range(2, COUNT), *range(COUNT + 1, COUNT + 4)]
 
 
 async def test_of_a_bot_that_somebody_else_took_nothing_is_stored(database: Database) -> None:

@@ -93,11 +93,12 @@ async def test_the_whole_way_and_a_restart_in_between(room, telegram, server):
 async def test_what_a_dead_listener_left_of_a_bot_comes_before_what_is_heard_now(room, telegram, server):
     async with running(room.gateway(nats_url=server.url)):
         await room.bots.register("analyst", TOKEN)
-        telegram.say("one")
-        await events(server, 2)
-        async with asyncio.timeout(5):
-            while await _waiting(room):  # what went to the stream from memory is written down, too
-                await asyncio.sleep(0.02)
+        for number, text in enumerate(("one", "two"), 2):
+            telegram.say(text)
+            await events(server, number)
+            async with asyncio.timeout(5):
+                while await _waiting(room):  # what went to the stream from memory is written down, too
+                    await asyncio.sleep(0.02)
         async with room.database.command("left by another") as unit:
             now = {"ts": unit.now, "received_at": unit.now}
             left = {"bot_id": "bot:7000000002", "event_id": "left", "update_id": 0, "kind": "message"}
@@ -106,7 +107,7 @@ async def test_what_a_dead_listener_left_of_a_bot_comes_before_what_is_heard_now
             )
         telegram.say("new", token=token_of(2))
         await room.bots.register("developer", token_of(2))
-        found = await events(server, 5)
+        found = await events(server, 6)
     said = [event["text"] for _, event in found if event["agent_id"] == "developer" and "text" in event]
     assert said == ["old", "new"]
 
