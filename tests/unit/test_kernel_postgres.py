@@ -29,8 +29,9 @@ from quarterdeck.kernel.postgres.programs import find_programs
 from quarterdeck.kernel.settings import Settings
 
 USER = """
-import sys
+import signal, sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job in the background ignores it
 from quarterdeck.kernel.errors import QuarterdeckError
 from quarterdeck.kernel.postgres import EmbeddedPostgres
 try:
