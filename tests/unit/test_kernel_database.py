@@ -1,12 +1,12 @@
 """The unit of work: state, events, outbox rows and wake-ups of a command happen together or not at all."""
 
 import asyncio
-import os
 import signal
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psutil
 import psycopg
 import pytest
 from sqlalchemy.exc import IntegrityError
@@ -259,8 +259,14 @@ async def mortal(own_server: EmbeddedPostgres) -> AsyncIterator[Database]:
 
 
 def kill(server: EmbeddedPostgres) -> None:
-    os.kill(int((server.data / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
-    while server.is_running():
+    """All of it: a backend that outlives its server for a moment could still finish what it was asked."""
+    postmaster = psutil.Process(int((server.data / "postmaster.pid").read_text().split()[0]))
+    backends = postmaster.children()
+    for process in (postmaster, *backends):
+        process.kill()
+    while server.is_running() or any(
+        one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in backends
+    ):
         pass
 
 
