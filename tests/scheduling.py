@@ -1,6 +1,6 @@
 """Which of xdist's workers runs what: a file stays together, and so do files that share a heavy import.
 
-What a file sets up is then set up once, and litellm and aiogram, seconds each, are loaded by one worker.
+What a file sets up is then set up once, and litellm, which takes seconds, is loaded by one worker.
 """
 
 from pathlib import PurePosixPath
@@ -13,7 +13,6 @@ GROUPS = {
     "test_router_faults": LITELLM,
     "test_router_invoice": LITELLM,
     "test_router_sdks": LITELLM,
-    "test_fake_provider": LITELLM,
 }
 
 LONGEST = (
@@ -27,7 +26,6 @@ LONGEST = (
     *(f"tests/unit/{name}" for name in GROUPS),
     "tests/flows/",
     "tests/unit/test_router_process",
-    "tests/unit/test_kernel_postgres",
 )
 """What takes longest is begun first, so that none of it is what everybody waits for at the end."""
 

@@ -157,7 +157,7 @@ def test_a_test_command_that_nobody_can_run_is_refused(test):
         rules.test_command({".quarterdeck.yaml": SourceFile(f"test: {test}")})
 
 
-@pytest.mark.parametrize("text", ["a: b\ntest: [", "[" * 5000, "a: 2001-99-99"])
+@pytest.mark.parametrize("text", ["a: b\ntest: [", "[" * 2000, "a: 2001-99-99"])
 def test_settings_that_are_not_yaml_are_refused(text):
     with pytest.raises(Invalid, match="is not YAML"):
         rules.test_command({".quarterdeck.yaml": SourceFile(text)})
