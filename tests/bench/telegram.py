@@ -183,8 +183,16 @@ async def _arrived(listening: Listening, left: dict[str, float]) -> dict[str, fl
     return found()
 
 
+async def _all_awake(listening: Listening) -> None:
+    """Polls that hung when their bots began to behave are given up after a minute; until then they hang."""
+    for number, token in enumerate(listening.telegram.tokens):
+        listening.say(f"awake/{number}", token)
+    await _until(lambda: all(wait < float("inf") for wait in listening.waits("awake/")), 0.2)
+
+
 async def _steady(listening: Listening) -> Row:
-    """Updates at a steady rate over all bots, whatever happens to them."""
+    """Updates at a steady rate over all bots."""
+    await _all_awake(listening)
     cpu, load = sum(listening.process.cpu_times()[:2]), os.getloadavg()[0]
     begin = time.perf_counter()
     for number in range(RATE * SECONDS):
