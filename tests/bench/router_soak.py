@@ -100,8 +100,9 @@ def _soak(
 
 
 def _readings(router: Running, loading: "subprocess.Popen[str]", seconds: float) -> Iterator[Reading]:
+    """While the load goes on: when it has ended its connections are gone, which is no fall of the floor."""
     began = told = time.monotonic()
-    while time.monotonic() < began + seconds and loading.poll() is None:
+    while time.monotonic() + EVERY < began + seconds and loading.poll() is None:
         time.sleep(EVERY)
         reading = _read(router, time.monotonic() - began)
         yield reading
