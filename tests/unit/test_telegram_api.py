@@ -9,7 +9,7 @@ from quarterdeck.kernel.web import furnish
 from quarterdeck.telegram.requests import Asked
 from tests.fakes.doors import Porter
 from tests.fakes.telegram import CHAT, TOKEN, FakeTelegram
-from tests.fakes.telegram_gateway import TelegramRoom, running
+from tests.fakes.telegram_gateway import Heard, TelegramRoom, running, until
 
 OWNER = {"Authorization": "Bearer owners-token"}
 WRONG = "7000000009:ZZFakeTokenForTestsOnly-0123456789abc"
@@ -65,6 +65,27 @@ async def test_a_bot_is_registered_speaks_and_is_forgotten(client, room, telegra
     assert telegram.texts() == ["Hello"]
     assert TOKEN not in (await client.get("/bots")).text
     assert (await client.delete("/bots/analyst")).json() == {"status": "forgotten"}
+
+
+async def test_the_status_of_a_bot_is_when_it_last_routed_a_message_not_that_it_is_connected(
+    client, room, telegram
+):
+    client.headers.update(OWNER)
+    await client.post("/bots/register", json={"agent_id": "analyst", "bot_token": TOKEN})
+
+    async def status() -> str:
+        [bot] = (await client.get("/bots")).json()
+        return str(bot["status"])
+
+    async with running(room.gateway()) as gateway:
+        await until(lambda: gateway.agents == ["analyst"])
+    assert await status() == "never routed"
+    telegram.say("Good morning")
+    heard, listening = Heard(), room.gateway()
+    listening.add("test", heard)
+    async with running(listening):
+        await until(lambda: heard.texts == ["Good morning"])
+    assert (await status()).startswith("routed 20")
 
 
 async def test_while_nobody_listens_a_message_waits_under_its_id(client, room):
