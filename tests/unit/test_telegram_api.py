@@ -71,21 +71,25 @@ async def test_the_status_of_a_bot_is_when_it_last_routed_a_message_not_that_it_
     client, room, telegram
 ):
     client.headers.update(OWNER)
-    await client.post("/bots/register", json={"agent_id": "analyst", "bot_token": TOKEN})
+    told = {"agent_id": "analyst", "bot_token": TOKEN, "allowed_chat_ids": [CHAT]}
+    await client.post("/bots/register", json=told)
 
-    async def status() -> str:
+    async def known() -> dict:
         [bot] = (await client.get("/bots")).json()
-        return str(bot["status"])
+        return bot
 
-    async with running(room.gateway()) as gateway:
-        await until(lambda: gateway.agents == ["analyst"])
-    assert await status() == "never routed"
+    telegram.say("Is anybody here?", chat=CHAT + 1)
+    async with running(room.gateway()):
+        await until(lambda: telegram.unread() == 0)
+    bot = await known()
+    assert bot["last_poll"]
+    assert (bot["status"], bot["last_inbound_routed"]) == ("never routed", None)
     telegram.say("Good morning")
     heard, listening = Heard(), room.gateway()
     listening.add("test", heard)
     async with running(listening):
         await until(lambda: heard.texts == ["Good morning"])
-    assert (await status()).startswith("routed 20")
+    assert (await known())["status"].startswith("routed 20")
 
 
 async def test_while_nobody_listens_a_message_waits_under_its_id(client, room):
