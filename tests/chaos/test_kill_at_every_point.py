@@ -7,6 +7,7 @@ At the end every item is done, no program was started twice, and every message w
 
 import asyncio
 import signal
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -45,7 +46,8 @@ TWICE = ("claim", "open run", "start run", "end run", "decide advance")
 
 @pytest.fixture
 def desks(client_of_prefect: RunningPrefect) -> Iterator[Forks]:
-    """Desks that begin at once."""
+    """Desks that begin at once, and find their deployments."""
+    client_of_prefect.must_be_set_up("core", "prefect")
     with (client_of_prefect.settings.folder / "desks.log").open("ab") as log:
         forks = Forks(client_of_prefect.environment, log)
         yield forks
@@ -105,17 +107,22 @@ async def items_on_their_way(house: House, folder: Path) -> AsyncIterator[list[s
 
 
 async def all_done(house: House, keys: list[str]) -> None:
-    async with asyncio.timeout(DONE_WITHIN):
-        while True:
-            async with house.database.read() as session:
-                rows = (await session.exec(select(WorkItem).where(col(WorkItem.key).in_(keys)))).all()
-                waiting = select(OutboxMessage.id).where(col(OutboxMessage.state) != Delivery.SENT).limit(1)
-                is_told = (await session.exec(waiting)).first() is None
-            blocked = {row.key: row.move for row in rows if row.state is State.BLOCKED}
-            assert not blocked
-            if is_told and all(row.state is State.DONE for row in rows):
-                return
-            await asyncio.sleep(0.2)
+    """Wait until the items are done and everything is told."""
+    give_up = time.monotonic() + DONE_WITHIN
+    while left := await what_is_left(house, keys):
+        assert time.monotonic() < give_up, left
+        await asyncio.sleep(0.2)
+
+
+async def what_is_left(house: House, keys: list[str]) -> list[str]:
+    """Items that are not done, messages that are not sent; none of these items may be blocked."""
+    async with house.database.read() as session:
+        unsent = select(OutboxMessage).where(col(OutboxMessage.state) != Delivery.SENT)
+        messages = (await session.exec(unsent)).all()
+        items = (await session.exec(select(WorkItem).where(col(WorkItem.key).in_(keys)))).all()
+    assert not {item.key: item.move for item in items if item.state is State.BLOCKED}
+    going_on = [f"{item.key} {item.stage} {item.state}" for item in items if item.state is not State.DONE]
+    return going_on + [f"{message.item_key} {message.kind} {message.state}" for message in messages]
 
 
 async def story(house: House, key: str) -> list[str]:
@@ -149,8 +156,7 @@ async def kill(desks: Forks, point: str) -> None:
 async def test_a_desk_killed_at_any_point_loses_nothing_and_does_nothing_twice(
     client_of_prefect: RunningPrefect, house: House, approver: None, desks: Forks, tmp_path: Path
 ) -> None:
-    prefect, home = client_of_prefect, client_of_prefect.settings.folder
-    assert prefect.setup("prefect").returncode == 0
+    home = client_of_prefect.settings.folder
     model = await file(house, tmp_path, 0)
     points = await points_on_the_way(house, desks, model, home / "points")
     async with items_on_their_way(house, tmp_path) as keys:

@@ -83,9 +83,13 @@ class OpenDesk:
         return self.running.processes.get(part, (0, 0.0))[0]
 
     def is_healthy(self) -> bool:
+        """Whether the desk can work, and the router too: the desk's health says nothing of it."""
         try:
-            health = httpx.get(f"{self.addresses['web']}/health", timeout=30, verify=trusted())
-            return health.json()["status"] == "ok"
+            web, router = (
+                httpx.get(f"{self.addresses[part]}/health", timeout=30, verify=trusted())
+                for part in ("web", "router")
+            )
+            return router.is_success and bool(web.json()["status"] == "ok")
         except (httpx.HTTPError, ValueError):
             return False
 
