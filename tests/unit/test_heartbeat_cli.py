@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 
 from deployments.cli import run
-from quarterdeck.crew.roster import Roster
+from deployments.setup import EXAMPLES
+from quarterdeck.crew.roster import Roster, read_roster
 from quarterdeck.heartbeat.model import Work
+from quarterdeck.heartbeat.roster import complaints
 from quarterdeck.house import House, open_house
 from quarterdeck.kernel.connections import Source
 from tests.fakes.company import environment, settings_of
+from tests.fakes.multica import FakeMultica
 from tests.fakes.work_places import FakeOpenClaw, connect
 
 pytestmark = pytest.mark.usefixtures("logs_left_as_they_were")
@@ -107,6 +110,25 @@ def test_health_is_json_and_its_exit_code_says_whether_the_heartbeat_can_work(de
     assert not ill["ok"] and "AGENTS.md" in ill["context"][0]
     desk("heartbeat", "nobody", "--health", code=1)
     assert "coo, developer" in desk.err
+
+
+async def _enrol_the_example(house: House, openclaw: FakeOpenClaw, multica: FakeMultica) -> None:
+    roster = read_roster(EXAMPLES / "company.yaml", complaints)
+    await house.crew.import_roster(roster, {})
+    await connect(house, "openclaw_cli", openclaw.connection)
+    await connect(house, "multica", multica.connection("cli"))
+
+
+def test_the_heartbeat_of_every_agent_of_the_example_can_work(desk: Desk, tmp_path: Path) -> None:
+    with FakeMultica(tmp_path / "multica") as multica:
+        desk.inside(lambda house: _enrol_the_example(house, FakeOpenClaw(tmp_path / "openclaw"), multica))
+        agents = [card["agent"] for card in desk.json("heartbeat", "list")["items"]]
+        found = [json.loads(desk("heartbeat", agent, "--health")) for agent in agents]
+    assert len(agents) == 15 and [one["agent"] for one in found] == agents
+    assert all(one["ok"] and one["workspace_id"]["ok"] and one["roster"]["ok"] for one in found)
+    programs = {name: str(tmp_path / name / "bin" / name) for name in ("openclaw", "multica")}
+    shown = [{name: found["path"] for name, found in one["programs"].items()} for one in found]
+    assert shown == [programs] * 15
 
 
 def test_heartbeats_are_listed_with_their_times(desk: Desk) -> None:
