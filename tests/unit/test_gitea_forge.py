@@ -23,6 +23,8 @@ from quarterdeck.kernel.errors import (
     QuarterdeckError,
     Unavailable,
 )
+from quarterdeck.pipeline.gates import GATES, Answer, Asked
+from quarterdeck.pipeline.model import GateVerdict
 from tests.fakes.gitea import ANNA, STRANGER, TOKEN, FakeGitea
 from tests.fakes.gitea_state import Repo
 from tests.unit.test_gitea_contract import Shop, connected
@@ -112,6 +114,17 @@ async def test_a_merge_that_is_computed_for_ever_is_not_waited_for_for_ever(
     with pytest.raises(Unavailable) as told:
         await there.forge.merge(NAME, number, head, "Greet")
     assert told.value.code == "gitea_computing"
+
+
+async def test_a_pull_request_closed_by_hand_is_not_merged_nor_its_ci_waited_for(there: There):
+    head = await there.push()
+    number = (await there.open()).number
+    await there.say(number, Verdict.APPROVED, head)
+    await there.gitea.close(there.repo, number)
+    asked = Asked("ET-007", "Greet", NAME, "item/ET-007", "main", wants_ci=True)
+    answer = await GATES["check_merged"](there.forge, asked)
+    assert answer == Answer(GateVerdict.FAILED, f"pull request #{number} was closed without a merge")
+    assert [call for call in there.gitea.calls if call.path.endswith("/merge")] == []
 
 
 async def test_an_archived_repository_is_a_persons_move(there: There):
