@@ -128,6 +128,7 @@ SAMPLES: dict[str, dict[str, Any]] = {
     "connection_changed": {"connection": "telegram/default", "source": "block"},
     "bot_registered": {"agent": "secretary", "bot": 7000000001, "username": "acme_secretary_bot"},
     "bot_forgotten": {"agent": "secretary", "bot": 7000000001},
+    "agent_woken": {"agent": "analyst", "by": "anna"},
     "ci_finished": {"repository": "greeter", "commit": "1f0c9d2e4b6a", "state": "success"},
     "work_started": _WORK | {"reason": "found"},
     "work_finished": _WORK | {"places": "multica:ENG-12"},
@@ -153,7 +154,7 @@ SAMPLES: dict[str, dict[str, Any]] = {
 }
 """One event of every kind that has a text."""
 
-OF_NO_ITEM = ("project_created", "connection_changed", "bot_registered", "bot_forgotten")
+OF_NO_ITEM = ("project_created", "connection_changed", "bot_registered", "bot_forgotten", "agent_woken")
 
 
 def events() -> str:

@@ -1,6 +1,6 @@
 """`quarterdeck agent …`"""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -70,6 +70,29 @@ def test(
     trial = terminal.in_house(lambda house: try_agent(house.crew, slug, seconds=seconds, prompt=prompt))
     terminal.show(trial_facts(trial), as_json, lambda console: _describe_trial(console, trial))
     raise typer.Exit(0 if trial.ok else 1)
+
+
+@app.command()
+def wake(
+    slug: Annotated[str, typer.Argument(help="For example analyst.")],
+    text: Annotated[str, typer.Argument(help="What it is told.")],
+    mode: Annotated[
+        Literal["now", "next-heartbeat"],
+        typer.Option(help="`now` calls its model at once; `next-heartbeat`: it reads it then."),
+    ] = "now",
+    as_json: AsJson = False,
+) -> None:
+    """Wake an agent of OpenClaw with a few words; its answer is not waited for.
+
+    For example: `quarterdeck agent wake analyst "ET-007 waits for your review."`
+    """
+    from quarterdeck.crew.waking import Wake
+
+    wanted = terminal.form(Wake, text=text, mode=mode)
+    woken = terminal.in_house(lambda house: house.crew.wake(terminal.owner(), slug, wanted))
+    terminal.show(
+        woken, as_json, lambda console: console.print(f"OpenClaw took it for {woken.agent}: {woken.outcome}.")
+    )
 
 
 def trial_facts(trial: "Trial") -> dict[str, object]:

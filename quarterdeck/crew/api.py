@@ -8,6 +8,7 @@ from fastapi.responses import StreamingResponse
 from quarterdeck.crew.cards import AgentCard, RunCard, run_card
 from quarterdeck.crew.roster import AgentEntry
 from quarterdeck.crew.service import Crew
+from quarterdeck.crew.waking import Wake, Woken
 from quarterdeck.kernel.paging import Page
 from quarterdeck.kernel.web import Known, problems, room
 
@@ -47,6 +48,15 @@ async def create_agent(crew: TheCrew, caller: Known, wanted: AgentEntry) -> Agen
 async def change_agent(crew: TheCrew, caller: Known, agent_id: AgentId, wanted: AgentEntry) -> AgentCard:
     """Make it as the body says; what is left out has its default. Runs under way go on as they were."""
     return await crew.change_agent(caller, agent_id, wanted)
+
+
+@router.post("/agents/{agent_id}/wake", summary="Wake an agent", responses=problems(403, 404, 409))
+async def wake_agent(crew: TheCrew, caller: Known, agent_id: AgentId, wanted: Wake) -> Woken:
+    """Put a few words into the main session of an agent of OpenClaw.
+
+    409: the agent is disabled or of another runtime, or its gateway refused. 503: its gateway is down.
+    """
+    return await crew.wake(caller, agent_id, wanted)
 
 
 @router.get("/runs/{run_id}", summary="Show an agent run", responses=problems(404))

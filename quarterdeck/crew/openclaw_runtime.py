@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from quarterdeck.crew.openclaw import Address, Gateway
 from quarterdeck.crew.remote import Connected, Order, RemoteRuntime
+from quarterdeck.crew.waking import Wake
 from quarterdeck.kernel.errors import Misconfigured, NotFound
 from quarterdeck.kernel.outside import STORABLE
 
@@ -50,7 +51,7 @@ class OpenClawRuntime(RemoteRuntime):
         token = address.hooks_token if wanted.route == "hooks" else address.token
         if not token:
             name = "hooks_token" if wanted.route == "hooks" else "token"
-            raise Misconfigured(f"The connection openclaw/{wanted.connection} has no {name}.", "Enter it.")
+            raise _lacking(wanted.connection, name)
         secrets = {"token": address.token, "hooks_token": address.hooks_token}
         return Order(wanted.model_dump() | {"url": address.url}, secrets)
 
@@ -60,11 +61,32 @@ class OpenClawRuntime(RemoteRuntime):
         gateway = Gateway(Address(url, order.secrets["token"], order.secrets["hooks_token"]))
         try:
             await gateway.health()
-            known = await gateway.agents()
-            if wanted not in known:
-                raise NotFound.among("agent of OpenClaw", wanted, known)
+            await _must_know(gateway, wanted)
             if route == "hooks":
                 await gateway.check_hooks()
         finally:
             await gateway.close()
         return f"agent {wanted} at {url}, by {route}"
+
+    async def wake(self, parameters: Mapping[str, Any], wanted: Wake) -> str:
+        """See `Wakes.wake`. Who is woken is looked for first: the gateway's hooks need not say no."""
+        agent = Parameters.model_validate(parameters)
+        address = Address.of(await self._connections.get(KIND, agent.connection))
+        if not address.hooks_token:
+            raise _lacking(agent.connection, "hooks_token")
+        gateway = Gateway(address)
+        try:
+            await _must_know(gateway, agent.agent_id)
+            return await gateway.wake(wanted.text, wanted.mode, agent.agent_id)
+        finally:
+            await gateway.close()
+
+
+async def _must_know(gateway: Gateway, agent_id: str) -> None:
+    known = await gateway.agents()
+    if agent_id not in known:
+        raise NotFound.among("agent of OpenClaw", agent_id, known)
+
+
+def _lacking(connection: str, token: str) -> Misconfigured:
+    return Misconfigured(f"The connection openclaw/{connection} has no {token}.", "Enter it.")

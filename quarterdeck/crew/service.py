@@ -28,9 +28,10 @@ from quarterdeck.crew.cards import AgentCard, RunCard, agent_card, run_card
 from quarterdeck.crew.model import Agent, AgentRun, Person, RunState
 from quarterdeck.crew.roster import OWNER, AgentEntry, Complaints, Roster, check_entry, no_complaints, tokens
 from quarterdeck.crew.runtime import Job, Outcome, Runtime
+from quarterdeck.crew.waking import Wake, Wakes, Woken
 from quarterdeck.kernel import crash
 from quarterdeck.kernel.database import Database, Unit
-from quarterdeck.kernel.errors import Conflict, NotFound, Unauthorized, Unavailable
+from quarterdeck.kernel.errors import Conflict, Misconfigured, NotFound, Unauthorized, Unavailable
 from quarterdeck.kernel.identity import Caller
 
 
@@ -105,6 +106,30 @@ class Crew:
             row = await enrolment.change(unit, agent.slug, entry)
             unit.wake("items")
             return agent_card(row, await store.open_count(unit.session, row.slug))
+
+    async def wake(self, caller: Caller, name: str, wanted: Wake) -> Woken:
+        """Wake an agent, by slug or id, and journal it. It takes no slot, and nobody sees it through.
+
+        Raises `Forbidden`, `NotFound`, `Unavailable` (down, or wrong), and `Conflict`: it is disabled, its
+        runtime wakes nobody, it is not connected, or its gateway refused.
+        """
+        caller.must_write()
+        agent = await self.agent_named(name)
+        _must_be_enabled(agent)
+        runtime = self.runtime(agent.runtime)
+        if not isinstance(runtime, Wakes):
+            raise Conflict(
+                f"Agent {agent.slug} has the runtime {agent.runtime}; only those of openclaw can be woken.",
+                f"Give it something to do instead: `POST /api/v1/agents/{agent.slug}/assign`.",
+                code="not_wakeable",
+            )
+        try:
+            outcome = await runtime.wake(agent.parameters, wanted)
+        except Misconfigured as error:
+            raise Conflict(error.detail, error.instruction, code=error.code) from None
+        async with self.database.command("wake agent") as unit:
+            unit.record("agent_woken", agent=agent.slug, by=caller.name)
+        return Woken(agent=agent.slug, mode=wanted.mode, outcome=outcome)
 
     # People
 
@@ -353,13 +378,17 @@ async def _agent(session: AsyncSession, agent: Agent | None, slug: str) -> Agent
     return agent
 
 
-def _must_be_free(agent: Agent, open_runs: int) -> None:
+def _must_be_enabled(agent: Agent) -> None:
     if not agent.is_enabled:
         raise Conflict(
             f"Agent {agent.slug} is disabled.",
             "Enable it in the roster, then `quarterdeck setup --apply`.",
             code="agent_disabled",
         )
+
+
+def _must_be_free(agent: Agent, open_runs: int) -> None:
+    _must_be_enabled(agent)
     if not rules.free_slots(agent, open_runs):
         raise Conflict(
             f"Agent {agent.slug} is busy with {open_runs} of {agent.max_concurrent} runs.",

@@ -74,6 +74,7 @@ KINDS = TOLD | {
     "connection_changed",
     "bot_registered",
     "bot_forgotten",
+    "agent_woken",
     "work_started",
     "work_finished",
     "work_resumed",

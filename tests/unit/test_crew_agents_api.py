@@ -11,19 +11,23 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlmodel import col, select
 
 from quarterdeck.board.cards import Draft, ProjectDraft
 from quarterdeck.crew.callbacks import item_of
 from quarterdeck.crew.model import RunState
 from quarterdeck.house import House
+from quarterdeck.kernel.connections import Source
 from quarterdeck.kernel.errors import NotFound
 from quarterdeck.kernel.identity import owner
 from quarterdeck.kernel.inbox import Delivery, Ignored
+from quarterdeck.kernel.journal import Event
 from quarterdeck.pipeline.openclaw_door import OpenClawDoor
 from tests.fakes.agent_ws import END, FakeAgent, Pause, say
 from tests.fakes.company import ANNA, OWNER, VIKTOR, company
 from tests.fakes.doors import desk_doors
 from tests.fakes.far_sides import until
+from tests.fakes.openclaw import GATEWAY_TOKEN, HOOKS_TOKEN, FakeOpenClaw
 
 TALKER = {"slug": "talker", "runtime": "agent_api", "max_concurrent": 2}
 
@@ -104,6 +108,40 @@ async def test_only_the_owner_makes_agents(house: House) -> None:
         async with client(house, token) as api:
             assert (await api.post("/agents", json=TALKER)).status_code == 403
             assert (await api.put("/agents/analyst", json=TALKER)).status_code == 403
+
+
+async def test_an_agent_of_openclaw_is_woken_by_who_may_write(house: House) -> None:
+    async with FakeOpenClaw() as gateway, client(house) as api:
+        value = {"url": gateway.url, "token": GATEWAY_TOKEN, "hooks_token": HOOKS_TOKEN}
+        for slug, enabled in (("claw", True), ("asleep", False)):
+            wanted = {"slug": slug, "runtime": "openclaw", "enabled": enabled}
+            assert (await api.post("/agents", json=wanted)).status_code == 201
+        early = await api.post("/agents/claw/wake", json={"text": "Look."})
+        assert (early.status_code, early.json()["code"]) == (409, "not_connected")
+        async with house.database.command("connect") as unit:
+            await house.connections.put(unit, "openclaw", "default", value, Source.API)
+        answers = {
+            slug: await api.post(f"/agents/{slug}/wake", json={"text": "Look."})
+            for slug in ("claw", "asleep", "analyst", "nobody")
+        }
+        async with client(house, VIKTOR) as viewer:
+            answers["viewer"] = await viewer.post("/agents/claw/wake", json={"text": "Look."})
+        assert [(woken["text"], woken["mode"]) for woken in gateway.woken] == [("Look.", "now")]
+    assert {who: answer.status_code for who, answer in answers.items()} == {
+        "claw": 200,
+        "asleep": 409,
+        "analyst": 409,
+        "nobody": 404,
+        "viewer": 403,
+    }
+    assert answers["claw"].json() == {"agent": "claw", "mode": "now", "outcome": "queued"}
+    assert [answers[who].json()["code"] for who in ("asleep", "analyst")] == [
+        "agent_disabled",
+        "not_wakeable",
+    ]
+    async with house.database.read() as session:
+        told = (await session.exec(select(Event).where(col(Event.kind) == "agent_woken"))).all()
+    assert [event.data for event in told] == [{"agent": "claw", "by": "owner"}]
 
 
 async def test_an_agent_cannot_be_renamed(house: House) -> None:

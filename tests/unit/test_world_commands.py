@@ -1,4 +1,4 @@
-"""`quarterdeck forge …` and `quarterdeck agent test`: exit codes, JSON, and what is said of what is wrong."""
+"""`quarterdeck forge …` and `quarterdeck agent …`: exit codes, JSON, and what is said of what is wrong."""
 
 import asyncio
 import json
@@ -154,3 +154,66 @@ async def test_an_agent_that_is_a_program_is_only_looked_for(quarterdeck: Comman
     unknown = await quarterdeck("agent", "test", "nobody")
     assert (unknown.code, "There is: analyst" in unknown.err) == (1, True)
     assert (await quarterdeck("agent", "test", "analyst", "--seconds", "0")).code == 2
+
+
+async def test_an_agent_is_woken_with_a_few_words(quarterdeck: Command, house: House) -> None:
+    async with FakeOpenClaw() as gateway:
+        await hired(house, gateway)
+        people = await quarterdeck("agent", "wake", "claw", "ET-007 waits for you.")
+        said = await quarterdeck("agent", "wake", "claw", " Look. ", "--mode", "next-heartbeat", "--json")
+        assert gateway.woken == [
+            {"text": "ET-007 waits for you.", "mode": "now", "agentId": "main"},
+            {"text": "Look.", "mode": "next-heartbeat", "agentId": "main"},
+        ]
+        assert gateway.turns == [], "nobody was asked for an answer"
+    assert (people.code, people.out) == (0, "OpenClaw took it for claw: queued.\n")
+    assert said.json == {"agent": "claw", "mode": "next-heartbeat", "outcome": "queued"}
+
+
+async def told_off(quarterdeck: Command, *words: str) -> tuple[int, str, str]:
+    """Exit code, code and sentences of what a command refused."""
+    said = await quarterdeck("agent", "wake", *words, "--json")
+    told = json.loads(said.err)
+    return said.code, told["code"], f"{told['detail']} {told['instruction']}"
+
+
+async def test_what_keeps_an_agent_from_being_woken_is_told_apart(quarterdeck: Command, house: House) -> None:
+    async with FakeOpenClaw() as gateway:
+        await hired(house, gateway)
+        entry = AgentEntry(slug="ghost", runtime="openclaw", parameters={"agent_id": "nobody"})
+        await house.crew.create_agent(OWNER, entry)
+        told = {
+            "no such agent here": await told_off(quarterdeck, "nobody", "Look."),
+            "no such agent there": await told_off(quarterdeck, "ghost", "Look."),
+            "another runtime": await told_off(quarterdeck, "analyst", "Look."),
+            "nothing to say": await told_off(quarterdeck, "claw", "  "),
+        }
+        good = {"url": gateway.url, "token": GATEWAY_TOKEN, "hooks_token": HOOKS_TOKEN}
+        await connect(house, "openclaw", good | {"hooks_token": ""})
+        told["no token"] = await told_off(quarterdeck, "claw", "Look.")
+        await connect(house, "openclaw", good | {"hooks_token": GATEWAY_TOKEN})
+        told["refused"] = await told_off(quarterdeck, "claw", "Look.")
+        await connect(house, "openclaw", good | {"url": f"{gateway.url}/a/page"})
+        told["wrong"] = await told_off(quarterdeck, "claw", "Look.")
+        await connect(house, "openclaw", good)
+        assert gateway.woken == []
+    told["down"] = await told_off(quarterdeck, "claw", "Look.")
+    assert {what: (code, name) for what, (code, name, _) in told.items()} == {
+        "no such agent here": (1, "unknown_agent"),
+        "no such agent there": (1, "unknown_agent_of_OpenClaw"),
+        "another runtime": (1, "not_wakeable"),
+        "nothing to say": (2, "invalid"),
+        "no token": (1, "misconfigured"),
+        "refused": (1, "refused"),
+        "wrong": (1, "wrong_answer"),
+        "down": (1, "unreachable"),
+    }
+    for what, word in {
+        "no such agent here": "There is: analyst",
+        "no such agent there": "There is: default, main",
+        "another runtime": "has the runtime command",
+        "no token": "has no hooks_token",
+        "refused": "answered 401",
+        "down": "cannot be reached",
+    }.items():
+        assert word in told[what][2], told[what]
