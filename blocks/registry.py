@@ -1,5 +1,6 @@
 """Every block type that there is."""
 
+from blocks.agent_api import AgentApi
 from blocks.connection import ConnectionBlock
 from blocks.generic_webhook import GenericWebhook
 from blocks.gitea import Gitea
@@ -11,6 +12,7 @@ from blocks.provider_key import ProviderKey
 from blocks.telegram import TelegramBot
 
 BLOCKS: tuple[type[ConnectionBlock], ...] = (
+    AgentApi,
     GenericWebhook,
     Gitea,
     MulticaWorkspace,

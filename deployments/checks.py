@@ -18,9 +18,10 @@ from deployments.commands.plane import tried as tried_plane
 from deployments.doctor import Check, Finding, Patient
 from deployments.prefect_api import is_healthy, prefect_api, schema_of
 from deployments.source_checks import multica_can_be_asked, workboard_can_be_asked
+from quarterdeck.crew import agent_api_runtime
 from quarterdeck.crew.model import Role
 from quarterdeck.crew.roster import read_roster
-from quarterdeck.crew.route_check import check_gateway
+from quarterdeck.crew.route_check import Options, Route, check, check_gateway
 from quarterdeck.crew.trial import Fault, Trial, try_agent
 from quarterdeck.forge.tracker_model import PostState
 from quarterdeck.heartbeat.roster import complaints
@@ -334,6 +335,20 @@ async def openclaw_takes_both_tokens(patient: Patient) -> Finding:
     return Finding("ok", f"{value['url']}: {', '.join(step.stage for step in found)}.")
 
 
+async def websocket_agent_is_ready(patient: Patient) -> Finding:
+    """Only where agents are that have no address of their own; the others' are looked at by `agents`."""
+    wanted = agent_api_runtime.Parameters()
+    base = await agent_api_runtime.base_url(wanted, patient.open_house().connections, os.environ)
+    if not base:
+        fix = "Fill the block `agent-api` in Prefect, or set AGENT_BASE_URL."
+        return Finding("ok", "Not connected; agents behind WebSockets bring their own address.", fix=fix)
+    found = await check(0, Route(id="agent_api", label="The block's", base_url=base), Options(timeout=5))
+    if not found.ok:
+        meaning = "Agents without an address of their own cannot work."
+        return Finding("fail", f"{found.stage}: {found.error}", meaning, "Correct the block `agent-api`.")
+    return Finding("ok", f"{found.ws_url}: it says that it is ready.")
+
+
 async def messages_arrive(patient: Patient) -> Finding:
     house = patient.open_house()
     waiting = await house.notify.waiting("telegram")
@@ -390,6 +405,7 @@ CHECKS: tuple[Check, ...] = (
     Check("plane", plane_is_followed, needs_house=True),
     Check("telegram", telegram_knows_the_bot, needs_house=True),
     Check("openclaw", openclaw_takes_both_tokens, needs_house=True),
+    Check("agent-api", websocket_agent_is_ready, needs_house=True),
     Check("workboard", workboard_can_be_asked, needs_house=True),
     Check("multica", multica_can_be_asked, needs_house=True),
     Check("agents", agents_can_be_reached, needs_house=True),

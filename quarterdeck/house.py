@@ -116,7 +116,7 @@ class House:
             "command": CommandRuntime(),
             "model": ModelRuntime(calls),
             "openclaw": OpenClawRuntime(self.connections),
-            "agent_api": AgentApiRuntime(),
+            "agent_api": AgentApiRuntime(self.connections),
         }
 
     def _open_tracker(self) -> None:

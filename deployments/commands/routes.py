@@ -1,6 +1,7 @@
 """`quarterdeck check-agents`"""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,8 +11,12 @@ from deployments.commands import terminal
 from deployments.commands.terminal import AsJson
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console
 
+    from quarterdeck.crew.model import Agent
+    from quarterdeck.crew.remote import Connected
     from quarterdeck.crew.route_check import Checked, Options, Route
     from quarterdeck.house import House
 
@@ -24,7 +29,11 @@ def check_agents(
     ] = None,
     agent: Annotated[list[str] | None, typer.Option(help="Only this agent; may stand several times.")] = None,
     base_url: Annotated[
-        str, typer.Option(help="Address of agents without one; unset = AGENT_BASE_URL, then AGENT_WS_URL.")
+        str,
+        typer.Option(
+            help="Address of agents without one; unset = the block `agent-api` (of the roster's agents), then"
+            " AGENT_BASE_URL, then AGENT_WS_URL."
+        ),
     ] = "",
     timeout: Annotated[float, typer.Option(min=0.01, help="Seconds for one agent.")] = 10.0,
     concurrency: Annotated[int, typer.Option(min=1, max=100, help="Agents checked at the same time.")] = 5,
@@ -39,10 +48,9 @@ def check_agents(
     from quarterdeck.crew.agent_api_runtime import fallback_url
     from quarterdeck.crew.route_check import Options
 
-    options = Options(
-        base_url or fallback_url(os.environ), timeout, concurrency, chat_id, chat_id_base, message
-    )
     file = config or (USUAL if USUAL.exists() else None)
+    address = base_url or (fallback_url(os.environ) if file else "")
+    options = Options(address, timeout, concurrency, chat_id, chat_id_base, message)
     results = _of_file(file, agent or [], options) if file else _of_roster(agent or [], options)
     terminal.show(results, as_json, lambda console: _table(console, results))
     raise typer.Exit(0 if all(result["ok"] for result in results) else 1)
@@ -67,10 +75,12 @@ def _of_roster(wanted: list[str], options: "Options") -> list[dict[str, object]]
         )
         if not gateways and await house.connections.get("openclaw"):
             gateways = ["default"]
-        routes = [_route(a.slug, a.name, a.parameters) for a in agents if a.runtime == "agent_api"]
+        socketed = [agent for agent in agents if agent.runtime == "agent_api"]
+        routes, troubles = await _routes(socketed, house.connections, options.base_url)
         is_wanted = [name for name in gateways if not wanted or f"openclaw/{name}" in wanted]
         rest = [name for name in wanted if not name.startswith("openclaw/")]
         found = await check_all(chosen(routes, rest) if rest or not wanted else [], options)
+        found = [replace(one, error=troubles.get(one.agent_id, one.error)) for one in found]
         for name in is_wanted:
             found += await check_gateway(f"openclaw/{name}", await house.connections.get("openclaw", name))
         return found
@@ -78,10 +88,25 @@ def _of_roster(wanted: list[str], options: "Options") -> list[dict[str, object]]
     return _plain(terminal.in_house(work))
 
 
-def _route(slug: str, name: str, parameters: dict[str, object]) -> "Route":
+async def _routes(
+    agents: "Sequence[Agent]", connections: "Connected", given: str
+) -> "tuple[list[Route], dict[str, str]]":
+    """The ways to these agents, as their runtime finds them; and why some have none. `given` is for those
+    without an address of their own."""
+    from quarterdeck.crew.agent_api_runtime import Parameters, base_url
     from quarterdeck.crew.route_check import Route
+    from quarterdeck.kernel.errors import Misconfigured
 
-    return Route(id=slug, label=name, base_url=str(parameters.get("base_url") or ""))
+    routes, troubles = [], {}
+    for agent in agents:
+        wanted = Parameters.model_validate(agent.parameters)
+        base = wanted.base_url or given
+        try:
+            base = base or await base_url(wanted, connections, os.environ)
+        except Misconfigured as error:
+            troubles[agent.slug] = error.detail
+        routes.append(Route(id=agent.slug, label=agent.name, base_url=base))
+    return routes, troubles
 
 
 def _plain(results: "list[Checked]") -> list[dict[str, object]]:

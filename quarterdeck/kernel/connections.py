@@ -222,6 +222,11 @@ async def _sealed_before(session: AsyncSession, prefix: str, after: tuple[str, s
     return list(found)
 
 
+def _agent_api(settings: Settings) -> dict[str, Any] | None:
+    url = settings.agent_base_url.strip() or settings.agent_ws_url.strip()
+    return {"url": url} if url else None
+
+
 def _telegram(settings: Settings) -> dict[str, Any] | None:
     token = settings.telegram_bot_token
     if token is None or not settings.telegram_chat_id:
@@ -293,6 +298,7 @@ def _plane(settings: Settings) -> dict[str, Any] | None:
 
 
 FROM_ENVIRONMENT: dict[str, Callable[[Settings], dict[str, Any] | None]] = {
+    "agent_api": _agent_api,
     "generic_webhook": _generic_webhook,
     "gitea": _gitea,
     "multica": _multica,

@@ -64,6 +64,16 @@ class Settings(BaseSettings):
         default="info", description="Least level logged."
     )
     log_format: Literal["console", "json"] = Field(default="console", description="Form of log lines.")
+    agent_base_url: str = Field(
+        default="",
+        validation_alias=AliasChoices("AGENT_BASE_URL"),
+        description="Address of agents behind WebSockets that have none of their own; fills its connection.",
+    )
+    agent_ws_url: str = Field(
+        default="",
+        validation_alias=AliasChoices("AGENT_WS_URL"),
+        description="The same under its former name; read when `AGENT_BASE_URL` is unset.",
+    )
     openclaw_url: str = Field(
         default="",
         validation_alias=AliasChoices("OPENCLAW_URL"),

@@ -69,6 +69,16 @@ class Connected:
         return {"url": self._gateway.url, "token": GATEWAY_TOKEN, "hooks_token": HOOKS_TOKEN}
 
 
+class Entered:
+    """Addresses of agents behind WebSockets as people entered them, by the name of their connection."""
+
+    def __init__(self, **urls: str) -> None:
+        self._urls = urls
+
+    async def get(self, kind: str, name: str = "default") -> dict[str, Any] | None:
+        return {"url": self._urls[name]} if kind == "agent_api" and name in self._urls else None
+
+
 class Program:
     """A script that answers as the others do: its words, and the files in them."""
 
@@ -124,7 +134,7 @@ class Socket:
 
     def __init__(self, agent: FakeAgent) -> None:
         self.agent = agent
-        self.runtime = AgentApiRuntime(grace=GRACE)
+        self.runtime = AgentApiRuntime(Entered(), grace=GRACE)
         self.parameters: dict[str, Any] = {"base_url": agent.base("agent_17"), "silence_seconds": 20}
 
     def says(self, text: str, seconds: float = 0.0, repeat: int = 1) -> None:

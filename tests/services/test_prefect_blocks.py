@@ -1,6 +1,7 @@
 """A secret on its way: from the form in Prefect's UI to the rooms of the core, encrypted all the way."""
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
@@ -10,6 +11,7 @@ import pytest
 from quarterdeck.house import House
 from quarterdeck.kernel.connections import Source
 from tasks.connections import copy_blocks
+from tests.fakes.agent_ws import FakeAgent
 from tests.services.conftest import RunningPrefect
 
 TOKEN = "1234567890:canary-from-the-form"
@@ -17,33 +19,39 @@ VALUE = {"bot_token": TOKEN, "chat_id": "-100123", "api_base": "https://api.tele
 
 
 @pytest.fixture
-async def form(client_of_prefect: RunningPrefect, api: httpx.AsyncClient) -> AsyncIterator["TelegramForm"]:
-    """The form as the UI fills it in, empty."""
+async def form(client_of_prefect: RunningPrefect, api: httpx.AsyncClient) -> AsyncIterator["Form"]:
+    """Telegram's form as the UI fills it in, empty."""
     client_of_prefect.must_be_set_up("core", "prefect")
-    kind = (await api.get("/block_types/slug/quarterdeck-telegram")).json()
-    made = TelegramForm(api, kind)
+    async with opened(api, "quarterdeck-telegram", VALUE) as made:
+        yield made
+
+
+@asynccontextmanager
+async def opened(api: httpx.AsyncClient, slug: str, value: dict[str, str]) -> AsyncIterator["Form"]:
+    made = Form(api, (await api.get(f"/block_types/slug/{slug}")).json(), value)
     await made.delete()
     yield made
     await made.delete()
 
 
-class TelegramForm:
+class Form:
     """What the browser sends."""
 
-    def __init__(self, api: httpx.AsyncClient, kind: dict[str, Any]) -> None:
+    def __init__(self, api: httpx.AsyncClient, kind: dict[str, Any], value: dict[str, str]) -> None:
         self.api = api
         self.kind = kind
+        self.value = value
 
     async def schema(self) -> dict[str, Any]:
         wanted = {"block_schemas": {"block_type_id": {"any_": [self.kind["id"]]}}}
         newest: dict[str, Any] = (await self.api.post("/block_schemas/filter", json=wanted)).json()[0]
         return newest
 
-    async def submit(self, **changes: str | None) -> str:
+    async def submit(self, block: str = "default", **changes: str | None) -> str:
         schema = await self.schema()
         wanted = {
-            "name": "default",
-            "data": {name: value for name, value in (VALUE | changes).items() if value is not None},
+            "name": block,
+            "data": {name: value for name, value in (self.value | changes).items() if value is not None},
             "block_schema_id": schema["id"],
             "block_type_id": self.kind["id"],
         }
@@ -61,7 +69,7 @@ class TelegramForm:
             await self.api.delete(f"/block_documents/{document['id']}")
 
 
-async def test_the_form_shows_its_fields_and_hides_the_token(form: TelegramForm) -> None:
+async def test_the_form_shows_its_fields_and_hides_the_token(form: Form) -> None:
     fields = (await form.schema())["fields"]
     in_order = sorted(fields["properties"], key=lambda name: fields["properties"][name]["position"])
     assert in_order == ["bot_token", "chat_id", "api_base"]
@@ -72,16 +80,14 @@ async def test_the_form_shows_its_fields_and_hides_the_token(form: TelegramForm)
     assert "TelegramBot(" in form.kind["code_example"]
 
 
-async def test_an_incomplete_block_is_left_out_until_it_is_mended(form: TelegramForm, house: House) -> None:
+async def test_an_incomplete_block_is_left_out_until_it_is_mended(form: Form, house: House) -> None:
     document = await form.submit(bot_token=None)
     assert await copy_blocks(house) == []
     await form.change(document, bot_token=TOKEN, chat_id="-4711")
     assert await copy_blocks(house) == ["telegram"]
 
 
-async def test_what_was_entered_reaches_the_rooms_and_is_sealed_there(
-    form: TelegramForm, house: House
-) -> None:
+async def test_what_was_entered_reaches_the_rooms_and_is_sealed_there(form: Form, house: House) -> None:
     await form.submit()
     await copy_blocks(house)
     assert await house.connections.get("telegram") == VALUE
@@ -89,7 +95,7 @@ async def test_what_was_entered_reaches_the_rooms_and_is_sealed_there(
         assert TOKEN not in str(connection.execute("select * from connections, events").fetchall())
 
 
-async def test_copying_again_copies_nothing_and_a_change_is_noticed(form: TelegramForm, house: House) -> None:
+async def test_copying_again_copies_nothing_and_a_change_is_noticed(form: Form, house: House) -> None:
     document = await form.submit()
     await copy_blocks(house)
     assert await copy_blocks(house) == []
@@ -99,7 +105,7 @@ async def test_copying_again_copies_nothing_and_a_change_is_noticed(form: Telegr
     assert found == VALUE | {"chat_id": "-999"}
 
 
-async def test_the_environment_does_not_overrule_a_block(form: TelegramForm, house: House) -> None:
+async def test_the_environment_does_not_overrule_a_block(form: Form, house: House) -> None:
     await form.submit()
     await copy_blocks(house)
     async with house.database.command("fill") as unit:
@@ -108,7 +114,7 @@ async def test_the_environment_does_not_overrule_a_block(form: TelegramForm, hou
     assert await house.connections.get("telegram") == VALUE
 
 
-async def test_a_deleted_block_leaves_the_connection_as_it_was(form: TelegramForm, house: House) -> None:
+async def test_a_deleted_block_leaves_the_connection_as_it_was(form: Form, house: House) -> None:
     await form.submit()
     await copy_blocks(house)
     await form.delete()
@@ -116,7 +122,23 @@ async def test_a_deleted_block_leaves_the_connection_as_it_was(form: TelegramFor
     assert await house.connections.get("telegram") == VALUE
 
 
-async def test_blocks_that_are_off_are_not_looked_at(form: TelegramForm, house: House) -> None:
+async def test_blocks_that_are_off_are_not_looked_at(form: Form, house: House) -> None:
     await form.submit(chat_id="-777")
     house.settings = house.settings.model_copy(update={"blocks": False})
     assert await copy_blocks(house) == []
+
+
+async def test_an_address_that_was_entered_is_where_agents_behind_websockets_are_asked(
+    client_of_prefect: RunningPrefect, api: httpx.AsyncClient, house: House
+) -> None:
+    client_of_prefect.must_be_set_up("core", "prefect")
+    runtime = house.crew.runtime("agent_api")
+    async with FakeAgent() as agent, opened(api, "quarterdeck-agent-api", {}) as form:
+        fields = (await form.schema())["fields"]
+        assert (fields["required"], fields["properties"]["url"]["title"]) == (["url"], "Address")
+        await form.submit(url=agent.base("agent_1"))
+        await form.submit("lab", url=agent.base("agent_2"))
+        assert await copy_blocks(house) == ["agent_api", "agent_api"]
+        for parameters, place in (({}, "agent_1"), ({"connection": "lab"}, "agent_2")):
+            assert place in await runtime.reach("talker", "", parameters)
+        assert [path.split("/")[1] for path in agent.paths] == ["agent_1", "agent_2"]

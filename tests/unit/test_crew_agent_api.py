@@ -27,9 +27,11 @@ from quarterdeck.crew.agent_api import (
     ws_url,
 )
 from quarterdeck.crew.agent_api_client import read_file
+from quarterdeck.crew.agent_api_runtime import AgentApiRuntime
 from quarterdeck.crew.route_check import Options, Route, check_all, check_gateway, chosen, read_registry
 from quarterdeck.kernel.errors import Conflict, Invalid, Misconfigured, Unavailable
 from tests.fakes.agent_ws import END, FakeAgent, Hangup, Pause, say, send
+from tests.fakes.far_sides import Entered
 from tests.fakes.openclaw import GATEWAY_TOKEN, HOOKS_TOKEN, FakeOpenClaw
 
 SEGMENT = st.text("abcdefgz0189_.-", min_size=1, max_size=8).filter(
@@ -193,6 +195,46 @@ def test_a_file_outside_the_workspace_is_not_read(tmp_path: Path, path: str) -> 
 async def checked(agent: FakeAgent, **options: Any) -> tuple[str, bool, str]:
     (result,) = await check_all([(0, Route(id="a", label="A", base_url=agent.base("a")))], Options(**options))
     return result.stage, result.ok, result.response_type
+
+
+OWN, ENTERED, VARIABLE = (f"http://{name}.example.org/agent_0/" for name in ("own", "entered", "variable"))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "entered", "environ", "leads_to"),
+    [
+        ({"base_url": OWN}, {"default": ENTERED}, VARIABLE, OWN),
+        ({"base_url": OWN, "connection": "lab"}, {}, "", OWN),
+        ({}, {"default": ENTERED}, VARIABLE, ENTERED),
+        ({"connection": "lab"}, {"default": OWN, "lab": ENTERED}, VARIABLE, ENTERED),
+        ({}, {"default": " "}, VARIABLE, VARIABLE),
+        ({}, {"lab": ENTERED}, VARIABLE, VARIABLE),
+    ],
+)
+async def test_the_rosters_address_counts_before_the_entered_one_and_that_before_the_environments(
+    monkeypatch: pytest.MonkeyPatch,
+    parameters: dict[str, str],
+    entered: dict[str, str],
+    environ: str,
+    leads_to: str,
+) -> None:
+    monkeypatch.setenv("AGENT_BASE_URL", environ)
+    order = await AgentApiRuntime(Entered(**entered)).order("talker", "", parameters)
+    assert order.facts["base_url"] == leads_to
+
+
+@pytest.mark.parametrize(
+    ("parameters", "environ", "why"),
+    [({}, "", "has no address"), ({"connection": "lab"}, VARIABLE, "no connection agent_api/lab")],
+)
+async def test_without_an_address_it_is_said_where_one_can_be_entered(
+    monkeypatch: pytest.MonkeyPatch, parameters: dict[str, str], environ: str, why: str
+) -> None:
+    """Who names a connection means that one: no other agent answers in its place."""
+    monkeypatch.setenv("AGENT_BASE_URL", environ)
+    with pytest.raises(Misconfigured, match=why) as told:
+        await AgentApiRuntime(Entered()).order("talker", "", parameters)
+    assert (told.value.code, "block" in told.value.instruction) == ("not_connected", True)
 
 
 async def test_the_checker_says_how_far_it_came(agent: FakeAgent) -> None:

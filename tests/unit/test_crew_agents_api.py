@@ -110,6 +110,25 @@ async def test_only_the_owner_makes_agents(house: House) -> None:
             assert (await api.put("/agents/analyst", json=TALKER)).status_code == 403
 
 
+async def test_an_agent_without_an_address_works_and_talks_where_the_entered_one_leads(
+    house: House, agent: FakeAgent
+) -> None:
+    agent.says([say("Four laps."), END])
+    async with client(house) as api:
+        assert (await api.post("/agents", json=TALKER)).status_code == 201
+    async with house.database.command("connect") as unit:
+        await house.connections.put(unit, "agent_api", "default", {"url": agent.base("agent_9")}, Source.API)
+    begun = await assigned(house)
+    await house.assignments.see_through()
+    await _until_ended(house, begun.json()["id"])
+    assert (await house.crew.run(begun.json()["id"])).result == {"summary": "Four laps."}
+    talker = await house.talking.client("talker")
+    assert talker is not None
+    assert (await talker.send_message("anna", "41", "How many?")).response == "Four laps."
+    assert agent.paths[1:] == ["/agent_9/v1/agent_ws/41/"]
+    assert agent.paths[0].startswith("/agent_9/")
+
+
 async def test_an_agent_of_openclaw_is_woken_by_who_may_write(house: House) -> None:
     async with FakeOpenClaw() as gateway, client(house) as api:
         value = {"url": gateway.url, "token": GATEWAY_TOKEN, "hooks_token": HOOKS_TOKEN}

@@ -205,6 +205,15 @@ async def test_a_half_configured_environment_fills_nothing(
     assert await connections.get("telegram") is None
 
 
+async def test_the_address_of_websocket_agents_is_taken_under_its_former_name_too(
+    connections: Connections, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable, url in (("AGENT_WS_URL", "ws://old/agent_ws/"), ("AGENT_BASE_URL", "http://new/")):
+        monkeypatch.setenv(variable, url)
+        assert await connections.fill_from_environment(Settings()) == ["agent_api"]
+        assert await connections.get("agent_api") == {"url": url}
+
+
 async def test_two_writers_of_a_new_connection_both_succeed(
     connections: Connections, database: Database
 ) -> None:

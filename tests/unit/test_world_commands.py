@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 
+from deployments.checks import CHECKS
 from deployments.cli import run
+from deployments.doctor import Result, examine
 from quarterdeck.board.cards import ProjectDraft
 from quarterdeck.crew.roster import AgentEntry
 from quarterdeck.house import House, open_house
 from quarterdeck.kernel.connections import Source
 from quarterdeck.kernel.identity import owner
+from tests.fakes.agent_ws import FakeAgent
 from tests.fakes.company import company, environment, settings_of
 from tests.fakes.gitea import TOKEN, FakeGitea
 from tests.fakes.openclaw import GATEWAY_TOKEN, HOOKS_TOKEN, FakeOpenClaw
@@ -154,6 +157,36 @@ async def test_an_agent_that_is_a_program_is_only_looked_for(quarterdeck: Comman
     unknown = await quarterdeck("agent", "test", "nobody")
     assert (unknown.code, "There is: analyst" in unknown.err) == (1, True)
     assert (await quarterdeck("agent", "test", "analyst", "--seconds", "0")).code == 2
+
+
+async def test_an_entered_address_is_what_every_check_goes_by(quarterdeck: Command, house: House) -> None:
+    lab = AgentEntry(slug="lab", runtime="agent_api", parameters={"connection": "lab"})
+    for entry in (AgentEntry(slug="talker", runtime="agent_api"), lab):
+        await house.crew.create_agent(OWNER, entry)
+    none = await quarterdeck("check-agents", "--json")
+    assert [(one["stage"], one["error"]) for one in none.json] == [
+        ("config", "There is no connection agent_api/lab."),
+        ("config", "it has no address"),
+    ]
+    async with FakeAgent() as agent:
+        await connect(house, "agent_api", {"url": agent.base("agent_3")})
+        found = await quarterdeck("check-agents", "--agent", "talker", "--json")
+        tried = await quarterdeck("agent", "test", "talker", "--no-ask", "--json")
+        given = await quarterdeck("check-agents", "--base-url", agent.base("agent_4"), "--json")
+        (well,) = await looked("agent-api", house)
+    assert (found.code, found.json[0]["base_url"]) == (0, agent.base("agent_3"))
+    assert (tried.code, agent.base("agent_3") in tried.json["found"]) == (0, True)
+    assert (given.code, {one["base_url"] for one in given.json}) == (0, {agent.base("agent_4")})
+    assert (well.verdict, "agent_3" in well.detail) == ("ok", True)
+    (down,) = await looked("agent-api", house)
+    assert (down.verdict, down.detail.partition(":")[0]) == ("fail", "connect")
+    assert "block `agent-api`" in down.fix
+
+
+async def looked(check: str, house: House) -> list[Result]:
+    """What the doctor sees in one part."""
+    checks = [one for one in CHECKS if one.name == check]
+    return [result async for result in examine(house.settings, checks, fix=False)]
 
 
 async def test_an_agent_is_woken_with_a_few_words(quarterdeck: Command, house: House) -> None:

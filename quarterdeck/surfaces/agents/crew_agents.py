@@ -57,7 +57,7 @@ class CrewAgents:
         """The client of one agent; None when there is no such agent, or it is disabled."""
         agent = await self._agent(agent_id)
         with as_platform_errors():
-            return self._client(agent) if agent else None
+            return await self._client(agent) if agent else None
 
     async def first(self) -> AgentClient:
         """Where users and settings are kept: it is the same for all agents."""
@@ -90,11 +90,13 @@ class CrewAgents:
             return Path(shared)
         return self._folder / agent_id
 
-    def _client(self, agent: Agent) -> AgentClient:
+    async def _client(self, agent: Agent) -> AgentClient:
         if agent.runtime == "openclaw":
             return OpenClawAgent(self._accounts, self._connections, agent.parameters)
-        if agent.runtime == "agent_api" and _has_address(agent):
-            return SocketAgent(self._accounts, agent.parameters)
+        if agent.runtime == "agent_api":
+            wanted = agent_api_runtime.Parameters.model_validate(agent.parameters)
+            if base := await agent_api_runtime.base_url(wanted, self._connections, os.environ):
+                return SocketAgent(self._accounts, wanted, base)
         return ModelAgent(self._accounts, self._store, self._models, self._voice(agent))
 
     def _voice(self, agent: Agent) -> Voice:
@@ -110,7 +112,3 @@ class CrewAgents:
             wanted.silence_seconds,
             options,
         )
-
-
-def _has_address(agent: Agent) -> bool:
-    return bool(agent.parameters.get("base_url") or agent_api_runtime.fallback_url(os.environ))
