@@ -3,65 +3,31 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from sqlalchemy import text
 
-from quarterdeck.crew.roster import Roster
-from quarterdeck.house import House, open_house
 from quarterdeck.listener import opened_gateway
 from quarterdeck.telegram.model import DESK
-from tests.fakes.company import settings_of
 from tests.fakes.forking import Forks
-from tests.fakes.provider import FakeProvider
-from tests.fakes.served_router import Served, backend
-from tests.fakes.telegram import CHAT, GROUP, TOKEN, FakeTelegram
+from tests.fakes.helm import ANNA, Helm, helm
+from tests.fakes.telegram import CHAT, GROUP, FakeTelegram
 from tests.fakes.telegram_gateway import running, until
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
 
-ANNA = 42
 ANSWER = "All hands are on deck, captain, and the wind is fair."
 _EXPIRE = text("update telegram_bots set leased_until = now()")
 
 
 @pytest.fixture
-async def provider() -> AsyncIterator[FakeProvider]:
-    async with FakeProvider() as made:
-        made.offer("native-gpt", text=ANSWER)
-        yield made
-
-
-@pytest.fixture
-async def router(provider: FakeProvider) -> AsyncIterator[Served]:
-    async with Served([backend(provider, "gpt")]) as made:
-        yield made
-
-
-@pytest.fixture
-def telegram() -> Iterator[FakeTelegram]:
-    with FakeTelegram(TOKEN) as server:
-        yield server
-
-
-@pytest.fixture
-async def house(
-    telegram: FakeTelegram, router: Served, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[House]:
-    monkeypatch.setenv("TELEGRAM_API_BASE", telegram.base)
-    settings = settings_of(tmp_path, database_url).model_copy(
-        update={"router_url": router.url, "telegram_api_base": telegram.base}
-    )
-    async with open_house(settings) as opened:
-        agents = [{"slug": "helm", "runtime": "model", "model": "gpt", "system_prompt": "You steer."}]
-        people = [{"slug": "anna", "handles": {"telegram": str(ANNA)}}]
-        await opened.crew.import_roster(Roster.model_validate({"agents": agents, "people": people}), {})
-        await opened.bots.register(DESK, TOKEN)
-        async with opened_gateway(opened) as gateway, running(gateway):  # so that its consumer is known
+async def desk(database_url: str, tmp_path: Path) -> AsyncIterator[Helm]:
+    async with helm(tmp_path, database_url, ANSWER) as made:
+        async with opened_gateway(made.house) as gateway, running(gateway):  # so that its consumer is known
             await until(lambda: gateway.agents == [DESK])
-        yield opened
+        yield made
 
 
 def said(telegram: FakeTelegram, chat: int) -> list[str]:
@@ -69,8 +35,9 @@ def said(telegram: FakeTelegram, chat: int) -> list[str]:
     return [one["text"] for one in telegram.shown(chat) if one["from"]["is_bot"]]
 
 
-async def killed_while_it_answers(house: House, telegram: FakeTelegram, router: Served, forks: Forks) -> None:
+async def killed_while_it_answers(desk: Helm, forks: Forks) -> None:
     """Its first words are shown, in the draft or in the group, and recorded where they are a message."""
+    house, telegram, router = desk.house, desk.telegram, desk.router
     program = ("tests.fakes.serving", house.database.url, str(house.settings.home), router.url)
     async with forks.begin(*program, TELEGRAM_API_BASE=telegram.base) as listener:
         await until(lambda: "hands" in "".join([telegram.draft(CHAT) or "", *said(telegram, GROUP)]), 60)
@@ -85,12 +52,13 @@ async def killed_while_it_answers(house: House, telegram: FakeTelegram, router: 
 
 @pytest.mark.parametrize("chat", [CHAT, GROUP], ids=["a draft", "a message that grows"])
 async def test_what_a_killed_listener_was_saying_the_next_one_says_whole_and_once(
-    house: House, telegram: FakeTelegram, router: Served, provider: FakeProvider, forks: Forks, chat: int
+    desk: Helm, forks: Forks, chat: int
 ) -> None:
+    house, telegram = desk.house, desk.telegram
     bot = (await house.bots.show(DESK)).username
-    held = provider.hold("native-gpt", after=len(ANSWER.split()) // 2)
+    held = desk.provider.hold("native-gpt", after=len(ANSWER.split()) // 2)
     telegram.say(f"@{bot} How do we stand?", user=ANNA, chat=chat)
-    await killed_while_it_answers(house, telegram, router, forks)
+    await killed_while_it_answers(desk, forks)
     assert ANSWER not in said(telegram, chat)
     held.set()
     async with opened_gateway(house) as gateway, running(gateway):
