@@ -37,6 +37,7 @@ def router(settings: Settings, *, drain: float | None = None) -> Program:
     if drain is not None:
         told["SIDECAR_DRAIN_SECONDS"] = str(drain)
     told.pop("QUARTERDECK_TOKEN", None)
+    told.setdefault("MALLOC_ARENA_MAX", "1")  # one thread does all; others' arenas would be 2 MB of holes
     taken = {settings.http_port, settings.prefect_port}
     for name in ("SIDECAR_PORT", "SIDECAR_METRICS_PORT"):
         if told.get(name) == "0":  # chosen here, so that it is the same after a restart

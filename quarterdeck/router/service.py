@@ -44,6 +44,7 @@ from quarterdeck.router.storage.lease import Lease
 from quarterdeck.router.storage.snapshot import Snapshot
 from quarterdeck.router.storage.store import Store
 from quarterdeck.router.upkeep import changes_log
+from quarterdeck.router.upkeep.backing_up import back_up
 from quarterdeck.router.upkeep.jobs import Upkeep
 from quarterdeck.router.upkeep.metrics import Gauges, Metrics
 from quarterdeck.router.upkeep.probing import Prober
@@ -292,15 +293,10 @@ class Router:
         return await self._stats.retain(tuning.usage_retention_days, tuning.calls_retention_days)
 
     async def _back_up(self) -> str:
-        from quarterdeck.router.storage import backup  # 2 MB, for once a night
-
         await self._ledger.flush()
         folder = config.backup_folder(self._environment, self._rows, self._settings.folder)
         now = datetime.fromtimestamp(steady.now(), UTC)
-        made = await asyncio.to_thread(backup.make, self._database.url, folder, now)
-        days = self._balancer.tuning.backup_retention_days
-        retired = await asyncio.to_thread(backup.retire, folder, days, now)
-        return f"{made.path.name} with {sum(made.rows.values())} rows; {len(retired)} old ones retired"
+        return await back_up(self._database.url, folder, now, self._balancer.tuning.backup_retention_days)
 
     async def _rotate(self) -> str:
         return f"{await self._store.reseal()} keys sealed anew"

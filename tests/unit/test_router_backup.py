@@ -10,12 +10,15 @@ import pytest
 from sqlmodel import SQLModel, select
 
 from quarterdeck.kernel.database import Database
-from quarterdeck.kernel.errors import Conflict, Invalid, NotFound
+from quarterdeck.kernel.errors import Conflict, Invalid, NotFound, Unavailable
 from quarterdeck.router import model
 from quarterdeck.router.backend import Limit, Pool, Status
 from quarterdeck.router.storage import backup
+from quarterdeck.router.storage.lease import LEASE
+from quarterdeck.router.upkeep.backing_up import back_up
 
 NOW = datetime(2026, 11, 22, 3, 15, tzinfo=UTC)
+NAMED = "sidecar_v2_20261122_031500.db"
 
 
 def rows() -> list[SQLModel]:
@@ -116,7 +119,7 @@ async def test_what_is_restored_equals_what_was_backed_up(filled: Database, tmp_
 
 async def test_the_file_carries_its_time_and_is_private(filled: Database, tmp_path: Path) -> None:
     made = backup.make(filled.url, tmp_path / "new", NOW)
-    assert made.path.name == "sidecar_v2_20261122_031500.db"
+    assert made.path.name == NAMED
     assert stat.S_IMODE(made.path.stat().st_mode) == 0o600
     assert [path.name for path in made.path.parent.iterdir()] == [made.path.name]
 
@@ -125,6 +128,27 @@ async def test_a_backup_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="connection"):
         backup.make("postgresql+psycopg://nobody@127.0.0.1:1/none", tmp_path, NOW)
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_process_of_its_own_writes_it_retires_old_ones_and_clears_up_after_one_that_was_killed(
+    filled: Database, tmp_path: Path
+) -> None:
+    old = backup.make(filled.url, tmp_path, NOW - timedelta(days=8)).path
+    (tmp_path / "sidecar_v2_20261121_031500.partial").write_bytes(b"half of it")
+    said = await back_up(filled.url, tmp_path, NOW, days=7)
+    assert said == f"{NAMED} with {len(model.KINDS)} rows; 1 old ones retired"
+    assert [path.name for path in tmp_path.iterdir()] == [NAMED] != [old.name]
+    assert backup.verify(tmp_path / NAMED)
+
+
+async def test_why_it_could_not_be_written_is_told_without_the_password(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    nobody = "postgresql+psycopg://nobody:canary@127.0.0.1:1/none"
+    with pytest.raises(Unavailable, match="not written: Not a directory"):
+        await back_up(nobody, tmp_path / "file" / "backups", NOW, days=7)
+    with pytest.raises(Unavailable, match="ended with code 1") as told:
+        await back_up(nobody, tmp_path, NOW, days=7)
+    assert "canary" not in str(told.value) and list(tmp_path.iterdir()) == [tmp_path / "file"]
 
 
 async def test_a_damaged_file_is_refused_and_changes_nothing(filled: Database, tmp_path: Path) -> None:
@@ -158,7 +182,7 @@ async def test_nothing_is_restored_under_a_running_router(filled: Database, tmp_
     path = backup.make(filled.url, tmp_path, NOW).path
     plain = filled.url.replace("+psycopg", "", 1)
     with psycopg.connect(plain) as running:
-        running.execute("select pg_advisory_lock(%s)", [backup.LEASE])
+        running.execute("select pg_advisory_lock(%s)", [LEASE])
         with pytest.raises(Conflict, match="A router runs"):
             backup.restore(filled.url, path)
 

@@ -14,6 +14,7 @@ from deployments.supervisor import ROOT
 
 HEAVY = (
     *("litellm", "prefect", "fastapi", "typer", "httpx", "openai", "anthropic", "alembic", "numpy"),
+    "sqlite3",  # backups are made in a process of their own
     *("rich", "watchfiles"),  # for what is installed beside the router, see deployments/lean.py
 )
 

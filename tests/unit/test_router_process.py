@@ -177,6 +177,7 @@ async def test_upkeep_is_done_by_the_router_itself_and_when_it_is_asked(router: 
     answer = await router.admin("POST", "/upkeep/backup", params={"by": "prefect"})
     assert answer.json()["ok"]
     assert len(list((router.home / "backups").glob("sidecar_v2_*.db"))) >= 1
+    assert "db_backup_created" in router.log.read_text()
     shown = {entry["job"]: entry["by"] for entry in (await router.admin("GET", "/upkeep")).json()}
     assert shown["backup"] == "prefect"
 

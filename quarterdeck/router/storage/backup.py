@@ -18,7 +18,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-import structlog
 from sqlalchemy import (
     JSON,
     Boolean,
@@ -38,9 +37,7 @@ from quarterdeck.kernel.errors import Conflict, Invalid, NotFound
 from quarterdeck.router.model import TABLES
 from quarterdeck.router.storage.lease import LEASE
 
-log = structlog.get_logger(__name__)
-
-PREFIX, SUFFIX = "sidecar_v2_", ".db"
+PREFIX, SUFFIX, UNFINISHED = "sidecar_v2_", ".db", ".partial"
 NAME = re.compile(rf"{PREFIX}(\d{{8}}_\d{{6}})\{SUFFIX}")
 STAMP = "%Y%m%d_%H%M%S"
 FORMAT = "1"
@@ -64,13 +61,15 @@ class Backup:
 
 
 def make(url: str, folder: Path, now: datetime) -> Backup:
-    """Write a verified backup. Blocking: call it off the event loop.
+    """Write a verified backup. Blocking: the router has it done by `upkeep.backing_up`.
 
     Raises `OSError` or `Invalid` when it could not be written or read again; nothing is left then.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for left in folder.glob(f"{PREFIX}*{UNFINISHED}"):
+        left.unlink(missing_ok=True)  # of a process that was killed
     path = folder / f"{PREFIX}{now.astimezone(UTC).strftime(STAMP)}{SUFFIX}"
-    draft = path.with_suffix(".partial")
+    draft = path.with_suffix(UNFINISHED)
     os.close(os.open(draft, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600))
     try:
         rows = _write(url, draft)
@@ -79,7 +78,6 @@ def make(url: str, folder: Path, now: datetime) -> Backup:
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
-    log.info("db_backup_created", path=str(path), rows=sum(rows.values()))
     return Backup(path, rows)
 
 
@@ -219,5 +217,4 @@ def retire(folder: Path, days: int, now: datetime) -> list[Path]:
     old = [path for path in files(folder)[:-1] if now - made_at(path) > timedelta(days=days)]
     for path in old:
         path.unlink(missing_ok=True)
-        log.info("db_backup_retired", path=str(path))
     return old
