@@ -1,5 +1,6 @@
 """`quarterdeck heartbeat AGENT` and what belongs to it."""
 
+import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -41,7 +42,9 @@ Work = Annotated[str, typer.Argument(help="For example multica:ENG-12, or the ke
 @app.command()
 def check(agent: Agent, as_json: AsJson = False) -> None:
     """Sweep an agent now: find its work, start it, bring on what stands still. `check` may be left out."""
-    swept = terminal.in_house(lambda house: house.sweeper.sweep(agent, "by hand"))
+    # OpenClaw says to each command of a turn that it is one
+    cause = "openclaw" if os.environ.get("OPENCLAW_SHELL") else "by hand"
+    swept = terminal.in_house(lambda house: house.sweeper.sweep(agent, cause))
 
     def people(console: "Console") -> None:
         console.print(f"{swept.agent}: {swept.result.value}", style="bold", markup=False)

@@ -28,7 +28,7 @@ from tests.fakes.provider_faults import FAULTS, OK, Fault, held
 from tests.fakes.provider_invoice import Charge, Invoice, Prices, Tokens, prompt_tokens, prose
 from tests.fakes.provider_openai import CHAT, COMPLETIONS, EMBEDDINGS
 from tests.fakes.provider_openai import models as openai_models
-from tests.fakes.provider_reply import Dialect, Frame, Reply, arguments
+from tests.fakes.provider_reply import Dialect, Frame, Reply, arguments, in_pieces
 from tests.fakes.provider_responses import RESPONSES
 from tests.fakes.provider_wire import LONGEST, Broken, Headers, Wire, self_signed
 
@@ -42,6 +42,9 @@ DIALECTS = {
     "messages": MESSAGES,
 }
 
+Called = tuple[str, dict[str, Any]]
+"""The name of a tool, and its arguments."""
+
 MODELS = "/models"
 """What to script for when the list of models shall fail."""
 
@@ -51,6 +54,7 @@ class Offer:
     """A model: what it costs, how long its answers are, how much of each prompt the cache knows.
 
     `calls_tools`: whether it calls the first tool that it is offered, or only talks.
+    `calls`: which tool it calls with which arguments, by what it is asked (the body); `None` = it talks.
     `text`: what it says, word for word; else it talks of nothing for `completion` tokens.
     """
 
@@ -59,6 +63,7 @@ class Offer:
     cached_read: int = 0
     cached_write: int = 0
     calls_tools: bool = True
+    calls: Callable[[dict[str, Any]], Called | None] | None = None
     text: str = ""
 
 
@@ -329,13 +334,12 @@ def _object(raw: bytes) -> dict[str, Any]:
 def _reply(number: int, request: Received, offer: Offer, dialect: Dialect) -> Reply:
     """A tool is called when one is offered and the last message does not bring a tool's result."""
     body = request.body
-    silent = _has_result(body) or not offer.calls_tools
-    tool = None if silent else next(iter(body.get("tools") or ()), None)
+    called = None if _has_result(body) else _called(body, offer)
     limits = (body.get(name) for name in ("max_tokens", "max_completion_tokens", "max_output_tokens"))
     limit = min((given for given in limits if given), default=None)
-    if tool is not None:
-        function = tool.get("function", tool)
-        pieces, name, full = arguments(function), function["name"], False
+    if called is not None:
+        name, given = called
+        pieces, full = in_pieces(given), False
     else:
         whole = tuple(re.findall(r"\s*\S+\s*", offer.text)) or prose(offer.completion)
         pieces, name, full = whole[:limit], None, limit is not None and limit < len(whole)
@@ -343,6 +347,15 @@ def _reply(number: int, request: Received, offer: Offer, dialect: Dialect) -> Re
         pieces = ()
     tokens = Tokens(prompt_tokens(body), len(pieces), offer.cached_read, offer.cached_write)
     return Reply(number, request.model, pieces, tokens, name, full)
+
+
+def _called(body: dict[str, Any], offer: Offer) -> Called | None:
+    """The tool that it chooses, else the first one with arguments by its schema."""
+    if offer.calls is not None:
+        return offer.calls(body)
+    tools = body.get("tools") if offer.calls_tools else None
+    first = tools[0].get("function", tools[0]) if tools else None
+    return (first["name"], arguments(first)) if first else None
 
 
 def _has_result(body: dict[str, Any]) -> bool:

@@ -58,11 +58,15 @@ def sse(data: Any, event: str | None = None, **more: Any) -> Frame:
     return Frame(f"{name}data: {text}\n\n".encode(), **more)
 
 
-def arguments(tool: dict[str, Any]) -> tuple[str, ...]:
-    """Arguments for a tool, by its schema, in pieces that only together are JSON."""
+def arguments(tool: dict[str, Any]) -> dict[str, Any]:
+    """Arguments for a tool, by its schema."""
     schema = tool.get("parameters") or tool.get("input_schema") or {}
-    values = {name: _value(kind) for name, kind in schema.get("properties", {}).items()}
-    text = json.dumps(values)
+    return {name: _value(kind) for name, kind in schema.get("properties", {}).items()}
+
+
+def in_pieces(arguments: dict[str, Any]) -> tuple[str, ...]:
+    """Arguments in pieces that only together are JSON."""
+    text = json.dumps(arguments)
     return tuple(text[start : start + 5] for start in range(0, len(text), 5))
 
 

@@ -7,9 +7,9 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
@@ -26,6 +26,8 @@ PROGRAM = INSTALLED / "node_modules" / "openclaw" / "openclaw.mjs"
 TOKEN, HOOKS_TOKEN = "gateways-token-of-the-test", "hooks-token-of-the-test"
 STARTED_WITHIN = 300.0
 """Seconds; ten on a machine that is idle."""
+SLOW = 240.0
+"""Seconds for one command: it takes nine of CPU time, and the machine may be busy."""
 
 
 def install() -> None:
@@ -40,11 +42,32 @@ def install() -> None:
         subprocess.run(order, cwd=INSTALLED, env={**os.environ, "PATH": path}, check=True)
 
 
+@dataclass(frozen=True)
+class Crew:
+    """Agents beside the gateway's own `main`, by name, with their workspaces.
+
+    They may run commands, which find programs in the folder `programs` and have these variables.
+    """
+
+    workspaces: Mapping[str, Path]
+    programs: Path = BIN
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def config(self) -> dict[str, object]:
+        """What docs/how-to/openclaw.md says to set, and the WorkBoard."""
+        execution = {"host": "gateway", "mode": "full", "backgroundMs": 120_000}
+        return {
+            "tools": {"exec": execution | {"pathPrepend": [str(self.programs)]}},
+            "plugins": {"entries": {"workboard": {"enabled": True}}},
+        }
+
+
 class RealGateway:
     """Its model calls go to `models`, with `key`; its home is thrown away with the test's folder."""
 
-    def __init__(self, home: Path, models: str, key: str, model: str) -> None:
+    def __init__(self, home: Path, models: str, key: str, model: str, crew: Crew | None = None) -> None:
         self.home = home
+        self._crew = crew
         self.log = home / "gateway.out"
         self._models, self._key, self._model = models, key, model
         with socket.socket() as free:
@@ -77,7 +100,7 @@ class RealGateway:
             "api": "openai-completions",
             "models": [model],
         }
-        return {
+        config: dict[str, object] = {
             "gateway": {
                 "mode": "local",
                 "port": self.port,
@@ -93,14 +116,18 @@ class RealGateway:
                 "allowedSessionKeyPrefixes": ["hook:"],
             },
             "models": {"mode": "replace", "providers": {"router": provider}},
-            "agents": {
-                "defaults": {
-                    "model": {"primary": f"router/{self._model}"},
-                    "workspace": str(self.home / "work"),
-                }
-            },
+            "agents": self._agents(),
             "logging": {"file": str(self.home / "gateway.log")},
         }
+        return config | (self._crew.config() if self._crew else {})
+
+    def _agents(self) -> dict[str, object]:
+        model, workspace = {"primary": f"router/{self._model}"}, str(self.home / "work")
+        alone: dict[str, object] = {"defaults": {"model": model, "workspace": workspace}}
+        if self._crew is None:
+            return alone
+        entries = {agent: {"workspace": str(place)} for agent, place in self._crew.workspaces.items()}
+        return alone | {"entries": {"main": {}} | entries}
 
     async def start(self) -> None:
         """Start it, and wait until it is ready."""
@@ -108,6 +135,7 @@ class RealGateway:
             "HOME": str(self.home),
             "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
             "TMPDIR": str(self.home),
+            **(self._crew.environment if self._crew else {}),
         }
         order = [str(BIN / "node"), str(PROGRAM), "gateway", "run"]
         with self.log.open("ab") as log:
@@ -159,6 +187,17 @@ class RealGateway:
         """What the connection `openclaw` holds."""
         return {"url": self.url, "token": TOKEN, "hooks_token": HOOKS_TOKEN}
 
+    @property
+    def program(self) -> dict[str, object]:
+        """What the connection `openclaw_cli` holds."""
+        return {
+            "program": str(BIN / "node"),
+            "arguments": [str(PROGRAM)],
+            "path": str(BIN),
+            "seconds": SLOW,
+            "environment": {"HOME": str(self.home), "TMPDIR": str(self.home)},
+        }
+
 
 @dataclass(frozen=True)
 class Chain:
@@ -170,7 +209,9 @@ class Chain:
 
 
 @asynccontextmanager
-async def chain(folder: Path, database_url: str, text: str = "") -> AsyncIterator[Chain]:
+async def chain(
+    folder: Path, database_url: str, text: str = "", crew: Crew | None = None
+) -> AsyncIterator[Chain]:
     """All of them up. `text`: what the model says, else it talks of nothing."""
     install()
     async with FakeProvider() as provider, RouterProcess(folder / "router", database_url) as router:
@@ -178,5 +219,6 @@ async def chain(folder: Path, database_url: str, text: str = "") -> AsyncIterato
         await router.add_backend(f"{provider.url}/v1", "gpt")
         made = await router.admin("POST", "/clients", json={"name": "openclaw", "agent": "openclaw"})
         key = made.json()["key"]
-        async with RealGateway(folder / "gateway", f"{router.addresses.calls}/v1", key, "gpt") as gateway:
+        models = f"{router.addresses.calls}/v1"
+        async with RealGateway(folder / "gateway", models, key, "gpt", crew) as gateway:
             yield Chain(gateway, router, provider)

@@ -21,10 +21,7 @@ from quarterdeck.heartbeat.work import Ref, Status, Trouble, Watched
 from quarterdeck.kernel.connections import Connections, Source
 from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.keyring import Keyring
-from tests.openclaw.gateway import BIN, PROGRAM, TOKEN, RealGateway, install
-
-SLOW = 240.0
-"""Seconds for one command: it takes nine of CPU time, and the machine may be busy."""
+from tests.openclaw.gateway import TOKEN, RealGateway, install
 
 pytestmark = pytest.mark.timeout(1500)
 AGENTS = (Watched("main"),)
@@ -41,15 +38,8 @@ async def scene(tmp_path: Path, database: Database) -> AsyncIterator[Scene]:
     install()
     async with RealGateway(tmp_path / "gateway", "http://127.0.0.1:9/v1", "none", "gpt") as gateway:
         connections = Connections(database, Keyring(tmp_path / "keys"))
-        program_of_it: dict[str, Any] = {
-            "program": str(BIN / "node"),
-            "arguments": [str(PROGRAM)],
-            "path": str(BIN),
-            "seconds": SLOW,
-            "environment": {"HOME": str(gateway.home), "TMPDIR": str(gateway.home)},
-        }
         async with database.command("connect") as unit:
-            await connections.put(unit, "openclaw_cli", "default", program_of_it, Source.API)
+            await connections.put(unit, "openclaw_cli", "default", gateway.program, Source.API)
             token = {"url": gateway.url, "token": TOKEN}
             await connections.put(unit, "openclaw", "default", token, Source.API)
         program = OpenClawProgram(connections, Turns(database, "openclaw", timedelta(0)))

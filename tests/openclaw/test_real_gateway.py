@@ -90,13 +90,17 @@ async def test_a_turn_that_is_stopped_is_stopped_there(scene: Scene) -> None:
         release = scene.provider.hold("native-gpt", after=3)
         before = len(scene.provider.to("native-gpt"))
         run = await assigned(scene, agent)
-        await scene.provider.until(lambda before=before: len(scene.provider.to("native-gpt")) > before, 60)
+        await _a_call_after(scene, before)
         assert await scene.house.crew.stop(run, "cancelled")
         request = scene.provider.to("native-gpt")[before]
         async with asyncio.timeout(20):
             await request.over.wait()
         release.set()
         assert (await ended(scene, run)).cancelled
+
+
+async def _a_call_after(scene: Scene, before: int) -> None:
+    await scene.provider.until(lambda: len(scene.provider.to("native-gpt")) > before, 60)
 
 
 async def test_a_gateway_that_is_killed_in_a_turn_answers_after_its_restart(scene: Scene) -> None:

@@ -119,6 +119,21 @@ async def test_a_tool_is_called_and_its_result_answered(client):
     assert "".join(called.function.arguments for called in calls) == call.function.arguments
 
 
+async def test_a_model_chooses_its_tool_by_what_it_is_told_and_talks_once_it_has_the_result(client, provider):
+    def chosen(body):
+        return ("exec", {"command": "date"}) if "time" in body["messages"][0]["content"] else None
+
+    provider.offer("m", calls=chosen, text="NO_REPLY")
+    asked = {"role": "user", "content": "what time is it"}
+    answer = await client.chat.completions.create(model="m", messages=[asked])
+    [call] = answer.choices[0].message.tool_calls
+    assert (call.function.name, json.loads(call.function.arguments)) == ("exec", {"command": "date"})
+    result = [answer.choices[0].message, {"role": "tool", "tool_call_id": call.id, "content": "noon"}]
+    for messages in ([asked, *result], ASK):
+        said = (await client.chat.completions.create(model="m", messages=messages)).choices[0].message
+        assert (said.content, said.tool_calls) == ("NO_REPLY", None)
+
+
 async def test_an_answer_stops_at_the_limit(client, claude):
     answer = await client.chat.completions.create(**ask("m", max_tokens=4))
     assert (answer.usage.completion_tokens, answer.choices[0].finish_reason) == (4, "length")

@@ -84,7 +84,9 @@ async def _hold_back(house: House) -> None:
         unit.session.add(row)
 
 
-def test_an_agent_is_swept_now_and_what_was_found_is_told(desk: Desk) -> None:
+def test_an_agent_is_swept_now_and_what_was_found_is_told(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shown = desk("heartbeat", "developer")
     assert "developer: worked" in shown and "Started" in shown
     swept = desk.json("heartbeat", "check", "developer")
@@ -96,6 +98,8 @@ def test_an_agent_is_swept_now_and_what_was_found_is_told(desk: Desk) -> None:
         "documents": "ok",
         "plane": "not configured",
     }
+    monkeypatch.setenv("OPENCLAW_SHELL", "exec")
+    assert desk.json("heartbeat", "developer")["cause"] == "openclaw", "a turn of OpenClaw's ran it"
     desk("heartbeat", "nobody", code=1)
     assert "coo, developer" in desk.err and "Traceback" not in desk.err
 
