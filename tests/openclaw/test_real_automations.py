@@ -22,6 +22,7 @@ from deployments.setup import EXAMPLES
 from quarterdeck.crew.roster import Roster, read_roster
 from quarterdeck.heartbeat.model import Sweep
 from quarterdeck.house import House, open_house
+from quarterdeck.kernel.errors import Unavailable
 from tests.fakes.company import environment, settings_of
 from tests.fakes.multica import FakeMultica
 from tests.fakes.provider import Called, Received
@@ -147,8 +148,8 @@ async def test_a_run_of_a_job_wakes_its_agent_alone_which_looks_into_all_three_s
             await desk.quarterdeck("heartbeat", "render", "--apply")
             await desk.quarterdeck("heartbeat", "cron", "--apply")
             jobs = await desk.jobs()
-            ran = await desk.openclaw("cron", "run", jobs[WOKEN]["id"], "--wait", "--wait-timeout", "200s")
-        await _one_run_is_on_record(desk, jobs, ran["runId"])
+            run = await _run(desk, jobs[WOKEN], real.gateway)
+        await _one_run_is_on_record(desk, jobs, run)
         await _one_sweep_is_on_record(desk)
         calls = real.provider.to("native-gpt")
         sessions = (await desk.openclaw("sessions", "--all-agents"))["sessions"]
@@ -176,6 +177,15 @@ async def _put_work_into_every_source(
     await desk.house.crew.import_roster(Roster.model_validate({"agents": agents}), {})
 
 
+async def _run(desk: Desk, job: Mapping[str, Any], gateway: RealGateway) -> str:
+    """Its run's id, once it is over; a run that fails ends the command with 1."""
+    try:
+        ran = await desk.openclaw("cron", "run", job["id"], "--wait", "--wait-timeout", "200s")
+    except Unavailable as error:
+        raise AssertionError(f"{error.detail} {gateway.log.read_text()[-4000:]}") from None
+    return str(ran["runId"])
+
+
 async def _one_run_is_on_record(desk: Desk, jobs: Mapping[str, Any], run: str) -> None:
     """In OpenClaw's own history: one run that went well, of the job that was meant."""
     [entry] = (await desk.openclaw("cron", "runs", jobs[WOKEN]["id"]))["entries"]
@@ -189,6 +199,7 @@ async def _one_sweep_is_on_record(desk: Desk) -> None:
     cards = {card["agent"]: card for card in (await desk.quarterdeck("heartbeat", "list"))["items"]}
     assert cards.keys() == {WOKEN, ASLEEP} and cards[ASLEEP]["last"] is None
     last = cards[WOKEN]["last"]
+    assert last is not None, "the turn did not run the command"
     seen = {name: last["sources"].get(name) for name in LOOKED_INTO}
     told = {name: (s["state"], s["found"], s["own"], s["cached"]) for name, s in seen.items() if s}
     assert told == dict.fromkeys(LOOKED_INTO, ("ok", 2, 1, False)), last["sources"]
