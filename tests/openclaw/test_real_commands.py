@@ -20,6 +20,7 @@ from quarterdeck.heartbeat.sources.workboard import WorkBoard
 from quarterdeck.heartbeat.work import Ref, Status, Trouble, Watched
 from quarterdeck.kernel.connections import Connections, Source
 from quarterdeck.kernel.database import Database
+from quarterdeck.kernel.errors import Conflict
 from quarterdeck.kernel.keyring import Keyring
 from tests.openclaw.gateway import TOKEN, RealGateway, install
 
@@ -83,3 +84,6 @@ async def test_automations_are_created_updated_kept_and_removed(scene: Scene) ->
     assert await steps({"main": entry | {"interval": 10}}) == [Step.KEEP]
     assert await steps({"main": entry | {"scheduler": "prefect"}}) == [Step.REMOVE]
     assert plan(wanted({}), []) == []
+    with pytest.raises(Conflict, match="agent is unavailable: nobody") as refused:
+        await steps({"nobody": entry})
+    assert "openclaw agents add" in refused.value.instruction

@@ -14,7 +14,7 @@ from quarterdeck.heartbeat.automations import Automations, Step
 from quarterdeck.heartbeat.health import Checkup
 from quarterdeck.heartbeat.roster import read_all
 from quarterdeck.house import House
-from quarterdeck.kernel.errors import Misconfigured, NotFound
+from quarterdeck.kernel.errors import Conflict, Misconfigured, NotFound
 from tests.fakes.company import company
 from tests.fakes.multica import FakeMultica
 from tests.fakes.work_places import FakeOpenClaw, connect
@@ -75,6 +75,16 @@ async def test_what_was_changed_is_mended_what_is_ours_is_removed_and_the_rest_l
     assert await brought_in_line(house, {"developer": ENTRY | {"scheduler": "prefect"}}) == [Step.REMOVE]
     assert openclaw.jobs == []
     assert len(openclaw.change(lambda state: state["jobs"])) == 3, "those that OpenClaw brought along"
+
+
+async def test_an_agent_that_openclaw_does_not_know_is_told_and_what_to_do(
+    house: House, openclaw: FakeOpenClaw
+) -> None:
+    openclaw.set(agents=["main", "developer"])
+    with pytest.raises(Conflict, match="agent is unavailable: architect") as refused:
+        await brought_in_line(house, {"architect": ENTRY})
+    assert "openclaw agents add" in refused.value.instruction and openclaw.jobs == []
+    assert await brought_in_line(house, {"developer": ENTRY}) == [Step.CREATE]
 
 
 @pytest.mark.parametrize("category", ["development", "business", "high-frequency"])

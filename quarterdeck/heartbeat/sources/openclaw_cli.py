@@ -140,6 +140,12 @@ def _failure(ran: programs.Ran) -> Exception:
         return not_configured(
             "The plug-in workboard of OpenClaw is switched off.", f"Run `{DISABLED}`, restart the gateway."
         )
+    if "agent is unavailable" in said:
+        return Conflict(
+            f"OpenClaw refused: {said}",
+            "Give it an agent of that name with `openclaw agents add NAME`, then repeat this.",
+            code="unknown_agent",
+        )
     if ran.code in (126, 127):
         return unavailable(Trouble.MISSING, f"openclaw cannot be run: {said}")
     if "must be" in said or "does not recognize" in said:

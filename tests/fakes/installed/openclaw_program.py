@@ -21,7 +21,8 @@ BUILT_IN = [
      "sessionTarget": "main", "wakeMode": "now"}
     for n in (1, 2, 3)
 ]  # fmt: skip
-EMPTY = {"workboard": True, "cards": [], "jobs": BUILT_IN, "calls": [], "fault": ""}
+EMPTY = {"workboard": True, "cards": [], "jobs": BUILT_IN, "calls": [], "fault": "", "agents": []}
+"""Without `agents` it knows everybody."""
 FLAGS = {"json", "all", "exact", "no-deliver", "include-archived", "disabled", "enable", "disable"}
 
 
@@ -133,6 +134,8 @@ def cron(state, words):
             "nextOffset": None,
         }
     only(options, SCHEDULING)
+    if state["agents"] and options.get("agent") not in (None, *state["agents"]):
+        raise Refused(f"cron job agent is unavailable: {options['agent']}")
     if command == "add":
         key = options.get("declaration-key")
         found = [job for job in state["jobs"] if key and job.get("declarationKey") == key]
