@@ -19,8 +19,8 @@ KEY = "quarterdeck.heartbeat."
 MESSAGE = (
     "Heartbeat. Run `quarterdeck heartbeat {agent}` now, and wait for its end, which may take a minute."
     " Then work through HEARTBEAT.md of your workspace: look into all three sources (WorkBoard, Multica,"
-    " TODO.md and AGENTS.md), start at once what waits. Ask nobody; report through the place that the work came"
-    " from. Reply NO_REPLY when there is nothing."
+    " TODO.md and AGENTS.md), start at once what waits. Ask nobody; report through the place that the work"
+    " came from. Reply NO_REPLY when there is nothing."
 )
 
 
