@@ -15,6 +15,7 @@ from quarterdeck.board.cards import Draft, ProjectDraft
 from quarterdeck.crew.model import AgentRun, RunState
 from quarterdeck.crew.openclaw import Address, Gateway
 from quarterdeck.crew.roster import AgentEntry
+from quarterdeck.crew.waking import Wake
 from quarterdeck.house import House
 from quarterdeck.kernel.connections import Source
 from quarterdeck.kernel.errors import Conflict
@@ -116,6 +117,14 @@ async def test_a_gateway_that_is_killed_in_a_turn_answers_after_its_restart(scen
     print(said(scene, run))
 
 
+async def test_an_agent_that_is_woken_calls_its_model_with_what_it_was_told(scene: Scene) -> None:
+    woken = await scene.house.crew.wake(owner("test"), "claw-hooks", Wake(text="Look at the laps."))
+    assert woken.outcome in ("queued", "coalesced")
+    await scene.provider.until(lambda: bool(scene.provider.to("native-gpt")), 60)
+    [call, *_] = scene.provider.to("native-gpt")
+    assert "Look at the laps." in str(call.body["messages"])
+
+
 async def test_the_two_tokens_are_two_secrets(scene: Scene) -> None:
     gateway = Gateway(Address(scene.gateway.url, TOKEN, HOOKS_TOKEN))
     swapped = Gateway(Address(scene.gateway.url, HOOKS_TOKEN, TOKEN))
@@ -123,7 +132,6 @@ async def test_the_two_tokens_are_two_secrets(scene: Scene) -> None:
         await gateway.health()
         assert "main" in await gateway.agents()
         await gateway.check_hooks()
-        assert await gateway.wake("Look around.") in ("queued", "coalesced")
         for check in (swapped.agents, swapped.check_hooks):
             with pytest.raises(Conflict) as refused:
                 await check()
