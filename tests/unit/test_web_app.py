@@ -99,6 +99,7 @@ async def test_a_viewer_changes_nothing_anywhere(house: House, anna: Client):
         "/api/v1/agents": {"slug": "talker", "parameters": {"program": "sh"}},
         "/api/v1/agents/{agent_id}": {"slug": "analyst", "parameters": {"program": "sh"}},
         "/api/v1/agents/{agent_id}/assign": {"task_id": "ET-001", "prompt": "x"},
+        "/api/v1/agents/{agent_id}/wake": {"text": "x"},
         "/api/v1/agents/callback": {"sessionKey": "task:ET-001"},
         "/api/v1/notify/test": {"channel": "log"},
         "/api/v1/deployments/{name}/run": {"parameters": {}},
