@@ -72,9 +72,10 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
-    """After every test: no thread that would hold the process open, and no child process."""
+    """After every test: no thread that would hold the process open, no child process, no logs set up."""
     threads, children = set(_threads()), _children()
     yield
+    assert isinstance(structlog.get_config()["logger_factory"], structlog.PrintLoggerFactory)
     _until_none(lambda: set(_threads()) - threads)
     _until_none(lambda: _children() - children)
 
@@ -170,6 +171,14 @@ def logs_left_as_they_were() -> Iterator[None]:
     yield
     root.handlers, root.level = handlers, level
     logging.captureWarnings(False)
+    structlog.reset_defaults()
+
+
+@pytest.fixture(scope="module")
+def quiet() -> Iterator[None]:
+    """For modules in which so much goes wrong on purpose that its log would take longer than they do."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    yield
     structlog.reset_defaults()
 
 

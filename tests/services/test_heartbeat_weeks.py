@@ -1,12 +1,10 @@
 """Whole weeks of heartbeats, days that nobody thought of, and proof that the verdict notices broken rules."""
 
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
-import structlog
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
@@ -19,15 +17,9 @@ from quarterdeck.heartbeat import checking, judging, overview, rules, service, s
 from quarterdeck.heartbeat.stall import Rung
 from tests.fakes.drawn_days import drawn
 
+pytestmark = pytest.mark.usefixtures("quiet")
+
 Break = Callable[[pytest.MonkeyPatch], None]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quiet() -> Iterator[None]:
-    before = structlog.get_config()["wrapper_class"]
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    yield
-    structlog.configure(wrapper_class=before)
 
 
 @pytest.mark.parametrize("seed", [1])

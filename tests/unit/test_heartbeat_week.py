@@ -1,10 +1,6 @@
 """A day of fifteen agents under everything that goes wrong, and shorter ones that nobody thought of."""
 
-import logging
-from collections.abc import Iterator
-
 import pytest
-import structlog
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
@@ -14,13 +10,7 @@ from deployments.simulation.virtual_time import run
 from deployments.simulation.week import Plan
 from tests.fakes.drawn_days import drawn
 
-
-@pytest.fixture(autouse=True, scope="module")
-def quiet() -> Iterator[None]:
-    before = structlog.get_config()["wrapper_class"]
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    yield
-    structlog.configure(wrapper_class=before)
+pytestmark = pytest.mark.usefixtures("quiet")
 
 
 @pytest.mark.parametrize("seed", [4])

@@ -5,7 +5,6 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -25,14 +24,8 @@ CANARY = "canary-7f3a/ö+9"
 
 
 @pytest.fixture(autouse=True)
-def _left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+def _nothing_registered(logs_left_as_they_were: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log, "_registered", {})
-    yield
-    root.handlers, root.level = handlers, level
-    logging.captureWarnings(False)
-    structlog.reset_defaults()
 
 
 def lines_of(form: Form, level: Level = "info", **others: Any) -> io.StringIO:

@@ -2,8 +2,6 @@
 
 import io
 import json
-import logging
-from collections.abc import Iterator
 
 import pytest
 
@@ -12,15 +10,6 @@ from quarterdeck.kernel.settings import Settings
 from quarterdeck.router.door.request_log import RequestLog
 from tests.fakes.provider import FakeProvider
 from tests.fakes.served_router import KEY, Guest, MemoryClients, Served, backend
-
-
-@pytest.fixture
-def restored() -> Iterator[None]:
-    root = logging.getLogger()
-    before = root.level, root.handlers[:]
-    yield
-    root.level, root.handlers = before
-    logging.captureWarnings(False)
 
 
 async def lines_of(form: str, level: str) -> tuple[str, str]:
@@ -37,7 +26,7 @@ async def lines_of(form: str, level: str) -> tuple[str, str]:
     return stream.getvalue(), answers[0].headers["x-request-id"]
 
 
-@pytest.mark.usefixtures("restored")
+@pytest.mark.usefixtures("logs_left_as_they_were")
 async def test_every_call_has_its_line_with_all_that_was_asked_for() -> None:
     text, request = await lines_of("json", "INFO")
     events = [json.loads(line) for line in text.splitlines()]
@@ -57,7 +46,7 @@ async def test_every_call_has_its_line_with_all_that_was_asked_for() -> None:
     assert {"backend_429_cooldown", "all_pools_exhausted_emergency"} <= names
 
 
-@pytest.mark.usefixtures("restored")
+@pytest.mark.usefixtures("logs_left_as_they_were")
 async def test_lines_for_people_say_the_same() -> None:
     text, request = await lines_of("console", "INFO")
     (line,) = [line for line in text.splitlines() if f"request={request}" in line and "status=200" in line]
@@ -66,14 +55,14 @@ async def test_lines_for_people_say_the_same() -> None:
     assert "item=ET-007" in line
 
 
-@pytest.mark.usefixtures("restored")
+@pytest.mark.usefixtures("logs_left_as_they_were")
 async def test_the_level_really_applies() -> None:
     text, _ = await lines_of("json", "WARNING")
     assert "request_completed" not in text
     assert "backend_429_cooldown" in text
 
 
-@pytest.mark.usefixtures("restored")
+@pytest.mark.usefixtures("logs_left_as_they_were")
 async def test_no_key_no_token_and_nothing_that_was_said_is_ever_logged() -> None:
     text, _ = await lines_of("json", "DEBUG")
     ours = "\n".join(
