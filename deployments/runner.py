@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import psutil
 import structlog
+from prefect.exceptions import PrefectException
 from prefect.runner import Runner
 
 from deployments import leash
@@ -29,6 +30,9 @@ AT_ONCE = 8
 
 ROSTER_PAUSE = 20.0
 """Seconds between two looks at the roster."""
+
+CANCEL_PAUSE = 5.0
+"""Seconds between two looks for runs that people cancelled."""
 
 FAREWELL = 3.0
 """Seconds that runs have to say that they were cut off."""
@@ -51,12 +55,29 @@ async def serve() -> None:
     runner = HandingOver(name="quarterdeck", pause_on_shutdown=False, limit=AT_ONCE)
     for entry in CATALOGUE:
         await runner.aadd_deployment(deployment_of(entry))
-    following = asyncio.create_task(follow_roster(runner))
+    beside = [asyncio.create_task(follow_roster(runner)), asyncio.create_task(hear_cancellations(runner))]
     leash.ready()
     try:
         await runner.start()
     finally:
-        following.cancel()
+        for task in beside:
+            task.cancel()
+
+
+async def hear_cancellations(runner: Runner, pause: float = CANCEL_PAUSE) -> None:
+    """See that runs end which people cancel; done twice it is done once.
+
+    Prefect's own runner is told by a connection, and deaf for good when that closes in order, or the server
+    stays away for longer than its ten tries: each happens when the server is restarted.
+    """
+    while True:
+        await asyncio.sleep(pause)
+        if (observer := runner._cancelling_observer) is None:
+            continue  # it has not begun
+        try:
+            await observer._check_for_cancelled_flow_runs()  # type: ignore[no-untyped-call]
+        except (httpx.HTTPError, PrefectException) as error:
+            log.warning("cancellations_not_looked_for", reason=str(error))
 
 
 async def follow_roster(runner: Runner) -> None:

@@ -1,12 +1,18 @@
 """Deployments that are started from our own API, and runs that somebody has to close."""
 
+import asyncio
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
+import anyio
 import httpx
 import pytest
+from prefect.runner._process_manager import ProcessHandle
 
 from deployments.api import run_by_name
+from deployments.runner import HandingOver, hear_cancellations
 from quarterdeck.house import House
 from quarterdeck.kernel.errors import Invalid, NotFound, Unavailable
 from tasks.upkeep import close_dead_runs
@@ -79,9 +85,35 @@ async def running(api: httpx.AsyncClient, flow: str, kind: str = "RUNNING") -> s
     known = (await api.post("/flows/", json={"name": flow})).json()
     run = (await api.post("/flow_runs/", json={"flow_id": known["id"]})).json()["id"]
     for state in ("RUNNING", kind):
-        wanted = {"state": {"type": state, "name": state.capitalize()}, "force": True}
-        await api.post(f"/flow_runs/{run}/set_state", json=wanted)
+        await set_state(api, run, state)
     return str(run)
+
+
+async def set_state(api: httpx.AsyncClient, run: str, state: str) -> None:
+    wanted = {"state": {"type": state, "name": state.capitalize()}, "force": True}
+    (await api.post(f"/flow_runs/{run}/set_state", json=wanted)).raise_for_status()
+
+
+async def test_a_cancelled_run_ends_although_the_connection_that_tells_of_it_was_lost(
+    client_of_prefect: RunningPrefect, known: RunningPrefect, api: httpx.AsyncClient
+) -> None:
+    run = await running(api, "keep house")
+    async with HandingOver(name="deaf") as runner, await anyio.open_process(["sleep", "600"]) as work:
+        await runner._process_manager.add(UUID(run), ProcessHandle(work))
+        observer = runner._cancelling_observer
+        assert observer is not None and observer._consumer_task is not None
+        observer._consumer_task.cancel()  # nothing takes its place, as at the end of a connection in order
+        hearing = asyncio.create_task(hear_cancellations(runner, 0.1))
+        await set_state(api, run, "CANCELLING")
+        try:
+            async with asyncio.timeout(60):
+                await work.wait()
+                while (await state_of(api, run))["type"] != "CANCELLED":
+                    await asyncio.sleep(0.1)
+        finally:
+            hearing.cancel()
+            with suppress(ProcessLookupError):
+                work.kill()
 
 
 @pytest.mark.parametrize(
