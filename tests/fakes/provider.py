@@ -45,6 +45,9 @@ DIALECTS = {
 Called = tuple[str, dict[str, Any]]
 """The name of a tool, and its arguments."""
 
+PATIENCE = 5.0
+"""Seconds that calls under way have to notice that they are over."""
+
 MODELS = "/models"
 """What to script for when the list of models shall fail."""
 
@@ -252,7 +255,10 @@ class FakeProvider:
             server.close()
         for wire in self._connections.values():
             wire.abort()
-        await asyncio.gather(*self._connections)
+        if self._connections:
+            _over, stuck = await asyncio.wait(self._connections, timeout=PATIENCE)
+            for task in stuck:
+                task.cancel()  # it waits for something else than its wire
         for server in self._servers:
             await server.wait_closed()
 
