@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -36,7 +35,7 @@ def running(log: Path, *arguments: str, **environment: str) -> "Iterator[subproc
     try:
         yield process
     finally:
-        process.send_signal(signal.SIGINT)
+        process.terminate()  # Ctrl-C is ignored by whatever was started in the background
         process.wait(20)
 
 
