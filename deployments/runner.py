@@ -14,7 +14,6 @@ from typing import Any
 import httpx
 import psutil
 import structlog
-from prefect.exceptions import PrefectException
 from prefect.runner import Runner
 
 from deployments import leash
@@ -76,7 +75,7 @@ async def hear_cancellations(runner: Runner, pause: float = CANCEL_PAUSE) -> Non
             continue  # it has not begun
         try:
             await observer._check_for_cancelled_flow_runs()  # type: ignore[no-untyped-call]
-        except (httpx.HTTPError, PrefectException) as error:
+        except Exception as error:  # whatever it was, the next look may succeed; without one there is none
             log.warning("cancellations_not_looked_for", reason=str(error))
 
 

@@ -10,6 +10,7 @@ import anyio
 import httpx
 import pytest
 from prefect.runner._process_manager import ProcessHandle
+from structlog.testing import capture_logs
 
 from deployments.api import run_by_name
 from deployments.runner import HandingOver, hear_cancellations
@@ -103,10 +104,15 @@ async def test_a_cancelled_run_ends_although_the_connection_that_tells_of_it_was
         observer = runner._cancelling_observer
         assert observer is not None and observer._consumer_task is not None
         observer._consumer_task.cancel()  # nothing takes its place, as at the end of a connection in order
+        client, observer._client = observer._client, None  # so that the first look fails, and is not the last
         hearing = asyncio.create_task(hear_cancellations(runner, 0.1))
         await set_state(api, run, "CANCELLING")
         try:
             async with asyncio.timeout(60):
+                with capture_logs() as lines:
+                    while not lines:
+                        await asyncio.sleep(0.1)
+                observer._client = client
                 await work.wait()
                 while (await state_of(api, run))["type"] != "CANCELLED":
                     await asyncio.sleep(0.1)
