@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+from sqlalchemy.exc import DBAPIError
 
 from quarterdeck.kernel import children
 from quarterdeck.kernel.errors import QuarterdeckError, Unavailable
@@ -59,6 +60,8 @@ def obeyed(order: dict[str, Any]) -> dict[str, Any]:
         retired = backup.retire(folder, order["days"], now)
     except QuarterdeckError as error:
         return {"failed": error.detail}
+    except DBAPIError as error:
+        return {"failed": str(error.orig).partition("\n")[0]}
     except OSError as error:
         return {"failed": f"{error.strerror or type(error).__name__} ({folder})."}
     rows = sum(made.rows.values())
