@@ -12,6 +12,7 @@ from typing import Literal
 from sqlmodel import select
 
 from quarterdeck.house import House, open_house
+from quarterdeck.kernel import log as logs
 from quarterdeck.kernel.errors import QuarterdeckError
 from quarterdeck.kernel.settings import Settings
 
@@ -107,7 +108,7 @@ async def _look(check: Check, patient: Patient) -> Result:
 
 
 def _result(check: Check, finding: Finding) -> Result:
-    return Result(check.name, finding.verdict, finding.detail, finding.meaning, finding.fix)
+    return Result(check.name, finding.verdict, logs.redact(finding.detail), finding.meaning, finding.fix)
 
 
 async def _mend(check: Check, patient: Patient, before: Result) -> Result:

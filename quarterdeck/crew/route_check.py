@@ -19,6 +19,7 @@ from quarterdeck.crew.agent_api import Limits, Names, UnexpectedFrame
 from quarterdeck.crew.openclaw import Address, Gateway
 from quarterdeck.kernel.documents import load_yaml
 from quarterdeck.kernel.errors import Invalid, Misconfigured, QuarterdeckError, Unavailable
+from quarterdeck.kernel.log import redact
 
 HEARTBEAT = 30.0
 
@@ -53,7 +54,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Checked:
-    """What became of one check."""
+    """What became of one check; its addresses are without their passwords."""
 
     agent_id: str
     label: str
@@ -102,16 +103,17 @@ async def check(place: int, route: Route, options: Options) -> Checked:
     """One route: connect, expect the status, and with a message read to the end of its answer."""
     chat_id = options.chat_id_base + place if options.chat_id is None else options.chat_id
     base = route.base_url or options.base_url
-    result = Checked(route.id, route.label, chat_id, base)
+    result = Checked(route.id, route.label, chat_id, redact(base))
     try:
-        result = replace(result, ws_url=agent_api.ws_url(base, chat_id))
+        url = agent_api.ws_url(base, chat_id)
     except (Misconfigured, Invalid) as error:
         return replace(result, error=error.detail if base else "it has no address")
+    result = replace(result, ws_url=redact(url))
     progress = _Progress()
     began = time.monotonic()
     try:
         async with asyncio.timeout(options.timeout):
-            await _talk(result.ws_url, options, progress)
+            await _talk(url, options, progress)
         ended = replace(result, ok=True, stage=progress.stage)
     except TimeoutError:
         ended = replace(result, stage="timeout", error=f"nothing within {options.timeout:g} s")
@@ -163,7 +165,8 @@ async def check_gateway(name: str, connection: dict[str, Any] | None) -> list[Ch
     if address.hooks_token:
         steps.append(("hooks_token", gateway.check_hooks))
     try:
-        return [await _step(Checked(name, label, base_url=address.url, stage=s), do) for s, do in steps]
+        shown = redact(address.url)
+        return [await _step(Checked(name, label, base_url=shown, stage=s), do) for s, do in steps]
     finally:
         await gateway.close()
 

@@ -258,11 +258,13 @@ class FakeTelegram:
         return self.update({"callback_query": query}, token=token)
 
     def update(self, content: dict[str, Any], *, token: str | None = None) -> int:
-        """Queue any update for a bot; returns its id."""
+        """Queue any update for a bot, at once; returns its id."""
         number = next(self.state.update_ids)
         bot = self.state.bots[token or self.tokens[0]]
         frozen = json.loads(json.dumps({"update_id": number, **content}))
-        self._door.loop.call_soon_threadsafe(bot.queue, frozen)
+        if bot.wants(frozen):
+            bot.updates.append(frozen)
+            self._door.loop.call_soon_threadsafe(bot.arrived.set)
         return number
 
     def sent(self, chat: object = None) -> list[Call]:

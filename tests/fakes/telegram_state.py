@@ -82,11 +82,6 @@ class Bot:
             return kind in self.allowed
         return kind not in shapes.DEFAULT_KINDS_LEFT_OUT
 
-    def queue(self, update: dict[str, Any]) -> None:
-        if self.wants(update):
-            self.updates.append(update)
-            self.arrived.set()
-
 
 @dataclass(frozen=True)
 class Kept:

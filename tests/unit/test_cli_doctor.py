@@ -57,6 +57,14 @@ async def test_everything_that_is_not_well_says_what_to_do(tmp_path: Path, datab
         assert result.verdict == "ok" or result.fix, result
 
 
+async def test_a_password_in_what_a_check_saw_is_not_shown(settings: Settings):
+    async def look(_: Patient) -> Finding:
+        return Finding("ok", "https://desk:hunter-2@agents.example.org/ is there.")
+
+    (result,) = [result async for result in examine(settings, [Check("a part", look)], fix=False)]
+    assert result.detail == "https://desk:***@agents.example.org/ is there."
+
+
 async def test_keys_that_others_can_read_are_a_failure_and_made_private(settings: Settings):
     exposed = next(settings.keys_folder.glob("prefect-*"))
     exposed.chmod(0o644)

@@ -248,6 +248,17 @@ async def test_the_checker_says_how_far_it_came(agent: FakeAgent) -> None:
     assert await checked(agent, timeout=0.2) == ("timeout", False, "")
 
 
+async def test_the_checker_uses_a_password_in_an_address_and_does_not_show_it(agent: FakeAgent) -> None:
+    own, gateway = agent.base("a"), "http://desk:hunter-2@127.0.0.1:9"
+    route = Route(id="a", label="A", base_url=own.replace("://", "://desk:hunter-2@"))
+    results = await check_all([(0, route)], Options(chat_id=7))
+    assert [(r.ok, r.base_url, r.ws_url) for r in results] == [
+        (True, base := own.replace("://", "://desk:***@"), f"{base.rstrip('/')}/v1/agent_ws/7/")
+    ]
+    results += await check_gateway("x", {"url": gateway, "token": GATEWAY_TOKEN, "hooks_token": HOOKS_TOKEN})
+    assert "hunter-2" not in repr(results)
+
+
 async def test_the_checker_keeps_the_registrys_order_and_its_places(agent: FakeAgent) -> None:
     routes = [
         Route(id=f"a{n}", label=f"A{n}", base_url=agent.base(f"a{n}") if n != 1 else "") for n in range(4)
