@@ -12,6 +12,7 @@ from quarterdeck.router.backend import Backend, Health, Mapping, Status
 from quarterdeck.router.config import Tuning
 from quarterdeck.router.limits.balancer import Balancer
 from quarterdeck.router.limits.rules import LimitHint
+from quarterdeck.router.limits.standing import HealthChanged
 from quarterdeck.router.upkeep.probing import Prober
 from tests.fakes.provider import FAULTS, MODELS, OK, FakeProvider
 
@@ -70,6 +71,27 @@ async def test_a_dialect_whose_models_cannot_be_asked_is_left_alone(
     adopt(prober, backend(1, provider.url, api="bedrock"))
     assert await prober.round() == "nobody to ask"
     assert provider.requests == []
+
+
+async def test_a_dialect_whose_models_cannot_be_asked_is_tried_by_calls_again(prober: Prober) -> None:
+    adopt(prober, backend(1, "http://127.0.0.1:9", api="bedrock"))
+    desk = prober.balancer
+    for _ in range(3):
+        await prober.round()
+        admission = desk.admit("m", (), prober.now())
+        assert admission is not None
+        desk.failed(admission, prober.now(), "no answer")
+    assert standing(prober)[1] is Health.DOWN
+    assert desk.admit("m", (), prober.now()) is None
+    desk.take_changes()
+    await prober.round()
+    trial = desk.admit("m", (), prober.now())
+    assert trial is not None and trial.is_trial
+    assert desk.admit("m", (), prober.now()) is None
+    (change,) = desk.take_changes()
+    assert isinstance(change, HealthChanged) and change.state is Health.DEGRADED
+    desk.succeeded(trial, prober.now())
+    assert standing(prober) == (Status.HEALTHY, Health.HEALTHY)
 
 
 async def test_a_refused_key_is_an_error_and_an_accepted_one_lifts_it(

@@ -286,6 +286,13 @@ class Balancer:
                 standing.failed(result.reason or f"The probe was answered with {result.status}.", now)
         self._changed(standing, [*changes, standing.health_changed(now)])
 
+    def not_probed(self, backend_id: str, now: float) -> None:
+        """No probe can ask it: if it is down, calls are tried on it, one at a time."""
+        standing = self._standings.get(backend_id)
+        if standing and standing.health is Health.DOWN:
+            standing.found_reachable()
+            self._changed(standing, [standing.health_changed(now)])
+
     def reset(self, backend_id: str, now: float) -> None:
         """A person says that it is well again. An unknown backend is ignored."""
         if standing := self._standings.get(backend_id):

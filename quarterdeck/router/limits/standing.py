@@ -309,7 +309,7 @@ class Standing:
         return changes
 
     def found_reachable(self) -> None:
-        """A probe was answered with neither yes nor no.
+        """A probe was answered with neither yes nor no, or there is nobody to ask.
 
         Where probes say nothing, only calls can show that a backend is back: it gets trials, one at a time.
         """

@@ -47,7 +47,13 @@ class Prober:
         """Probe all that are enabled and do not cool; says what was found. One's trouble stops no other."""
         self.balancer.sweep(self.now())
         gate = asyncio.Semaphore(AT_ONCE)
-        found = await asyncio.gather(*(self._one(gate, backend) for backend in self._wanted()))
+        asked: list[Backend] = []
+        for backend in self._wanted():
+            if headers(backend) is None:
+                self.balancer.not_probed(backend.id, self.now())
+            else:
+                asked.append(backend)
+        found = await asyncio.gather(*(self._one(gate, backend) for backend in asked))
         counts = Counter(probe.value for probe in found)
         return ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items())) or "nobody to ask"
 
@@ -58,7 +64,6 @@ class Prober:
             for backend in self.balancer.backends()
             if backend.enabled
             and not backend.fault
-            and headers(backend) is not None
             and self.balancer.view(backend.id, now).status is not Status.COOLING
         ]
 
