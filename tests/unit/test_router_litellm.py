@@ -13,7 +13,7 @@ import pytest
 from quarterdeck.router import steady
 from quarterdeck.router.backend import Backend, Mapping, Usage
 from quarterdeck.router.exchange import Answer, Attempt, Failure, Outcome, Stream
-from quarterdeck.router.ways.litellm_way import LiteLLMWay
+from quarterdeck.router.ways.litellm_way import LiteLLMWay, _library
 from quarterdeck.router.ways.openai_way import OpenAIWay
 from tests.fakes.provider import FAULTS, FakeProvider, Tokens
 
@@ -328,6 +328,66 @@ async def test_a_client_cannot_steer_the_router(provider: FakeProvider, way: Lit
     assert (failure.outcome, failure.status) == (Outcome.REFUSED, 400)
     assert field in orjson.loads(failure.body)["error"]["message"]
     assert provider.requests == []
+
+
+MALFORMED = [
+    (CHAT, "anthropic-messages", {"messages": ["hi"]}),
+    (CHAT, "google-generative-ai", {"messages": "hi"}),
+    (CHAT, "groq", {"messages": ["hi"]}),
+    (
+        CHAT,
+        "anthropic-messages",
+        {"messages": [{"role": "user", "content": [{"type": "input_text", "text": "hi"}]}]},
+    ),
+    (CHAT, "anthropic-messages", {"tools": [{"type": "function"}]}),
+    (RESPONSES, "openai-completions", {"input": 5}),
+    (RESPONSES, "openai-completions", {}),
+    (MESSAGES, "google-generative-ai", {"messages": ["hi"], "max_tokens": 5}),
+]
+
+
+@pytest.mark.parametrize(("path", "api", "body"), MALFORMED)
+async def test_a_request_that_cannot_be_translated_is_the_clients_fault_not_the_backends(
+    provider: FakeProvider, way: LiteLLMWay, path: str, api: str, body: dict[str, Any]
+) -> None:
+    failure = await outcome(way, attempt(provider, api, path=path, **body))
+    assert failure is not None
+    assert (failure.outcome, failure.status) == (Outcome.REFUSED, 400)
+    message = orjson.loads(failure.body)["error"]["message"]
+    assert message.startswith("This request cannot be translated for the provider: ")
+    assert "Traceback" not in message and "litellm" not in message.lower()
+    assert provider.requests == []
+
+
+@pytest.mark.parametrize("base", ["http://127.0.0.1:9", "http://nowhere.invalid", "https://127.0.0.1:9/v1"])
+async def test_a_provider_that_cannot_be_reached_is_at_fault_itself(
+    provider: FakeProvider, way: LiteLLMWay, base: str
+) -> None:
+    failure = await outcome(way, attempt(provider, base=base))
+    assert failure is not None and failure.outcome is Outcome.UNREACHABLE
+
+
+async def test_a_key_that_cannot_be_sent_is_the_backends_fault(
+    provider: FakeProvider, way: LiteLLMWay
+) -> None:
+    made = attempt(provider)
+    failure = await outcome(way, replace(made, backend=replace(made.backend, api_key="ключ")))
+    assert failure is not None and failure.outcome is Outcome.BROKEN
+    assert provider.requests == []
+
+
+async def test_trouble_on_the_way_to_a_key_is_the_backends_fault(
+    provider: FakeProvider, way: LiteLLMWay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def without_a_token(**_: object) -> None:
+        try:
+            raise ConnectionRefusedError("the token's server")
+        except OSError as error:
+            raise ValueError("No token.") from error
+
+    monkeypatch.setattr(_library().litellm, "acompletion", without_a_token)
+    failure = await outcome(way, attempt(provider))
+    assert failure is not None and failure.outcome is Outcome.BROKEN
 
 
 async def test_nothing_that_was_asked_for_is_dropped_unless_the_mapping_says_so(

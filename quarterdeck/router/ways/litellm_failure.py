@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 _UNCLEAR = 500
 
+_MALFORMED = (AttributeError, LookupError, TypeError, ValueError)
+"""What LiteLLM stumbles over where a field has another form than it takes for granted."""
+
 
 class EndedEarly(Exception):
     """A stream was over before the model had said that it had finished."""
@@ -71,6 +74,11 @@ def _not_sent(error: BaseException) -> Failure:
         return Failure(Outcome.BAD_KEY, "The backend's key is none that LiteLLM can use.")
     if 400 <= status < 500 and status != 408:
         return refused(_text(error), status)
+    first = _first(error)
+    if _is_malformed(first):
+        return refused(
+            f"This request cannot be translated for the provider: {type(first).__name__}, {first}."
+        )
     return Failure(Outcome.BROKEN, f"LiteLLM cannot make this request: {_kind(error)}.")
 
 
@@ -78,6 +86,20 @@ def _original(error: BaseException) -> BaseException:
     """Under what LiteLLM wraps around errors of streams."""
     inner = getattr(error, "original_exception", None)
     return _original(inner) if isinstance(inner, BaseException) and inner is not error else error
+
+
+def _is_malformed(error: BaseException) -> bool:
+    """Is it the request's form? What cannot be encoded is not: that is a key's or an address's fault."""
+    if isinstance(error, UnicodeError):
+        return False
+    return type(error) is Exception or isinstance(error, _MALFORMED)
+
+
+def _first(error: BaseException) -> BaseException:
+    """With what the trouble began, before LiteLLM gave it other names."""
+    while inner := error.__cause__ or error.__context__:
+        error = inner
+    return error
 
 
 def _status(error: BaseException) -> int:
