@@ -12,9 +12,9 @@ from typing import Protocol
 import psycopg
 import structlog
 from psycopg import sql
-from psycopg.conninfo import make_conninfo
 
 from quarterdeck.kernel.database import CHANNEL
+from quarterdeck.kernel.postgres import libpq
 
 log = structlog.get_logger(__name__)
 
@@ -43,8 +43,7 @@ class PostgresBus:
     """LISTEN/NOTIFY on one connection of its own; reconnects by itself with a growing pause (<= 5 s)."""
 
     def __init__(self, url: str) -> None:
-        url = url.replace("postgresql+psycopg://", "postgresql://", 1)
-        self._conninfo = make_conninfo(url, **_PATIENCE)
+        self._conninfo = libpq(url, **_PATIENCE)
 
     async def listen(self, *topics: str) -> AsyncIterator[Wake]:
         pause = 0.1

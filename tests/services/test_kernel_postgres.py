@@ -16,6 +16,7 @@ import psutil
 import psycopg
 import pytest
 
+from quarterdeck.kernel.bus import PostgresBus, Wake
 from quarterdeck.kernel.errors import Misconfigured, QuarterdeckError, Unavailable
 from quarterdeck.kernel.postgres import (
     PREFECT,
@@ -27,6 +28,7 @@ from quarterdeck.kernel.postgres import (
 )
 from quarterdeck.kernel.postgres.programs import find_programs
 from quarterdeck.kernel.settings import Settings
+from quarterdeck.router.storage.lease import Lease
 
 USER = """
 import signal, sys
@@ -294,6 +296,17 @@ def test_a_home_with_a_long_path_has_its_socket_elsewhere(tmp_path: Path) -> Non
         assert connection.execute("select 1").fetchone() == (1,)
         assert len(str(server.socket_folder)) < 60
     assert not server.socket_folder.exists()
+
+
+async def test_every_connection_finds_a_home_whose_path_has_spaces(created: Path) -> None:
+    with tempfile.TemporaryDirectory() as short:
+        server = EmbeddedPostgres(Path(short) / "My Desk + 100%", fast=True)
+        shutil.copytree(created, server.data)
+        async with server.using(), Lease(server.url()):
+            assert server.socket_folder.parent == server.home
+            heard = PostgresBus(server.url()).listen("items")
+            assert await asyncio.wait_for(anext(heard), 30) == Wake("items")
+            await heard.aclose()  # type: ignore[attr-defined]
 
 
 def test_a_socket_folder_that_somebody_else_made_is_refused(tmp_path: Path) -> None:

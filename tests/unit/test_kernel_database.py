@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import SQLModel, col, select, update
 
@@ -16,7 +17,7 @@ from quarterdeck.kernel.bus import PostgresBus, Wake
 from quarterdeck.kernel.database import Database, Unit
 from quarterdeck.kernel.errors import Conflict, Unavailable
 from quarterdeck.kernel.journal import Event, OutboxMessage
-from quarterdeck.kernel.postgres import EmbeddedPostgres
+from quarterdeck.kernel.postgres import EmbeddedPostgres, core_url, libpq
 from tests.fakes.forking import Forks
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
@@ -195,6 +196,26 @@ async def wakes(database: Database) -> AsyncIterator["asyncio.Queue[Wake]"]:
     yield heard
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+def test_libpq_is_told_of_a_home_whose_path_has_spaces() -> None:
+    server = EmbeddedPostgres(Path("/home/anna/My Desk + 100%"))
+    told = conninfo_to_dict(libpq(server.url(), connect_timeout=3))
+    assert told["host"] == str(server.socket_folder)
+    assert told["connect_timeout"] == "3"
+
+
+def test_libpq_reads_what_your_own_url_says_as_sqlalchemy_does() -> None:
+    url = core_url("postgres://anna:p%40+s%20s@db:6543/desk?application_name=my%20desk&sslmode=require")
+    assert conninfo_to_dict(libpq(url.render_as_string(hide_password=False))) == {
+        "user": "anna",
+        "password": "p@+s s",
+        "host": "db",
+        "port": "6543",
+        "dbname": "desk",
+        "application_name": "my desk",
+        "sslmode": "require",
+    }
 
 
 async def hear(bus: PostgresBus, heard: "asyncio.Queue[Wake]") -> None:

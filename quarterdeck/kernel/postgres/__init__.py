@@ -7,10 +7,19 @@ The first start takes about a second, later ones a tenth; `acquire`, `release` a
 """
 
 from quarterdeck.kernel.postgres.embedded import EmbeddedPostgres
-from quarterdeck.kernel.postgres.server import CORE, PREFECT, ExternalPostgres, Server, core_url
+from quarterdeck.kernel.postgres.server import CORE, PREFECT, ExternalPostgres, Server, core_url, libpq
 from quarterdeck.kernel.settings import Settings
 
-__all__ = ["CORE", "PREFECT", "EmbeddedPostgres", "ExternalPostgres", "Server", "core_url", "server_for"]
+__all__ = [
+    "CORE",
+    "PREFECT",
+    "EmbeddedPostgres",
+    "ExternalPostgres",
+    "Server",
+    "core_url",
+    "libpq",
+    "server_for",
+]
 
 
 def server_for(settings: Settings) -> Server:

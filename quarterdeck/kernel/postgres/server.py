@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Self
 
+from psycopg.conninfo import make_conninfo
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -111,6 +112,13 @@ def for_driver(url: URL, driver: str) -> str:
         query = {_ASYNCPG_NAMES[k]: v for k, v in url.query.items() if k in _ASYNCPG_NAMES}
         url = url.set(query=query)
     return url.set(drivername=f"postgresql+{driver}").render_as_string(hide_password=False)
+
+
+def libpq(url: str, **more: str | int) -> str:
+    """SQLAlchemy's URL as libpq takes it: in a URL of its own a `+` would be no space. `more` wins."""
+    parsed = make_url(url)
+    _, told = parsed.get_dialect()().create_connect_args(parsed)
+    return make_conninfo(**{**told, **more})
 
 
 def _wrong(why: str) -> Misconfigured:

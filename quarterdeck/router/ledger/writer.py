@@ -23,6 +23,7 @@ from psycopg import AsyncConnection
 
 from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.errors import Unavailable
+from quarterdeck.kernel.postgres import libpq
 from quarterdeck.router.call import Call
 from quarterdeck.router.ledger import booking
 from quarterdeck.router.ledger.spool import Spool
@@ -81,8 +82,7 @@ class Ledger:
 
     def __init__(self, database: Database | str, folder: Path, now: Callable[[], float]) -> None:
         """`folder` is where lines wait; `now` is the router's steady clock."""
-        url = database if isinstance(database, str) else database.url
-        self._url = url.replace("+psycopg", "", 1)
+        self._conninfo = libpq(database if isinstance(database, str) else database.url)
         self._now = now
         self._calls = Spool(folder, "calls.v1")
         self._changes = Spool(folder, "changes.v1")
@@ -273,7 +273,7 @@ class Ledger:
 
     async def _connected(self) -> AsyncConnection[Any]:
         if self._connection is None or self._connection.closed:
-            self._connection = await AsyncConnection.connect(self._url, **_NETWORK)
+            self._connection = await AsyncConnection.connect(self._conninfo, **_NETWORK)
         return self._connection
 
     async def _disconnect(self) -> None:

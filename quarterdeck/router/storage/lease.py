@@ -15,6 +15,7 @@ import structlog
 from psycopg import AsyncConnection
 
 from quarterdeck.kernel.errors import Conflict, Unavailable
+from quarterdeck.kernel.postgres import libpq
 
 log = structlog.get_logger(__name__)
 
@@ -42,7 +43,7 @@ class Lease:
 
     def __init__(self, url: str) -> None:
         """`url` is SQLAlchemy's."""
-        self._url = url.replace("+psycopg", "", 1)
+        self._conninfo = libpq(url)
         self._connection: AsyncConnection[Any] | None = None
         self._watching: asyncio.Task[None] | None = None
         self._ending = asyncio.Event()
@@ -74,7 +75,7 @@ class Lease:
     async def _take(self, patience: float) -> None:
         loop = asyncio.get_running_loop()
         give_up = loop.time() + patience
-        self._connection = await AsyncConnection.connect(self._url, **_NETWORK)
+        self._connection = await AsyncConnection.connect(self._conninfo, **_NETWORK)
         while not await self._lock(self._connection):
             if loop.time() >= give_up:
                 await self._connection.close()
