@@ -13,6 +13,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +25,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from deployments import parts
+from deployments import home, parts
 from deployments.up import OpenDesk
-from quarterdeck.kernel.settings import Settings, load
+from quarterdeck.kernel.settings import Settings, load, variable
 from quarterdeck.notify.texts import MESSAGES
+from quarterdeck.router.config import RouterSettings
 
 EXAMPLES = Path(__file__).parent / "examples"
 LOOK = 0.2
@@ -37,29 +40,55 @@ THINKING = 3.0
 """Seconds that the demo's approver takes, so that the request can be read."""
 LIMIT = "3s"
 """The developer's limit here, so that its overrun takes seconds and not half an hour."""
+KEPT = {"postgres_bin", "language", "log_level", "log_format"}
+"""Settings of the real desk that hold in the demo, too: they lead to nobody else's chat or data."""
 
 
 def main(console: Console, *, keep_open: bool = False) -> int:
     """Show the journey. Exit code 0: the item is done and all ten kinds of message were delivered."""
-    settings = _prepare_home()
-    return asyncio.run(_run(console, settings, keep_open))
+    with prepared_home() as settings:
+        return asyncio.run(_run(console, settings, keep_open))
 
 
-def _prepare_home() -> Settings:
-    """An empty home with a crew that gets into trouble, a token of its own, and free ports."""
-    home = load().folder / "demo"
-    shutil.rmtree(home, ignore_errors=True)
-    os.environ["QUARTERDECK_HOME"] = str(home)
+@contextmanager
+def prepared_home() -> Iterator[Settings]:
+    """An empty home with a crew that gets into trouble, a token of its own, and free ports.
+
+    Raises `Conflict` when another demo is open in it.
+    """
+    folder = load().folder / "demo"
+    _leave_own_desk()
+    os.environ["QUARTERDECK_HOME"] = str(folder)
     os.environ["QUARTERDECK_TOKEN"] = secrets.token_urlsafe(24)
     os.environ.update(dict.fromkeys(parts.PORTS, "0"))
-    for own_desk in ("QUARTERDECK_DATABASE_URL", "QUARTERDECK_CREW", "QUARTERDECK_PUBLIC_URL"):
-        os.environ.pop(own_desk, None)
-    (home / "pipelines").mkdir(parents=True)
-    (home / "agents").mkdir()
-    shutil.copy(EXAMPLES / "agents" / "rehearsal.py", home / "agents")
-    (home / "pipelines" / "default.yaml").write_text(_pipeline(), encoding="utf-8")
-    (home / "crew.yaml").write_text(_crew(), encoding="utf-8")
-    return parts.with_ports(load())
+    settings = load()
+    with home.only_one(settings):
+        _empty(settings)
+        (folder / "pipelines").mkdir()
+        (folder / "agents").mkdir()
+        shutil.copy(EXAMPLES / "agents" / "rehearsal.py", folder / "agents")
+        (folder / "pipelines" / "default.yaml").write_text(_pipeline(), encoding="utf-8")
+        (folder / "crew.yaml").write_text(_crew(), encoding="utf-8")
+        yield parts.with_ports(settings)
+
+
+def _leave_own_desk() -> None:
+    """Forget what the environment says of the real desk: its bots, chats, trackers and databases."""
+    ours = {variable(name) for name in Settings.model_fields.keys() - KEPT}
+    routers = {str(field.validation_alias) for field in RouterSettings.model_fields.values()}
+    for name in list(os.environ):
+        if name.upper() in ours | routers:
+            del os.environ[name]
+
+
+def _empty(settings: Settings) -> None:
+    """Delete what an earlier demo left; not the lock, which we hold."""
+    run = home.folder(settings)
+    for path in (*settings.folder.iterdir(), *run.iterdir()):
+        if path.is_dir() and path != run:
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.is_file() and path != home.lock_file(settings):
+            path.unlink()
 
 
 def _pipeline() -> str:

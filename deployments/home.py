@@ -34,6 +34,11 @@ def logs(settings: Settings) -> Path:
     return settings.folder / "logs"
 
 
+def lock_file(settings: Settings) -> Path:
+    """What an open desk holds."""
+    return folder(settings) / "up.lock"
+
+
 def write(settings: Settings, running: Running) -> None:
     """Record it; readers see the old or the new, never half."""
     file = folder(settings) / "up.json"
@@ -78,7 +83,7 @@ def born(pid: int) -> float:
 def only_one(settings: Settings) -> Iterator[None]:
     """Hold the home's lock: one `up` at a time. Raises `Conflict` naming the one that runs."""
     folder(settings).mkdir(parents=True, exist_ok=True)
-    with (folder(settings) / "up.lock").open("a") as lock:
+    with lock_file(settings).open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
