@@ -34,9 +34,13 @@ Chat = tuple[str, int]
 
 @dataclass
 class _Lane:
-    """One chat. `place` is the last update told; None = the table knows."""
+    """One chat. `place` is the last update told; None = the table knows.
+
+    `overflowed`: since the table was read, more came than is kept, so it holds what `pending` does not.
+    """
 
     place: int | None = None
+    overflowed: bool = False
     pending: deque[tuple[int, Update]] = field(default_factory=deque)
     working: asyncio.Task[None] | None = None
 
@@ -84,7 +88,7 @@ class Feeder:
         lane.pending.append((number, update))
         if len(lane.pending) > AHEAD:
             lane.pending.clear()
-            lane.place = None
+            lane.place, lane.overflowed = None, True
         self._start(chat, lane)
 
     async def caught_up(self, agent_id: str) -> None:
@@ -134,6 +138,7 @@ class Feeder:
 
     async def _tell_from_table(self, chat: Chat, lane: _Lane) -> None:
         unwritten = self._writer.told((self.name, *chat))
+        lane.overflowed = False
         async with self._readers.place(chat[0]), self._database.read() as session:
             place = max(await store.told(session, self.name, *chat), unwritten, self._since)
             rows = await store.to_tell(session, *chat, place, AHEAD)
@@ -141,7 +146,7 @@ class Feeder:
             assert row.id is not None
             await self._tell(chat, lane, row.id, store.update_of(row), place)
             place = row.id
-        if len(rows) < AHEAD:
+        if len(rows) < AHEAD and not lane.overflowed:
             lane.place = place
 
     async def _tell(

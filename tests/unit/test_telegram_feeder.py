@@ -66,6 +66,37 @@ async def test_a_slow_consumer_is_told_everything_once_and_in_order_and_other_ch
     assert told == [0, 1, COUNT, *range(2, COUNT), *range(COUNT + 1, COUNT + 4)]
 
 
+async def test_nothing_is_left_out_when_more_comes_than_is_kept_while_a_chat_is_read_from_the_table(
+    database: Database,
+) -> None:
+    told: list[int] = []
+    reached, go = asyncio.Event(), asyncio.Event()
+
+    async def consumer(heard: Update) -> None:
+        reached.set()
+        await go.wait()
+        told.append(heard.update_id)
+
+    writer = Writer(database, lambda *_: None, nats=False)
+    feeder = Feeder("test", consumer, database, writer, Readers(), asyncio.sleep)
+    await served(database)
+    await feeder.open()
+    for numbers in (range(1), range(1, COUNT)):
+        updates = [update(number) for number in numbers]
+        async with database.command("store") as unit:
+            _, rows = await store.keep_updates(unit, {"analyst": 2}, updates, unit.now)
+        for one in updates:
+            feeder.hear(rows[one.event_id], one)
+        async with asyncio.timeout(5):
+            await reached.wait()
+    go.set()
+    async with asyncio.timeout(5):
+        await feeder.caught_up("analyst")
+    await feeder.close(1)
+    await writer.close()
+    assert told == list(range(COUNT))
+
+
 async def test_of_a_bot_that_somebody_else_took_nothing_is_stored(database: Database) -> None:
     await served(database)
     async with database.command("store") as unit:
