@@ -18,11 +18,12 @@ from quarterdeck.heartbeat.model import Work
 from quarterdeck.heartbeat.overview import sign
 from quarterdeck.heartbeat.roster import Heartbeat
 from quarterdeck.heartbeat.rules import day_begins, fingerprint, repeats
+from quarterdeck.heartbeat.sources.trouble import may_work_later
 from quarterdeck.heartbeat.stall import people, recipients
 from quarterdeck.heartbeat.store import Records
 from quarterdeck.heartbeat.work import Ref, Source
 from quarterdeck.kernel.database import Database, Unit
-from quarterdeck.kernel.errors import QuarterdeckError, Unavailable
+from quarterdeck.kernel.errors import QuarterdeckError
 
 log = structlog.get_logger(__name__)
 
@@ -157,17 +158,17 @@ class Settling:
                 unit.session.add(fresh)
 
     async def _do(self, entry: Mapping[str, Any]) -> bool:
-        """One action; False: the source is down. What it refuses is not asked again."""
+        """One action; False: the source is down, or shut to us. What it refuses is not asked again."""
         source, ref = self._sources.get(entry["source"]), Ref(entry["source"], entry["id"])
         if source is None:
             return True
         try:
             await act(source, ref, entry)
-        except Unavailable as error:
-            log.warning("source_waits", source=source.name, ref=ref.id, do=entry["do"], reason=error.detail)
-            return False
         except QuarterdeckError as error:
-            log.warning("source_refused", source=source.name, ref=ref.id, do=entry["do"], reason=error.detail)
+            waits = may_work_later(error)
+            event = "source_waits" if waits else "source_refused"
+            log.warning(event, source=source.name, ref=ref.id, do=entry["do"], reason=error.detail)
+            return not waits
         return True
 
     async def _sign(self, row: Work) -> datetime | None:

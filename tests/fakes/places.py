@@ -5,9 +5,9 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+from quarterdeck.heartbeat.sources.trouble import not_configured, refused, unavailable
 from quarterdeck.heartbeat.work import Answer, Found, Ref, Status, Trouble, Watched
 from quarterdeck.kernel.clock import Clock
-from quarterdeck.kernel.errors import Unavailable
 
 
 class Place:
@@ -89,5 +89,9 @@ class Place:
         self.done.append((do, ref.id, text))
 
     def _must_be_up(self) -> None:
+        if self.down is Trouble.REFUSED:
+            raise refused(f"{self.name} does not let us in.")
+        if self.down is Trouble.NOT_CONFIGURED:
+            raise not_configured(f"{self.name} is not connected.", "Connect it.")
         if self.down:
-            raise Unavailable(f"{self.name} is down.")
+            raise unavailable(self.down, f"{self.name} is down.")

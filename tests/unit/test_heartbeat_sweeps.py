@@ -14,7 +14,7 @@ from quarterdeck.heartbeat.model import Result
 from quarterdeck.heartbeat.service import AT_ONCE, LEASE
 from quarterdeck.heartbeat.work import Answer, Need, Ref, Status, Trouble, Watched
 from quarterdeck.kernel.database import Database
-from quarterdeck.kernel.errors import Conflict, Forbidden, NotFound
+from quarterdeck.kernel.errors import Conflict, Forbidden, NotFound, QuarterdeckError
 from tests.fakes.surroundings import OWNER, VIEWER
 from tests.fakes.watch import Watch
 
@@ -96,6 +96,36 @@ async def test_a_start_that_was_owed_during_an_outage_is_made_up_for(watch: Watc
     watch.cards.down = None
     assert await watch.sweeper.settle() == 1
     assert watch.cards.status("c1") is Status.IN_REVIEW
+    assert await watch.sweeper.settle() == 0
+
+
+@pytest.mark.parametrize("trouble", [Trouble.REFUSED, Trouble.NOT_CONFIGURED])
+async def test_a_result_is_owed_until_a_source_that_let_nobody_in_is_mended(
+    watch: Watch, trouble: Trouble
+) -> None:
+    watch.cards.put("c1")
+    await watch.sweep()
+    watch.cards.down = trouble
+    await watch.end_runs()
+    watch.cards.down = None
+    assert await watch.sweeper.settle() == 1
+    assert watch.cards.status("c1") is Status.IN_REVIEW
+    watch.minutes(60)
+    await watch.sweep()
+    assert len(await watch.runs()) == 1
+
+
+@pytest.mark.parametrize("error", [NotFound("It is gone."), Conflict("No.", code="refused", status=422)])
+async def test_what_a_source_refuses_about_one_piece_of_work_is_not_asked_again(
+    watch: Watch, error: QuarterdeckError
+) -> None:
+    async def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    watch.cards.put("c1")
+    await watch.sweep()
+    watch.cards.finish = refuse  # type: ignore[method-assign]
+    await watch.end_runs()
     assert await watch.sweeper.settle() == 0
 
 

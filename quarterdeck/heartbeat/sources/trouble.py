@@ -26,6 +26,15 @@ def not_configured(detail: str, instruction: str) -> Misconfigured:
     return Misconfigured(detail, instruction, code="not_connected", trouble=Trouble.NOT_CONFIGURED.value)
 
 
+def may_work_later(error: QuarterdeckError) -> bool:
+    """Whether the same action may work once the source is back, lets us in, or is connected.
+
+    False: it is refused for what it is about; `code` does not tell these apart, as every refusal has one.
+    """
+    is_shut_out = error.data.get("trouble") == Trouble.REFUSED or error.data.get("status") in (401, 403)
+    return is_shut_out or isinstance(error, Unavailable | Misconfigured)
+
+
 def trouble_of(error: QuarterdeckError) -> Trouble:
     """Which trouble an error of an action or of a client is."""
     told = error.data.get("trouble")
