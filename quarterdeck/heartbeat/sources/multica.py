@@ -2,9 +2,11 @@
 
 Source: spec contracts.md, section 2. Workspaces have statuses of their own, so what counts is a status's
 category. Changes never start an agent there (`--no-start`, `suppress_run`), and comments mention nobody.
-Rounds are a comment that only we read, renewed in place of the former one.
+Rounds are a comment that only we read, renewed in place of the former one. Each remark ends with a mark of
+what it says, by which it is known when what is owed is told again.
 """
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -45,6 +47,7 @@ OPEN = ("todo", "in_progress", "in_review", "blocked")
 MOST_ISSUES = 5000
 MOST_PARENTS = 50
 _ROUNDS = re.compile(r"<!-- quarterdeck rounds=(\d{1,9}) -->")
+_SAID = re.compile(r"<!-- quarterdeck said=([0-9a-f]{32}) -->")
 
 
 class Door(Protocol):
@@ -130,7 +133,11 @@ class Multica:
         await self._set(ref, "in_progress")
 
     async def comment(self, ref: Ref, text: str) -> None:
-        await (await self.door()).comment(ref.id, harmless(text))
+        """The same remark twice in a row is one."""
+        door = await self.door()
+        said = hashlib.sha256(text.encode()).hexdigest()[:32]
+        if _last_said(await door.comments(ref.id)) != said:
+            await door.comment(ref.id, f"{harmless(text)}\n\n<!-- quarterdeck said={said} -->")
 
     async def release(self, ref: Ref, why: str) -> None:
         await self.comment(ref, why)
@@ -246,3 +253,10 @@ def _markers(comments: list[Any]) -> list[tuple[str, int]]:
     told = ((word(mapping(c).get("id")), mapping(c).get("content")) for c in comments)
     found = ((i, _ROUNDS.search(said)) for i, said in told if i and isinstance(said, str))
     return [(identity, int(match[1])) for identity, match in found if match]
+
+
+def _last_said(comments: list[Any]) -> str:
+    """The mark of our newest remark; empty = there is none."""
+    told = sorted(map(mapping, comments), key=lambda comment: word(comment.get("created_at")))
+    marks = [_SAID.findall(c["content"]) for c in told if isinstance(c.get("content"), str)]
+    return next((found[-1] for found in reversed(marks) if found), "")
