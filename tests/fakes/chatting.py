@@ -222,13 +222,16 @@ async def chatting(database: Database, folder: Path, **ways: Any) -> AsyncIterat
 
 
 class Slowly:
-    """An agent that says its words and then waits to be let go."""
+    """An agent that says its words and then waits to be let go; `asked`: how often it was asked."""
+
+    asked = 0
 
     def __init__(self, desk: ChatDesk, words: list[str]) -> None:
         self.desk, self.words, self._may_end = desk, words, asyncio.Event()
         desk.agents.clients["helm"].stream_message = self.stream  # type: ignore[method-assign]
 
     async def stream(self, *_: Any) -> AsyncIterator[MessageChunk]:
+        self.asked += 1
         yield MessageChunk(self.words[0])
         yield MessageChunk(self.words[1])
         await self._may_end.wait()

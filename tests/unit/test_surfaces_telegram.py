@@ -19,7 +19,7 @@ from quarterdeck.surfaces.protocol import (
 )
 from quarterdeck.surfaces.telegram import menu
 from quarterdeck.surfaces.telegram.strangers import PAUSE
-from tests.fakes.chatting import ANNA, ChatDesk, Slowly, chatting
+from tests.fakes.chatting import ANNA, ChatDesk, Slowly, chatting, message
 from tests.fakes.telegram import parsed
 
 GROUP = -1001
@@ -215,6 +215,29 @@ async def test_what_a_process_left_unanswered_the_next_one_answers_once(desk: Ch
     await desk.surface.idle()
     assert desk.said()[-2:] == ["You said: hello", "You said: and this"]
     assert await desk.surface.resume() == 0
+
+
+async def test_what_was_left_open_and_is_told_again_while_it_is_answered_is_asked_once(
+    desk: ChatDesk,
+) -> None:
+    async def asked(times: int) -> None:
+        async with asyncio.timeout(5):
+            while slow.asked < times:
+                await asyncio.sleep(0.001)
+
+    slow = Slowly(desk, ["never ", "ending", ""])
+    update = {"update_id": 5000, "message": message("hello")}
+    await desk.takes(dict(update), waits=False)
+    await asked(1)
+    await desk.surface.close()
+    desk.surface = desk.made()
+    await desk.surface.resume()
+    await asked(2)
+    await desk.takes(dict(update), waits=False)
+    slow.end()
+    await desk.surface.idle()
+    assert slow.asked == 2
+    assert desk.said().count("never ending") == 1
 
 
 async def test_chats_survive_a_restart(desk: ChatDesk) -> None:

@@ -26,12 +26,17 @@ class Lines:
         self._waiting: dict[str, deque[Native]] = {}
         self._lines: dict[str, asyncio.Task[None]] = {}
         self._turns: dict[str, asyncio.Task[None]] = {}
+        self._batches: dict[str, list[Native]] = {}
 
     def add(self, native: Native) -> None:
-        """This message is next where it was written; one that waits already is not added again."""
+        """This message is next where it was written; one that is known already is not added again.
+
+        After a restart it comes twice: as a turn that was left open, and as an update that is told again.
+        """
         key = native.place.key
         waiting = self._waiting.setdefault(key, deque())
-        if all(other.event_id != native.event_id for other in waiting):
+        known = (*self._batches.get(key, ()), *waiting)
+        if all(other.event_id != native.event_id for other in known):
             waiting.append(native)
         if key not in self._lines:
             self._lines[key] = asyncio.create_task(self._work_off(key))
@@ -57,7 +62,7 @@ class Lines:
         waiting = self._waiting[key]
         try:
             while waiting:
-                batch = [waiting.popleft()]
+                batch = self._batches[key] = [waiting.popleft()]
                 if batch[0].album:
                     await self._sleep(ALBUM_PAUSE)
                     while waiting and waiting[0].album == batch[0].album:
@@ -69,6 +74,7 @@ class Lines:
                 turn = self._turns.pop(key)
                 turn.cancel()
                 await asyncio.gather(turn, return_exceptions=True)
+            self._batches.pop(key, None)
             del self._lines[key], self._waiting[key]
 
     async def _turn(self, batch: Sequence[Native]) -> None:
