@@ -1,7 +1,8 @@
 """Work on one stage: what the holder of a claim may do, and how each result is recorded.
 
-Every method is one transaction that first checks the fencing number: a holder whose lease ran out and
-was taken over by another gets `Stale` and must stop, having changed nothing.
+Every method is one transaction that first checks the fencing number, and that the item still runs where
+the claim says: a holder that was taken over by another, or whose item a person moved, gets `Stale` and must
+stop, having changed nothing.
 """
 
 from collections.abc import AsyncIterator
@@ -114,6 +115,14 @@ class StageWork:
     def _must_hold(self, item: WorkItem, claim: Claim | None) -> None:
         if item.state in FINAL:
             raise Conflict(f"{item.key} is {item.state.value}.", "Nothing more is done.", code="item_final")
+        is_here = (item.stage, item.round) == (self.ticket.stage, self.ticket.round)
+        if not is_here or item.state is not State.RUNNING:
+            raise Stale(
+                f"{item.key} was taken away from {self.ticket.stage}, round {self.ticket.round}: it is "
+                f"{item.state.value} in {item.stage}, round {item.round}.",
+                "Nothing more is done.",
+                code="claim_lost",
+            )
         if claim is None or claim.fence != self.ticket.fence or claim.ended_at is not None:
             raise Stale(
                 f"The claim on {self.ticket} was taken over.", "The new holder goes on.", code="claim_lost"

@@ -1,0 +1,73 @@
+"""An item that went elsewhere is left alone by whoever still works on the round it left."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from quarterdeck.board.model import State
+from quarterdeck.crew.model import RunState
+from quarterdeck.crew.runtime import Outcome
+from quarterdeck.house import House
+from quarterdeck.kernel.database import Database
+from quarterdeck.kernel.errors import Conflict, Stale
+from quarterdeck.kernel.settings import Settings
+from quarterdeck.pipeline.board_items import BoardItems
+from quarterdeck.pipeline.rules import Block, StartRun
+from tests.fakes.homes import furnished
+from tests.fakes.stage_work import OWNER, PIPELINE, filed, kinds, state, taken
+
+CANCELLED = Outcome(cancelled=True, error="the item no longer needs it")
+
+
+@pytest.fixture
+async def house(database: Database, tmp_path: Path) -> AsyncIterator[House]:
+    async with furnished(database, Settings(home=tmp_path), pipeline=PIPELINE) as house:
+        yield house
+
+
+async def reopened(house: House, key: str) -> None:
+    await house.engine.cancel(key, OWNER)
+    await house.engine.retry(key, OWNER)
+
+
+async def given_back(house: House, key: str) -> None:
+    await BoardItems(house.database, house.board, house.engine).give_back(key, "it stood still")
+
+
+@pytest.mark.parametrize("move", [reopened, given_back])
+async def test_who_works_on_a_round_that_was_left_writes_nothing_into_the_next(
+    house: House, move: Callable[[House, str], Awaitable[None]]
+) -> None:
+    key = await filed(house)
+    old = await taken(house, key)
+    run = await old.open_run("0" * 40)
+    assert run.id is not None
+    await move(house, key)
+    for late in (
+        old.next_step(),
+        old.run_ended(run.id, CANCELLED),
+        old.record(Block("The run was cancelled.", "Retry.")),
+        old.failed("disk on fire"),
+        old.postpone(0),
+        old.renew(),
+    ):
+        with pytest.raises(Stale):
+            await late
+    item = await state(house, key)
+    assert (item.state, item.round, item.move, item.spent) == (State.QUEUED, 2, None, {})
+    assert await (await taken(house, key)).next_step() == StartRun()
+    assert await house.engine.stop_stray_runs() == 1
+    assert (await house.crew.run(run.id)).state is RunState.ENDED
+
+
+async def test_a_block_from_outside_keeps_its_reason_and_is_told_once(house: House) -> None:
+    key = await filed(house)
+    work = await taken(house, key)
+    await BoardItems(house.database, house.board, house.engine).block(key, "it turns in circles")
+    with pytest.raises(Conflict):
+        await work.record(Block("The run was cancelled.", "Retry."))
+    item = await state(house, key)
+    assert item.move is not None
+    assert item.move["why"] == "it turns in circles"
+    assert (await kinds(house, key)).count("item_blocked") == 1
