@@ -238,6 +238,9 @@ class MemoryRecords:
         pairs = [(row, tables.rows[AgentRun][row.run_id]) for row in rows]
         return [(row, run) for row, run in pairs if run.state is RunState.ENDED]
 
+    async def begun_anew(self, session: AsyncSession, run_id: int | None) -> int | None:
+        return None  # nobody closes everything here
+
     async def items_at_work(self, session: AsyncSession, agent: str) -> set[str]:
         return {run.item_key for run in memory(session).tables.open_runs[agent].values()}
 

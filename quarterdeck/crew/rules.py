@@ -16,6 +16,11 @@ def digest(token: str) -> str:
     return hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()
 
 
+def begun_anew(run_id: int | None) -> str:
+    """The key of the run that takes the place of one that was stopped when everything was closed."""
+    return f"begun anew · {run_id}"
+
+
 def caller(person: Person, door: str) -> Caller:
     """What a person may do at a door. A viewer looks, whatever else the roster says of them."""
     is_owner = person.role is Role.OWNER

@@ -68,6 +68,10 @@ class Outcome:
     def succeeded(self) -> bool:
         return self.exit_code == 0 and not (self.timed_out or self.cancelled or self.error)
 
+    @property
+    def was_closed(self) -> bool:
+        return self.cancelled and self.error == CLOSED
+
 
 class Runtime(Protocol):
     """One way of executing an agent. Every method may be called by any process of the run's host.

@@ -279,6 +279,23 @@ class Crew:
         unit.wake("runs", run.id)
         return run
 
+    async def open_anew(self, unit: Unit, run: AgentRun) -> AgentRun:
+        """The same once more, in a run of its own: one for each, however often it is asked for.
+
+        Raises as `open_run` does.
+        """
+        return await self.open_run(
+            unit,
+            item_id=run.item_id,
+            item_key=run.item_key,
+            stage=run.stage,
+            round=run.round,
+            agent=run.agent,
+            limit_seconds=run.limit_seconds,
+            idempotency_key=rules.begun_anew(run.id),
+            prompt=run.prompt,
+        )
+
     async def mark_started(self, unit: Unit, run_id: int) -> bool:
         """The program runs. True the first time."""
         unit.wake("runs", run_id)

@@ -13,6 +13,7 @@ import structlog
 
 from quarterdeck.board.model import State
 from quarterdeck.crew.model import AgentRun
+from quarterdeck.crew.runtime import CLOSED
 from quarterdeck.heartbeat.adoption import Starter
 from quarterdeck.heartbeat.model import Work
 from quarterdeck.heartbeat.overview import sign
@@ -83,14 +84,26 @@ class Settling:
             row = await self._records.work(unit.session, source, ref)
             if row is None or row.run_id != run.id:
                 return  # somebody was first
+            row.updated_at = unit.now
+            unit.session.add(row)
+            if run.cancelled and run.error == CLOSED:
+                await self._go_on(unit, row)
+                return
             end = _Ended.of(run)
             print_ = fingerprint(row.agent, f"{source}:{ref}", row.reason, end.is_done, end.text)
             row.repeats = repeats(row.fingerprint, row.repeats, print_)
-            row.fingerprint, row.run_id, row.updated_at = print_, None, unit.now
+            row.fingerprint, row.run_id = print_, None
             row.rounds += 1
             row.silent_rounds = 0 if end.is_done else row.silent_rounds + 1
-            unit.session.add(row)
             await self._conclude(unit, row, end, beats.get(row.agent))
+
+    async def _go_on(self, unit: Unit, row: Work) -> None:
+        """Everything was closed in order: nothing is counted, whoever takes the work up now."""
+        row.run_id = await self._records.begun_anew(unit.session, row.run_id)
+        if row.run_id is None:
+            row.owed = [*row.owed, *everywhere(row, "release", CLOSED)]
+            if row.item_key:
+                await self._starter.settle(unit, row.item_key, State.QUEUED)
 
     async def _conclude(self, unit: Unit, row: Work, end: _Ended, beat: Heartbeat | None) -> None:
         owed = [*row.owed, *everywhere(row, "note_rounds", rounds=row.rounds)]

@@ -10,6 +10,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col, or_, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from quarterdeck.crew import rules as crew_rules
 from quarterdeck.crew.model import AgentRun, RunState
 from quarterdeck.heartbeat.model import Pulse, Result, Sweep, Work
 from quarterdeck.heartbeat.rules import Spent
@@ -46,6 +47,8 @@ class Records(Protocol):
     async def pays_alone(self, session: AsyncSession, agent: str) -> bool: ...
 
     async def ended(self, session: AsyncSession, agent: str | None = None) -> list[tuple[Work, AgentRun]]: ...
+
+    async def begun_anew(self, session: AsyncSession, run_id: int | None) -> int | None: ...
 
     async def items_at_work(self, session: AsyncSession, agent: str) -> set[str]: ...
 
@@ -125,6 +128,12 @@ async def ended(session: AsyncSession, agent: str | None = None) -> list[tuple[W
     if agent is not None:
         statement = statement.where(col(Work.agent) == agent)
     return list((await session.exec(statement)).all())
+
+
+async def begun_anew(session: AsyncSession, run_id: int | None) -> int | None:
+    """The run that took the place of this one, if one did."""
+    statement = select(AgentRun.id).where(col(AgentRun.idempotency_key) == crew_rules.begun_anew(run_id))
+    return (await session.exec(statement)).one_or_none()
 
 
 async def items_at_work(session: AsyncSession, agent: str) -> set[str]:

@@ -1,7 +1,8 @@
 """Runs that somebody asks for by hand: an agent, an item, and a prompt.
 
 They take a slot like every other run, work in a folder of their own, and move nothing: their answer stands
-in the run and in the journal. The rows are all there is, so any desk of the host goes on with them.
+in the run and in the journal. The rows are all there is, so any desk of the host goes on with them. One that
+was stopped when everything was closed in order is begun anew, as a run of its own.
 """
 
 import asyncio
@@ -15,8 +16,8 @@ from quarterdeck.board.model import FINAL
 from quarterdeck.crew.model import ASSIGNED, AgentRun
 from quarterdeck.crew.runtime import Job
 from quarterdeck.crew.service import Crew
-from quarterdeck.kernel.database import Database
-from quarterdeck.kernel.errors import Conflict, Unavailable
+from quarterdeck.kernel.database import Database, Unit
+from quarterdeck.kernel.errors import Conflict, NotFound, Unavailable
 from quarterdeck.kernel.identity import Caller
 from quarterdeck.pipeline import store
 from quarterdeck.pipeline.work import tell_outcome
@@ -110,6 +111,17 @@ class Assignments:
                     limit = timedelta(seconds=run.limit_seconds)
                     tell_outcome(unit, run.item_key, run.id, run.agent, limit, outcome)
                     unit.wake("items")  # the slot may be what an item waits for
+                    if outcome.was_closed:
+                        await self._begin_anew(unit, run)
+
+    async def _begin_anew(self, unit: Unit, run: AgentRun) -> None:
+        """It was nobody's fault. What nobody needs, or the agent takes up no more, stays ended."""
+        item = await store.item_for_update(unit.session, run.item_key)
+        if item.state in FINAL:
+            return
+        with suppress(Conflict, NotFound):
+            again = await self._crew.open_anew(unit, run)
+            unit.wake("assignments", again.id)
 
     async def _job(self, run: AgentRun) -> Job:
         agent = await self._crew.agent(run.agent)

@@ -10,6 +10,7 @@ import pytest
 from quarterdeck.board.model import State
 from quarterdeck.board.store import item as board_item
 from quarterdeck.crew.roster import Roster
+from quarterdeck.crew.runtime import CLOSED, Outcome
 from quarterdeck.heartbeat.model import Result
 from quarterdeck.heartbeat.service import AT_ONCE, LEASE
 from quarterdeck.heartbeat.work import Answer, Need, Ref, Status, Trouble, Watched
@@ -127,6 +128,38 @@ async def test_what_a_source_refuses_about_one_piece_of_work_is_not_asked_again(
     watch.cards.finish = refuse  # type: ignore[method-assign]
     await watch.end_runs()
     assert await watch.sweeper.settle() == 0
+
+
+async def close_in_order(watch: Watch, *, is_begun_anew: bool) -> None:
+    """Everything was closed, and opened again."""
+    [run] = await watch.runs()
+    async with watch.database.command("end run") as unit:
+        outcome = Outcome(exit_code=143, cancelled=True, error=CLOSED, started_at=unit.now)
+        await watch.crew.close_run(unit, run.id or 0, outcome)
+        if is_begun_anew:
+            await watch.crew.open_anew(unit, run)
+    await watch.sweeper.settle()
+
+
+async def test_what_was_stopped_because_everything_was_closed_goes_on_and_is_told_nobody(
+    watch: Watch,
+) -> None:
+    watch.multica.put("ENG-1")
+    await watch.sweep()
+    await close_in_order(watch, is_begun_anew=True)
+    assert (watch.multica.status("ENG-1"), watch.multica.said("release")) == (Status.IN_PROGRESS, [])
+    await watch.end_runs(says="It works.")
+    assert watch.multica.said("finish") == [("ENG-1", "It works.")]
+    assert watch.multica.said("note_rounds") == [("ENG-1", "1")]
+    assert await watch.told("breaker_opened", "work_unfinished") == []
+
+
+async def test_what_nobody_began_anew_after_everything_was_closed_is_to_be_done(watch: Watch) -> None:
+    watch.multica.put("ENG-1")
+    await watch.sweep()
+    await close_in_order(watch, is_begun_anew=False)
+    assert (watch.multica.status("ENG-1"), watch.multica.said("block")) == (Status.TODO, [])
+    assert (await watch.sweep()).started == 1
 
 
 # Not begun
