@@ -49,7 +49,7 @@ class AgentCalls:
         try:
             async with asyncio.timeout(BOOKED_WITHIN), access.admin(self._settings, seconds=2) as router:
                 while True:
-                    told = http.json_of(await router.get("/stats/spend", params=asked))
+                    told = http.json_of(await router.get("/spend", params=asked))
                     if told["tokens"] >= tokens:
                         return int(told["tokens"]), round(float(told["cost"]) * 1_000_000)
                     await asyncio.sleep(0.2)

@@ -49,6 +49,10 @@ class Desk:
         self.clients.adopt(snapshot.clients)
         self.taken_over += 1
 
+    async def app(self, scope: Any, receive: Any, send: Any) -> None:
+        """The admin API below its path, as the router's door calls it."""
+        await self.admin(scope | {"root_path": "/api/admin"}, receive, send)
+
     async def get(self, path: str, status: int = 200, **query: Any) -> Any:
         return self._told(await self.http.get(path, params=query), status)
 
@@ -95,12 +99,8 @@ async def admin_desk(
             is_admin=is_admin,
             settings=RouterSettings(),
         )
-
-        async def app(scope: Any, receive: Any, send: Any) -> None:
-            await admin(scope | {"root_path": "/api/admin"}, receive, send)
-
         async with httpx.AsyncClient(
-            transport=httpx.ASGITransport(app, raise_app_exceptions=False),
+            transport=httpx.ASGITransport(lambda *call: desk.app(*call), raise_app_exceptions=False),
             base_url="http://router/api/admin",
             headers={"Authorization": f"Bearer {TOKEN}"},
         ) as http:

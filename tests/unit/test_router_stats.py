@@ -5,14 +5,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from sqlalchemy import text
 
+from quarterdeck.kernel import http
 from quarterdeck.kernel.database import Database
+from quarterdeck.kernel.keyring import Keyring
+from quarterdeck.kernel.settings import Settings
+from quarterdeck.router import access
+from quarterdeck.router.agents import AgentCalls
 from quarterdeck.router.backend import Pool, Usage
 from quarterdeck.router.call import Caller
 from quarterdeck.router.exchange import Outcome
-from tests.fakes.admin_desk import Desk, admin_desk
+from tests.fakes.admin_desk import TOKEN, Desk, admin_desk
 from tests.fakes.router_parts import NOON, call
 
 HOUR, DAY = 3600.0, 86_400.0
@@ -279,6 +285,24 @@ async def test_spend_is_told_by_agent_item_client_and_time(desk: Desk) -> None:
     assert (today["cost"], today["tokens"], today["since"]) == (3e-6, 15, "2026-11-22T00:00:00Z")
     await desk.get("/spend", 422, since="yesterday")
     await desk.get("/spend", 422, agent="a\0")
+
+
+async def test_the_crew_is_told_what_a_run_of_an_agent_cost(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def client(name: str, **values: Any) -> httpx.AsyncClient:
+        transport = httpx.ASGITransport(desk.app, raise_app_exceptions=False)
+        return http_client(name, transport=transport, **values)
+
+    http_client = http.client
+    monkeypatch.setattr(http, "client", client)
+    monkeypatch.setenv(access.VARIABLE, TOKEN)
+    settings = Settings(home=tmp_path, router_url="http://router")
+    calls = AgentCalls(settings, desk.database, Keyring(tmp_path / "keys"))
+    since = datetime.fromtimestamp(NOON, UTC)
+    mine = Caller("", "developer", "ET-007")
+    await book(desk, call(caller=mine, at=NOON - DAY, cost=9), call(caller=mine, cost=3_000_000))
+    assert await calls.spent("developer", "ET-007", since, 15) == (15, 3)
 
 
 async def test_the_clients_show_what_they_used_today(desk: Desk) -> None:
