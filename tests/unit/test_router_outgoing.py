@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from quarterdeck.router import steady
+from quarterdeck.router.door.patience import Wait
 from quarterdeck.router.exchange import Answer, Attempt, Failure, Outcome
 from quarterdeck.router.ways.openai_way import OpenAIWay
+from quarterdeck.router.ways.outgoing import _sent
 from tests.fakes.served_router import CHAT, backend
 
 GOOD = b'{"model":"x","choices":[],"usage":{"total_tokens":1}}'
@@ -110,6 +112,44 @@ async def test_silence_after_the_request_ends_the_attempt(raw: bytes) -> None:
         failure = await failed(way, attempt(url, raw, timeout_seconds=0.1))
         assert failure.outcome is Outcome.TIMED_OUT
         assert "longer than the backend's time limit" in failure.reason
+
+
+async def test_a_provider_that_stops_reading_a_long_body_is_silent_too() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await over.wait()
+
+    over = asyncio.Event()
+    async with talking(talk) as url, opened() as way:
+        failure = await failed(way, attempt(url, LONG, timeout_seconds=0.1))
+        over.set()
+        assert failure.outcome is Outcome.TIMED_OUT
+        assert "longer than the backend's time limit" in failure.reason
+
+
+class Upload:
+    """A long body on its way: what is left of it at each look, an hour after the one before."""
+
+    def __init__(self, *left: int) -> None:
+        self._left = list(left)
+        self.now = 0.0
+        self.wait = Wait(set(), asyncio.current_task(), until=1_000_000)  # type: ignore[arg-type]
+        self.seen: list[float] = []
+
+    @property
+    def writing_paused(self) -> bool:
+        self.seen.append(self.wait.until)
+        return bool(self._left)
+
+    def get_write_buffer_size(self) -> int:
+        self.now += 3600
+        return self._left.pop(0)
+
+
+async def test_a_long_body_may_be_slow_but_each_part_of_it_must_be_taken_in_time() -> None:
+    upload = Upload(500, 400, 400, 399)
+    await _sent(upload, upload, upload.wait, 0.004, lambda: upload.now)  # type: ignore[arg-type]
+    assert upload.seen == [1_000_000, 3600.004, 7200.004, 7200.004, 14_400.004]
+    assert upload.wait.until == 14_400.004
 
 
 async def test_the_deadline_ends_an_attempt_whose_provider_goes_on_sending() -> None:

@@ -5,8 +5,8 @@ redirects that we have no use for: together half of a call's CPU. What is sent h
 """
 
 import asyncio
+import sys
 from collections.abc import Callable
-from contextlib import suppress
 
 import aiohttp
 from aiohttp import hdrs
@@ -25,6 +25,8 @@ KEPT_ALIVE_SECONDS = 30.0
 
 _CONNECTING = aiohttp.ClientTimeout(total=None, connect=CONNECT_SECONDS, sock_connect=CONNECT_SECONDS)
 _SWITCHING = 101
+_LOOK = 0.5
+"""Seconds, at most, between two looks at how much of a long body is still to be sent."""
 
 
 class Outgoing:
@@ -83,16 +85,14 @@ async def _exchanged(
     if protocol is None or transport is None:
         raise aiohttp.ServerDisconnectedError
 
-    def listen() -> None:
-        wait.until = min(wait.until, clock() + silence)
-
     protocol.set_response_params(read_until_eof=True)
     transport.writelines((head, body))
     sending: asyncio.Task[None] | None = None
     if protocol.writing_paused:
-        sending = asyncio.get_running_loop().create_task(_then(protocol, listen))
+        sent = _sent(protocol, transport, wait, silence, clock)
+        sending = asyncio.get_running_loop().create_task(sent)
     else:
-        listen()
+        wait.until = min(wait.until, clock() + silence)
     try:
         while True:
             message, content = await protocol.read()
@@ -103,11 +103,21 @@ async def _exchanged(
             sending.cancel()
 
 
-async def _then(protocol: ResponseHandler, listen: Callable[[], None]) -> None:
-    """While a long body is being sent nobody needs to answer; but whoever does is heard at once."""
-    with suppress(aiohttp.ClientError, OSError):  # whoever waits for the answer is told of it, too
-        await protocol._drain_helper()
-    listen()
+async def _sent(
+    protocol: ResponseHandler,
+    transport: asyncio.Transport,
+    wait: Wait,
+    silence: float,
+    clock: Callable[[], float],
+) -> None:
+    """While a long body is being sent nobody needs to answer, only to take more of it."""
+    deadline, left = wait.until, sys.maxsize
+    while protocol.writing_paused:
+        size = transport.get_write_buffer_size()
+        if size < left:
+            left, wait.until = size, min(deadline, clock() + silence)
+        await asyncio.sleep(min(silence / 4, _LOOK))
+    wait.until = min(deadline, clock() + silence)
 
 
 def _lateness(wait: Wait, deadline: float, error: TimeoutError) -> TimeoutError:
