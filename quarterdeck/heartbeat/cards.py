@@ -74,7 +74,9 @@ class HeartbeatCard(BaseModel):
     last: SweepCard | None
     last_finished: datetime | None
     next_at: datetime
-    is_stale: bool = Field(description="No sweep was finished for two intervals and a minute.")
+    is_stale: bool = Field(
+        description="No sweep was finished for two intervals, or ticks of its `cron`, and a minute."
+    )
     is_deferred: bool = Field(description="Waits for the end of a conversation.")
     skipped: int = Field(description="Ticks that came while a sweep went on.")
     breakers: list[Breaker]

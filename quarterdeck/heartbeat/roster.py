@@ -14,7 +14,7 @@ from math import ceil
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
-from croniter import croniter
+from croniter import CroniterBadDateError, croniter
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from quarterdeck.heartbeat.work import Watched
@@ -196,6 +196,8 @@ class Entry(BaseModel):
     def _is_cron(cls, cron: str | None) -> str | None:
         if cron is not None and (len(cron.split()) != 5 or not croniter.is_valid(cron)):
             raise ValueError(f"{cron!r} is not a cron expression of five fields such as */15 * * * *")
+        if cron is not None and not _comes(cron):
+            raise ValueError(f"{cron!r} never comes")
         return cron
 
     @field_validator("interval")
@@ -244,6 +246,15 @@ class Entry(BaseModel):
             run_limit=timedelta(minutes=self.run_limit),
             budget=Budget(**self.budget.model_dump()),
         )
+
+
+def _comes(cron: str) -> bool:
+    """Not the thirtieth of February."""
+    try:
+        croniter(cron).get_next()
+    except CroniterBadDateError:
+        return False
+    return True
 
 
 def cron_of(interval: int, offset: int) -> str:

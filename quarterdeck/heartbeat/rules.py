@@ -159,8 +159,10 @@ def is_failed(answer: Answer) -> bool:
 
 
 def is_stale(beat: Heartbeat, last: datetime, now: datetime) -> bool:
-    """No sweep was finished for two intervals and a minute."""
-    return now - last > 2 * beat.interval + GRACE
+    """No sweep was finished for two intervals and a minute; a rarer `cron` of its own counts by its ticks."""
+    if now - last <= 2 * beat.interval + GRACE:
+        return False
+    return now > next_sweep(beat, next_sweep(beat, last)) + GRACE
 
 
 def next_sweep(beat: Heartbeat, now: datetime) -> datetime:

@@ -96,6 +96,7 @@ def test_an_interval_becomes_a_cron_expression(interval: int, offset: int, cron:
         ("category: bussiness", "category"),
         ("{category: business, cron: 61 * * * *}", "five fields"),
         ("{category: business, cron: '* * * * * *'}", "five fields"),
+        ("{category: business, cron: 0 9 30 2 *}", "never comes"),
         ("{category: business, zone: Mars/Olympus}", "not a time zone"),
         ("{category: business, interval: 7}", "must divide an hour"),
         ("{category: business, intervall: 10}", "intervall: is not known here"),

@@ -5,6 +5,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -66,6 +67,16 @@ def test_without_a_change_the_start_counts_and_without_that_the_making() -> None
     assert sign(found(created_at=made), NOW) == made
     assert sign(found(), NOW) is None
     assert standing(None, NOW, beat().limits) is Standing.UNMEASURABLE
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Shanghai"])
+def test_an_agent_with_a_cron_of_its_own_has_stopped_when_it_missed_two_of_its_ticks(zone: str) -> None:
+    daily = beat(cron="0 9 * * *", zone=zone)
+    nine = datetime(2026, 1, 5, 9, tzinfo=ZoneInfo(zone)).astimezone(UTC)
+    last, day, grace = nine + timedelta(minutes=1), timedelta(days=1), timedelta(minutes=1)
+    looked = [nine + timedelta(hours=3), nine + day - grace, nine + 2 * day + grace]
+    assert [rules.is_stale(daily, last, now) for now in looked] == [False, False, False]
+    assert rules.is_stale(daily, last, nine + 2 * day + grace + timedelta(seconds=1))
 
 
 @pytest.mark.parametrize(
