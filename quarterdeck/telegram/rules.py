@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from math import isfinite
 from typing import Any
@@ -201,6 +201,7 @@ class Moved:
     chat_id: int
 
 
+_NO_PHOTO = ("PHOTO_", "IMAGE_PROCESS_FAILED", "too big for a photo")
 _IN_VAIN = ("message is not modified", "message to edit not found")
 
 
@@ -214,6 +215,11 @@ class Refused:
     @property
     def cannot_parse(self) -> bool:
         return self.status == 400 and "can't parse entities" in self.description
+
+    @property
+    def is_no_photo(self) -> bool:
+        """A photo has fewer bytes than a document, and sides within limits."""
+        return self.status == 413 or (self.status == 400 and any(s in self.description for s in _NO_PHOTO))
 
     @property
     def is_revoked(self) -> bool:
@@ -246,7 +252,10 @@ Answer = Done | Limited | Moved | Refused | Failed
 
 
 def repaired(part: Part, answer: Answer) -> Part | None:
-    """The request that may work instead, or None: unformatted where markup was refused, or elsewhere."""
+    """The request that may work instead, or None.
+
+    Unformatted where markup was refused, as a document what is no photo, or elsewhere.
+    """
     if isinstance(answer, Moved):
         return _with(part, chat_id=answer.chat_id)
     is_marked = "parse_mode" in part.fields
@@ -254,6 +263,9 @@ def repaired(part: Part, answer: Answer) -> Part | None:
         fields = {key: value for key, value in part.fields.items() if key != "parse_mode"}
         text = plain_of(str(fields["text"]), part.fields["parse_mode"])
         return Part(part.method, {**fields, "text": text}, part.file)
+    is_no_photo = isinstance(answer, Refused) and answer.is_no_photo
+    if is_no_photo and part.file is not None and part.method == _METHODS["photo"]:
+        return Part(_METHODS["document"], part.fields, replace(part.file, kind="document"))
     return None
 
 

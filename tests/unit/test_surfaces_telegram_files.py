@@ -156,7 +156,12 @@ def test_a_file_and_a_link_inside_the_workspace_are_copied(tmp_path: Path) -> No
     [("a.png", "photo"), ("a.mp3", "audio"), ("a.mp4", "video"), ("a.pdf", "document"), ("a", "document")],
 )
 def test_a_file_is_shown_as_what_it_is(name: str, kind: str) -> None:
-    assert kind_of(Attachment(workspace_path=name))[0] == kind
+    assert kind_of(Attachment(workspace_path=name), 1000)[0] == kind
+
+
+def test_an_image_that_is_too_large_for_a_photo_is_a_document() -> None:
+    image = Attachment(workspace_path="a.png")
+    assert [kind_of(image, size)[0] for size in (10_000_000, 10_000_001)] == ["photo", "document"]
 
 
 async def test_files_of_an_answer_arrive_and_one_that_cannot_is_named(desk: ChatDesk) -> None:

@@ -5,8 +5,9 @@ import asyncio
 import pytest
 
 from quarterdeck.kernel.errors import Conflict, Invalid, NotFound
+from quarterdeck.telegram import rules
 from quarterdeck.telegram.model import UnknownAgent
-from quarterdeck.telegram.wire import Send, SendState
+from quarterdeck.telegram.wire import File, Send, SendState
 from tests.fakes.telegram import CHAT, TOKEN, FakeTelegram
 from tests.fakes.telegram_gateway import Heard, TelegramRoom, running, until
 
@@ -139,6 +140,35 @@ async def test_markup_that_telegram_cannot_parse_is_sent_as_plain_text(room, tel
         receipt = await room.sends.put(Send("analyst", CHAT, "<b>1 &lt; 2</i>", parse_mode="HTML"))
         assert (await room.sends.wait(receipt.id, 10)).state is SendState.SENT
     assert telegram.texts() == ["1 < 2"]
+
+
+async def test_an_image_that_is_no_photo_for_telegram_arrives_as_a_document(room, telegram, tmp_path):
+    (tmp_path / "panorama.png").write_bytes(b"very wide")
+    telegram.fail("sendPhoto", 400, "Bad Request: PHOTO_INVALID_DIMENSIONS")
+    await room.bots.register("analyst", TOKEN)
+    async with running(room.gateway()):
+        photo = File(str(tmp_path / "panorama.png"), "photo", "panorama.png", "image/png")
+        receipt = await room.sends.put(Send("analyst", CHAT, attachments=(photo,)))
+        assert (await room.sends.wait(receipt.id, 10)).state is SendState.SENT
+    [message] = telegram.shown()
+    assert message["document"]["file_name"] == "panorama.png"
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "method"),
+    [
+        (400, "Bad Request: IMAGE_PROCESS_FAILED", "sendDocument"),
+        (400, "Bad Request: file of size 11000000 bytes is too big for a photo", "sendDocument"),
+        (413, "Request Entity Too Large", "sendDocument"),
+        (400, "Bad Request: chat not found", None),
+        (400, "Bad Request: CHAT_SEND_PHOTOS_FORBIDDEN", None),
+    ],
+)
+def test_only_what_is_wrong_with_the_image_makes_it_a_document(status, said, method):
+    [photo] = rules.parts(Send("analyst", CHAT, attachments=(File("/tmp/a.png", "photo"),)))
+    better = rules.repaired(photo, rules.Refused(status, said))
+    assert (better and better.method) == method
+    assert better is None or rules.repaired(better, rules.Refused(status, said)) is None
 
 
 async def test_the_same_key_says_it_once(room, telegram):

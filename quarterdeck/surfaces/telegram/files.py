@@ -19,6 +19,9 @@ FALLBACK = "attachment.bin"
 LONGEST_NAME = 200
 """Bytes; a file system takes 255, and a copy's number comes on top."""
 
+LARGEST_PHOTO = 10_000_000
+"""Bytes; Telegram takes a larger image as a document only (Bot API, `sendPhoto`)."""
+
 CHUNK = 1 << 20
 Kind = Literal["document", "photo", "audio", "video", "voice"]
 
@@ -153,12 +156,12 @@ def _copied(file: int, target: Path, limit: int) -> int:
     return size
 
 
-def kind_of(attachment: Attachment) -> tuple[Kind, str]:
-    """As what Telegram shows the file, and its MIME type."""
+def kind_of(attachment: Attachment, size: int) -> tuple[Kind, str]:
+    """As what Telegram shows a file of so many bytes, and its MIME type."""
     name = attachment.filename or attachment.workspace_path or ""
     mime = attachment.mime_type or mimetypes.guess_type(name)[0] or "application/octet-stream"
     if mime in ("image/jpeg", "image/png"):
-        return "photo", mime
+        return ("photo" if size <= LARGEST_PHOTO else "document"), mime
     if mime in ("audio/mpeg", "audio/mp4", "audio/x-m4a"):
         return "audio", mime
     return ("video" if mime == "video/mp4" else "document"), mime

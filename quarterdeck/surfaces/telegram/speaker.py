@@ -159,12 +159,12 @@ class Speaker:
         name = files.sanitised(attachment.filename or path)
         target = self.folder / str(len(self.sends)) / name
         try:
-            await asyncio.to_thread(files.fetch, self.workspace, path, target, self.largest)
+            size = await asyncio.to_thread(files.fetch, self.workspace, path, target, self.largest)
         except files.FileRefused as refused:
             log.info("file_not_sent", agent=self.place.agent_id, why=refused.why)
             self.say(escape(self.why("file_not_sent", name, refused.why)))
             return
-        kind, mime = files.kind_of(attachment)
+        kind, mime = files.kind_of(attachment, size)
         file = File(str(target), kind, name, mime)
         self._queue(Send(self.place.agent_id, self.place.chat, attachments=(file,)))
 
