@@ -254,16 +254,14 @@ async def prefect_at_hand(settings: Settings) -> AsyncIterator[int]:
     chosen = settings.model_copy(
         update={"prefect_port": parts.free_port("QUARTERDECK_PREFECT_PORT", prefect_server.HOST, 0)}
     )
-    server = server_for(settings)
-    await asyncio.to_thread(server.acquire)
-    prefect = Supervised(parts.prefect(chosen, server), home.logs(settings), lambda _: None)
-    try:
-        prefect.start()
-        await _healthy(prefect)
-        yield chosen.prefect_port
-    finally:
-        await prefect.stop(3)
-        await asyncio.to_thread(server.release)
+    async with server_for(settings).using() as server:
+        prefect = Supervised(parts.prefect(chosen, server), home.logs(settings), lambda _: None)
+        try:
+            prefect.start()
+            await _healthy(prefect)
+            yield chosen.prefect_port
+        finally:
+            await prefect.stop(3)
 
 
 async def _healthy(prefect: Supervised) -> None:

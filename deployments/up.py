@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 
 from deployments import closing, home, parts, prefect_server, supervisor
 from deployments.backoff import CRASH_LOOP
@@ -71,7 +71,7 @@ class OpenDesk:
         self.tell = tell
         self.stopping = asyncio.Event()
         self._server: Server = server_for(settings)
-        self._has_server = False
+        self._using = AsyncExitStack()
         self._parts: dict[str, Supervised] = {}
         self._setup: asyncio.subprocess.Process | None = None
         self._watching: asyncio.Task[None] | None = None
@@ -105,8 +105,7 @@ class OpenDesk:
         for folder in (home.logs(self.settings), home.folder(self.settings)):
             folder.mkdir(parents=True, exist_ok=True)
         self.tell("PostgreSQL …")
-        await asyncio.to_thread(self._server.acquire)
-        self._has_server = True
+        await self._using.enter_async_context(self._server.using())
         self._watching = asyncio.create_task(self._watch())
         self._start(parts.prefect(self.settings, self._server))
         await self._set_up("core")
@@ -172,8 +171,7 @@ class OpenDesk:
             self.tell(f"Stopped {stopped} runs of agents or CI; the next `up` begins them anew.")
         if "prefect" in self._parts:
             await self._parts["prefect"].stop(SERVER_GRACE)
-        if self._has_server:
-            await asyncio.to_thread(self._server.release)
+        await self._using.aclose()
 
     # Parts
 

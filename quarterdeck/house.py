@@ -5,7 +5,6 @@ must be able to open it too (docs/decisions/0004-the-house.md). It binds what ro
 other through protocols, and knows no Prefect.
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -209,13 +208,11 @@ _here: ContextVar[House | None] = ContextVar("house", default=None)
 async def open_house(settings: Settings | None = None) -> AsyncIterator[House]:
     """Open the house for this process; the embedded PostgreSQL is started when nobody else did."""
     settings = settings or load()
-    server = server_for(settings)
-    await asyncio.to_thread(server.acquire)
-    try:
-        async with opened(House(settings, Database(server.url()))) as house:
-            yield house
-    finally:
-        await asyncio.to_thread(server.release)
+    async with (
+        server_for(settings).using() as server,
+        opened(House(settings, Database(server.url()))) as house,
+    ):
+        yield house
 
 
 @asynccontextmanager
