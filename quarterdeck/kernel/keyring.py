@@ -32,6 +32,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from quarterdeck.kernel import folders
 from quarterdeck.kernel.errors import Conflict, Misconfigured
 
 log = structlog.get_logger(__name__)
@@ -266,7 +267,7 @@ def _make(folder: Path, number: int) -> None:
     path = folder / f"master-{number:04d}.key"
     draft = folder / f".draft-{os.getpid()}-{secrets.token_hex(4)}"
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folders.make(folder)
         try:
             with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
                 file.write(base64.b64encode(secrets.token_bytes(32)).decode() + "\n")
@@ -277,18 +278,10 @@ def _make(folder: Path, number: int) -> None:
             pass  # another process made it; its key is as good as ours
         finally:
             draft.unlink(missing_ok=True)
-        _sync(folder)
+        folders.sync(folder)
     except OSError as error:
         raise Misconfigured(
             f"A master key cannot be made in {folder}: {error.strerror}.",
             f"Make the folder writable, or set {VARIABLE}.",
             code="key_not_made",
         ) from None
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

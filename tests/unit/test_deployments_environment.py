@@ -9,7 +9,9 @@ from cryptography.fernet import Fernet
 from deployments import parts, prefect_server
 from quarterdeck.crew.command import Parameters, environment
 from quarterdeck.crew.runtime import Job
+from quarterdeck.kernel.errors import Misconfigured
 from quarterdeck.kernel.settings import Settings
+from quarterdeck.router import access
 
 SHELL = {
     "PATH": "/bin",
@@ -52,6 +54,19 @@ def test_secrets_are_made_once_and_kept_from_others(settings: Settings) -> None:
     assert first == (prefect_server.auth_string(settings), prefect_server.encryption_key(settings))
     assert [f.stat().st_mode & 0o777 for f in settings.keys_folder.iterdir()] == [0o600, 0o600]
     assert settings.keys_folder.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("content", ["", "\n"])
+def test_a_secret_that_was_lost_from_its_file_lets_nobody_in(settings: Settings, content: str) -> None:
+    """A power cut may leave a name without its content."""
+    file = settings.keys_folder / "router-admin"
+    access.admin_token(settings)
+    file.write_text(content)
+    with pytest.raises(Misconfigured) as caught:
+        access.admin_token(settings)
+    assert str(file) in caught.value.detail
+    file.unlink()
+    assert len(access.admin_token(settings)) > 20
 
 
 def test_the_flush_interval_is_an_integer_of_at_least_one(settings: Settings) -> None:
