@@ -10,7 +10,9 @@ from pathlib import Path
 
 import psutil
 
+from quarterdeck.kernel import folders
 from quarterdeck.kernel.errors import Conflict
+from quarterdeck.kernel.postgres import explain_os, home_mode
 from quarterdeck.kernel.settings import Settings
 
 
@@ -32,6 +34,18 @@ def folder(settings: Settings) -> Path:
 def logs(settings: Settings) -> Path:
     """Where every process writes its log."""
     return settings.folder / "logs"
+
+
+def make(settings: Settings, *wanted: Path) -> None:
+    """Make the home and these folders of it, where they are missing. Nobody else may look into them.
+
+    Raises `Misconfigured`, naming the home, when they cannot be made.
+    """
+    own_server = settings.database_url is not None
+    with explain_os(settings.folder):
+        folders.make(settings.folder, folders.PRIVATE if own_server else home_mode())
+        for each in wanted:
+            folders.make(each)
 
 
 def lock_file(settings: Settings) -> Path:
@@ -82,8 +96,10 @@ def born(pid: int) -> float:
 @contextmanager
 def only_one(settings: Settings) -> Iterator[None]:
     """Hold the home's lock: one `up` at a time. Raises `Conflict` naming the one that runs."""
-    folder(settings).mkdir(parents=True, exist_ok=True)
-    with lock_file(settings).open("a") as lock:
+    make(settings, folder(settings))
+    with explain_os(settings.folder):
+        lock = lock_file(settings).open("a")
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -4,11 +4,11 @@ import os
 import socket
 from collections.abc import Collection, Mapping
 
-from deployments import prefect_server
+from deployments import home, prefect_server
 from deployments.prefect_api import is_healthy
 from deployments.supervisor import Program
 from quarterdeck.kernel.errors import Misconfigured
-from quarterdeck.kernel.postgres import PREFECT, Server
+from quarterdeck.kernel.postgres import PREFECT, Server, explain_os
 from quarterdeck.kernel.settings import Settings
 
 PORTS = ("QUARTERDECK_HTTP_PORT", "QUARTERDECK_PREFECT_PORT", "SIDECAR_PORT", "SIDECAR_METRICS_PORT")
@@ -18,8 +18,9 @@ PORTS = ("QUARTERDECK_HTTP_PORT", "QUARTERDECK_PREFECT_PORT", "SIDECAR_PORT", "S
 def prefect(settings: Settings, server: Server) -> Program:
     """Prefect's server, on our PostgreSQL."""
     port, url = settings.prefect_port, server.url(PREFECT, driver="asyncpg")
-    prefect_server.folder(settings).mkdir(parents=True, exist_ok=True)
-    environment = prefect_server.server_environment(settings, port, url, os.environ)
+    home.make(settings, prefect_server.folder(settings))
+    with explain_os(settings.folder):
+        environment = prefect_server.server_environment(settings, port, url, os.environ)
     return Program("prefect", prefect_server.command(port), environment, health=lambda: is_healthy(port))
 
 

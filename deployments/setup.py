@@ -66,9 +66,10 @@ async def set_up_core(settings: Settings, *, apply: bool = False) -> AsyncIterat
 
     With `apply`, files win over tables that differ from them; else the differences are told.
     """
-    yield _folders(settings)
-    yield _keys(settings)
-    yield _examples(settings)
+    for make in (_folders, _keys, _examples):
+        with postgres.explain_os(settings.folder):
+            step = make(settings)
+        yield step
     server = server_for(settings)
     with server.running():
         for name in (postgres.CORE, postgres.PREFECT):
@@ -94,8 +95,7 @@ def _folders(settings: Settings) -> Step:
         prefect_server.folder(settings),
     ]
     missing = [folder for folder in wanted if not folder.is_dir()]
-    for folder in missing:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    home.make(settings, *missing)
     return _step("home", missing, str(settings.folder))
 
 

@@ -102,8 +102,7 @@ class OpenDesk:
             raise self._too_slow()
 
     async def _open(self) -> None:
-        for folder in (home.logs(self.settings), home.folder(self.settings)):
-            folder.mkdir(parents=True, exist_ok=True)
+        home.make(self.settings, home.logs(self.settings), home.folder(self.settings))
         self.tell("PostgreSQL …")
         await self._using.enter_async_context(self._server.using())
         self._watching = asyncio.create_task(self._watch())

@@ -68,9 +68,10 @@ def runner() -> None:
 
 def become_router() -> None:
     """Be the router from now on; its tables are made first if they are not there."""
-    from deployments import parts, supervisor
+    from deployments import home, parts, supervisor
 
     settings = terminal.here()
+    home.make(settings)
     program = parts.router(settings)
     core = [sys.executable, "-m", "deployments.setup", "core", "--only-changes"]
     if code := subprocess.run(core, env=dict(program.environment), cwd=supervisor.ROOT).returncode:
@@ -81,8 +82,11 @@ def become_router() -> None:
 def _become(part: Literal["desk", "web", "runner"]) -> None:
     """Be that process from now on, in the environment that `up` would give it."""
     from deployments import home, parts
+    from quarterdeck.kernel.postgres import explain_os
 
     settings = terminal.here()
-    settings = settings.model_copy(update={"prefect_port": home.prefect_port(settings)})
-    environment = parts.environment(settings, os.environ)
+    home.make(settings)
+    with explain_os(settings.folder):
+        settings = settings.model_copy(update={"prefect_port": home.prefect_port(settings)})
+        environment = parts.environment(settings, os.environ)
     os.execve(sys.executable, [sys.executable, "-m", f"deployments.{part}"], environment)

@@ -6,7 +6,8 @@
 The first start takes about a second, later ones a tenth; `acquire`, `release` and `ensure_running` block.
 """
 
-from quarterdeck.kernel.postgres.embedded import EmbeddedPostgres
+from quarterdeck.kernel.postgres.embedded import EmbeddedPostgres, home_mode
+from quarterdeck.kernel.postgres.explain import explain_os
 from quarterdeck.kernel.postgres.server import CORE, PREFECT, ExternalPostgres, Server, core_url, libpq
 from quarterdeck.kernel.settings import Settings
 
@@ -17,6 +18,8 @@ __all__ = [
     "ExternalPostgres",
     "Server",
     "core_url",
+    "explain_os",
+    "home_mode",
     "libpq",
     "server_for",
 ]

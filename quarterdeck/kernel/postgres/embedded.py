@@ -24,10 +24,17 @@ from typing import IO
 import structlog
 from sqlalchemy.engine import URL
 
+from quarterdeck.kernel import folders
 from quarterdeck.kernel.errors import Misconfigured, QuarterdeckError, Unavailable
 from quarterdeck.kernel.postgres.explain import explain, explain_os
 from quarterdeck.kernel.postgres.processes import SOCKET, find_postmaster, sweep
-from quarterdeck.kernel.postgres.programs import ProgramFailed, Programs, find_programs, locale_options
+from quarterdeck.kernel.postgres.programs import (
+    ProgramFailed,
+    Programs,
+    find_programs,
+    locale_options,
+    servers_user,
+)
 from quarterdeck.kernel.postgres.server import CORE, PREFECT, Server, for_driver
 
 log = structlog.get_logger(__name__)
@@ -113,7 +120,7 @@ class EmbeddedPostgres(Server):
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Nobody else starts or stops the server meanwhile."""
-        self.home.mkdir(mode=0o700 if self._programs.user is None else 0o711, parents=True, exist_ok=True)
+        folders.make(self.home, home_mode())
         with _open_lock(self.home / "postgres.lock") as guard:
             fcntl.flock(guard, fcntl.LOCK_EX)
             yield
@@ -248,6 +255,11 @@ class EmbeddedPostgres(Server):
 
     def _explained(self, what: str, error: ProgramFailed) -> QuarterdeckError:
         return explain(what, str(error), self.home, self.log_file, self._programs.user)
+
+
+def home_mode() -> int:
+    """Who may come into a home: nobody else, but root's server, which runs as another user."""
+    return folders.PRIVATE if servers_user() is None else folders.PASSABLE
 
 
 def _open_lock(path: Path) -> IO[bytes]:

@@ -136,6 +136,11 @@ def _major(folder: Path) -> int:
         return 0
 
 
+def servers_user() -> str | None:
+    """The system user whom root must become to run a server here; `None` = nobody else."""
+    return _disguise()[1]
+
+
 @cache
 def _disguise() -> tuple[tuple[str, ...], str | None]:
     """How root becomes somebody else: a way into a user namespace, or the name of a system user."""

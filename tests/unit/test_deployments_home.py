@@ -1,0 +1,107 @@
+"""The home's folders: nobody else may look into them, and one that cannot be made is explained."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deployments import cli, home, parts, setup
+from quarterdeck.kernel.errors import Conflict, Misconfigured
+from quarterdeck.kernel.postgres import embedded
+from quarterdeck.kernel.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def usual_mask() -> Iterator[None]:
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path / "new" / "home")
+
+
+def modes(settings: Settings) -> dict[str, str]:
+    made = [settings.folder.parent, settings.folder, *settings.folder.iterdir()]
+    return {path.name: f"{path.stat().st_mode & 0o777:o}" for path in made if path.is_dir()}
+
+
+@pytest.mark.parametrize(("server_runs_as", "home_is"), [(None, "700"), ("postgres", "711")])
+def test_nobody_else_may_look_into_a_home_made_by_up(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, server_runs_as: str | None, home_is: str
+) -> None:
+    """Where root's server runs as another user, that one may pass, and not look around."""
+    monkeypatch.setattr(embedded, "servers_user", lambda: server_runs_as)
+    with home.only_one(settings):
+        home.make(settings, home.logs(settings))
+        parts.prefect(settings, embedded.EmbeddedPostgres(settings.folder))
+    above = {"new": home_is, "home": home_is}
+    assert modes(settings) == above | dict.fromkeys(("run", "logs", "prefect", "keys"), "700")
+
+
+def test_a_home_whose_server_is_elsewhere_is_private(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded, "servers_user", lambda: "postgres")
+    own = Settings(home=settings.home, database_url="postgresql://db/desk")
+    home.make(own)
+    assert modes(settings) == {"new": "700", "home": "700"}
+
+
+def test_a_home_that_people_made_is_left_as_it_is(settings: Settings) -> None:
+    settings.folder.mkdir(parents=True, mode=0o750)
+    assert setup._folders(settings).outcome == "done"
+    assert modes(settings)["home"] == "750"
+    assert modes(settings)["keys"] == "700"
+    assert setup._folders(settings).outcome == "already"
+
+
+def test_a_home_is_open_once(settings: Settings) -> None:
+    with home.only_one(settings), pytest.raises(Conflict), home.only_one(settings):
+        pass
+    with home.only_one(settings):
+        pass
+
+
+@pytest.fixture
+def no_other_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests' process becomes nothing else."""
+
+    def never(*_: object) -> None:
+        pytest.fail("a program was started")
+
+    monkeypatch.setattr(os, "execve", never)
+
+
+def test_a_place_of_secrets_that_cannot_be_used_is_named(settings: Settings) -> None:
+    home.make(settings)
+    settings.keys_folder.touch()
+    with pytest.raises(Misconfigured, match=r"home cannot be used: .*/keys"):
+        parts.prefect(settings, embedded.EmbeddedPostgres(settings.folder))
+
+
+@pytest.mark.usefixtures("logs_left_as_they_were", "no_other_program")
+@pytest.mark.parametrize("command", ["setup", "web"])
+def test_a_file_where_a_folder_must_be_is_named(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "keys").touch()
+    monkeypatch.setenv("QUARTERDECK_HOME", str(tmp_path))
+    assert cli.run([command]) == 1
+    assert f"{tmp_path} cannot be used: File exists ({tmp_path / 'keys'})" in "".join(capfd.readouterr())
+
+
+@pytest.mark.usefixtures("logs_left_as_they_were", "no_other_program")
+@pytest.mark.parametrize("command", ["up", "setup", "web", "desk", "runner", "router"])
+def test_a_home_that_cannot_be_made_is_named(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("QUARTERDECK_HOME", str(tmp_path / "file" / "home"))
+    assert cli.run([command]) == 1
+    said = "".join(capfd.readouterr())
+    assert f"{tmp_path / 'file' / 'home'} cannot be used: Not a directory" in said
+    assert "set QUARTERDECK_HOME to another folder" in said
