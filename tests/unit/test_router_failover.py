@@ -105,9 +105,18 @@ async def test_when_all_have_failed_the_client_is_told_so_and_when_to_come_again
             assert answer.json()["error"]["type"] == "AllPoolsExhausted"
             assert 5 <= int(answer.headers["retry-after"]) <= 7
             assert len(provider.requests) == 3
-            assert [call.is_answer for call in router.calls] == [False, False, True]
+            assert ([call.is_answer for call in router.calls], router.refused) == ([False, False, True], 0)
             assert {router.balancer.view(b.id, steady.now()).status for b in backends} == {Status.COOLING}
             assert router.app.emergencies == 1
+
+
+async def test_a_request_that_no_backend_may_take_is_counted_though_nothing_is_booked() -> None:
+    async with FakeProvider() as provider:
+        only = backend(provider, "gpt", rpm_limit=1)
+        async with Served([only], queue_max_depth=0, emergency_rpm_fraction=0.0) as router:
+            assert (await router.ask("gpt")).status_code == 200
+            assert (await router.ask("gpt")).status_code == 503
+            assert (len(router.calls), router.refused) == (1, 1)
 
 
 async def test_no_more_backends_are_tried_than_the_setting_says_and_none_of_them_twice() -> None:
@@ -217,7 +226,7 @@ async def test_the_client_that_leaves_while_it_waits_takes_no_token_and_calls_no
             asking.cancel()
             await router.until(lambda: router.line.depth == 0)
             await router.until(lambda: router.app.open_requests == 0)
-            assert len(provider.requests) == len(router.calls) == 1
+            assert len(provider.requests) == len(router.calls) == router.refused == 1
 
 
 async def test_a_call_waits_for_a_token_and_is_then_served() -> None:

@@ -80,8 +80,7 @@ class Application:
         self._now = now
         self._admin = admin
         self._health = health
-        self._refused = refused
-        self._books = Books(book, counter, log or RequestLog(), now)
+        self._books = Books(book, counter, log or RequestLog(), now, refused)
         self._hands = Hands(balancer, line, ways, self._books)
         self._watches = Watches()
         self._is_draining = False
@@ -131,7 +130,7 @@ class Application:
             try:
                 ask = await self._checked(request, path, scope, headers, receive, started, began)
             except Refusal:
-                self._refused()
+                self._books.refused()
                 raise
             if ask is None:
                 return

@@ -27,10 +27,21 @@ class TokenCounter(Protocol):
 
 
 class Books:
-    """Everything that is written, and the tasks that still count tokens for it."""
+    """Everything that is written, and the tasks that still count tokens for it.
 
-    def __init__(self, book: Book, counter: TokenCounter, log: RequestLog, now: Callable[[], float]) -> None:
+    `refused` is told of each request of a client that reached no backend.
+    """
+
+    def __init__(
+        self,
+        book: Book,
+        counter: TokenCounter,
+        log: RequestLog,
+        now: Callable[[], float],
+        refused: Callable[[], None],
+    ) -> None:
         self.now = now
+        self.refused = refused
         self.ids = RequestIds()
         self.log = log
         self._book = book
@@ -136,6 +147,8 @@ class Account:
         if self._is_closed:
             return
         self._is_closed = True
+        if not self.attempts:
+            self._books.refused()
         self._write_pending(is_answer=True)
         self._settle(0, 0)
         self._note(status, outcome, NOTHING, 0)
