@@ -119,8 +119,8 @@ class Clients:
 
     @property
     def needs_key(self) -> bool:
-        """As soon as there is a proxy token, or any key that is enabled."""
-        return bool(self._by_key)
+        """As soon as there is a proxy token, or any client: one that is disabled opens the door to nobody."""
+        return bool(self._proxy or self._accounts)
 
     def adopt(self, keys: Sequence[ClientKey]) -> None:
         """What is stored now. What was spent and held goes on."""
@@ -142,7 +142,7 @@ class Clients:
 
     def who(self, token: str) -> Client | None:
         """Whose token it is; None = nobody's. Only hashes are compared: time tells nothing of the keys."""
-        return self._by_key.get(digest(token)) if self._by_key else NOBODY
+        return self._by_key.get(digest(token)) if self.needs_key else NOBODY
 
     def reserve(self, client: Client, tokens: int, cost: int, now: float) -> Hold:
         """Hold back what a call will use at least. Raises `BudgetSpent`."""

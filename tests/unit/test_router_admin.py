@@ -351,8 +351,9 @@ async def test_a_client_key_is_told_once_and_renewed(desk: Desk) -> None:
     assert desk.clients.who(key) is None and desk.clients.who(renewed) is not None
     changed = await desk.put(f"/clients/{made['id']}", {"enabled": False, "tokens_per_day": 5})
     assert (changed["enabled"], changed["tokens_per_day"], changed["cost_per_day"]) == (False, 5, 0.1)
-    assert not desk.clients.needs_key
+    assert desk.clients.needs_key and desk.clients.who(renewed) is None
     assert await desk.delete(f"/clients/{made['id']}") == {"status": "deleted", "id": made["id"]}
+    assert not desk.clients.needs_key
     assert await desk.get("/clients") == []
 
 

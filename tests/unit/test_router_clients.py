@@ -54,13 +54,22 @@ def test_without_any_key_everybody_may_call() -> None:
     assert clients.who("whatever an SDK sends") == Client()
 
 
-def test_a_proxy_token_or_an_enabled_key_makes_keys_necessary() -> None:
+def test_a_proxy_token_or_a_client_makes_keys_necessary() -> None:
     assert Clients("proxy").needs_key
     clients = Clients()
-    clients.adopt([client_key(enabled=False)])
-    assert not clients.needs_key
     clients.adopt([client_key()])
     assert clients.needs_key
+    assert clients.who("another") is None
+
+
+def test_to_disable_the_last_client_lets_nobody_in_and_to_delete_it_everybody() -> None:
+    clients, _ = only()
+    clients.adopt([client_key(enabled=False)])
+    assert clients.needs_key
+    assert clients.who("key 1") is None
+    clients.adopt([])
+    assert not clients.needs_key
+    assert clients.who("key 1") == Client()
 
 
 def test_a_token_is_its_clients_and_nobody_elses() -> None:
