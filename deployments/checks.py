@@ -197,14 +197,14 @@ async def crew_is_the_file(patient: Patient) -> Finding:
 
 async def pipelines_are_the_files(patient: Patient) -> Finding:
     house, folder = patient.open_house(), patient.settings.pipelines_folder
-    loaded = await house.engine.load()
+    loaded = await house.engine.pipelines.load()
     if not loaded:
         return Finding("fail", "There is no pipeline.", "Items cannot be filed.", SETUP)
     agents = [agent.slug for agent in await house.crew.agents()]
     if missing := sorted({s.agent for p in loaded.values() for s in p.stages if not s.is_engine} - {*agents}):
         fix = f"Put them into the roster, or change the pipelines. {APPLY}"
         return Finding("fail", f"No such agent: {', '.join(missing)}.", "Their stages never start.", fix)
-    if differences := await house.engine.drift(folder, agents):
+    if differences := await house.engine.pipelines.drift(folder, agents):
         return Finding("warn", "; ".join(differences), DRIFT, APPLY)
     return Finding("ok", f"{', '.join(sorted(loaded))}, as in {folder}.")
 

@@ -156,10 +156,10 @@ async def _roster(house: House, apply: bool) -> Step:
 async def _pipelines(house: House, apply: bool) -> Step:
     folder = house.settings.pipelines_folder
     agents = [agent.slug for agent in await house.crew.agents()]
-    if apply or not await house.engine.load():
-        changed = await house.engine.import_pipelines(folder, agents)
+    if apply or not await house.engine.pipelines.load():
+        changed = await house.engine.pipelines.import_from(folder, agents)
         return _step("pipelines", changed, ", ".join(changed))
-    return _told_only("pipelines", await house.engine.drift(folder, agents))
+    return _told_only("pipelines", await house.engine.pipelines.drift(folder, agents))
 
 
 def _told_only(name: str, differences: Sequence[str]) -> Step:

@@ -175,10 +175,10 @@ class _Surroundings:
         self._house = house
 
     async def first_stage(self, pipeline: str) -> str:
-        return await self._house.engine.first_stage(pipeline)
+        return await self._house.engine.pipelines.first_stage(pipeline)
 
     async def stages(self) -> Collection[str]:
-        pipelines = await self._house.engine.load()
+        pipelines = await self._house.engine.pipelines.load()
         return {stage.name for pipeline in pipelines.values() for stage in pipeline.stages}
 
     async def workers(self) -> Collection[str]:

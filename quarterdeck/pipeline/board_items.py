@@ -3,15 +3,16 @@
 It answers `heartbeat.sources.own_board.Items`, without either room knowing the other.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from quarterdeck.board import store as board_store
 from quarterdeck.board.cards import Card, Wanted
-from quarterdeck.board.model import FINAL, OUTSIDE, State, WorkItem
+from quarterdeck.board.model import FINAL, State, WorkItem
 from quarterdeck.board.service import Board
 from quarterdeck.kernel.database import Database, Unit
-from quarterdeck.kernel.errors import Conflict, NotFound
+from quarterdeck.kernel.errors import Conflict
 from quarterdeck.pipeline import rules, store, transitions
+from quarterdeck.pipeline.definition import Pipeline
 from quarterdeck.pipeline.service import Engine
 
 BY = "heartbeat"
@@ -25,9 +26,11 @@ class BoardItems:
         self._database = database
         self._board = board
         self._engine = engine
+        self._pipelines: Mapping[str, Pipeline] = {}
 
     async def unfinished(self) -> Sequence[Card]:
         """All items that are neither done nor cancelled."""
+        self._pipelines = await self._engine.pipelines.load()
         wanted = Wanted(state=tuple(state for state in State if state not in FINAL))
         found: list[Card] = []
         after: str | None = None
@@ -38,16 +41,16 @@ class BoardItems:
                 return found
 
     async def item(self, key: str) -> Card:
+        self._pipelines = await self._engine.pipelines.load()
         return await self._board.item(key)
 
     async def worker(self, card: Card) -> str | None:
-        """The agent of the stage it stands in; where the engine itself works, or none does, its assignee."""
-        if card.pipeline == OUTSIDE:
-            return card.assignee
-        try:
-            stage = (await self._engine.pipeline(card.pipeline)).stage(card.stage)
-        except NotFound:  # its pipeline was taken away: the other items must be seen all the same
-            return card.assignee
+        """The agent of the stage it stands in; where the engine itself works, or none does, its assignee.
+
+        By its pipeline as it was when the card was read.
+        """
+        pipeline = self._pipelines.get(card.pipeline)
+        stage = pipeline.stage(card.stage) if pipeline else None
         return stage.agent if stage and not stage.is_engine else card.assignee
 
     async def states(self, keys: Sequence[str]) -> dict[str, State]:

@@ -1,11 +1,10 @@
-"""What the pipeline room can do: load pipelines, hand out claims, and take people's decisions."""
+"""What the pipeline room can do: hand out claims, and take people's decisions."""
 
 import os
 import socket
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from functools import cache
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -15,13 +14,12 @@ from quarterdeck.board.model import OUTSIDE, State, WorkItem
 from quarterdeck.crew.model import AgentRun
 from quarterdeck.crew.service import Crew
 from quarterdeck.kernel.database import Database, Unit
-from quarterdeck.kernel.documents import load_yaml
 from quarterdeck.kernel.errors import Conflict, Forbidden, Invalid, Misconfigured, NotFound
 from quarterdeck.kernel.idempotency import Request, earlier_answer, remember
 from quarterdeck.kernel.identity import Caller
 from quarterdeck.pipeline import rules, store, transitions
-from quarterdeck.pipeline.definition import Pipeline, Stage
-from quarterdeck.pipeline.model import Approval, Claim, StoredPipeline
+from quarterdeck.pipeline.model import Approval, Claim
+from quarterdeck.pipeline.pipelines import Pipelines
 from quarterdeck.pipeline.store import Candidate
 from quarterdeck.pipeline.work import LEASE, StageWork, Ticket
 
@@ -44,61 +42,12 @@ def is_dead(holder: str) -> bool:
 
 
 class Engine:
-    """The engine that alone moves items. Cheap to make; keeps loaded pipelines in memory."""
+    """The engine that alone moves items. Cheap to make."""
 
     def __init__(self, database: Database, crew: Crew) -> None:
         self.database = database
         self.crew = crew
-        self._pipelines: dict[str, Pipeline] = {}
-
-    # Pipelines
-
-    async def load(self) -> Mapping[str, Pipeline]:
-        """Read the pipelines of the table; call again after an import."""
-        async with self.database.read() as session:
-            stored = await store.pipelines(session)
-        self._pipelines = {row.name: Pipeline.model_validate(row.definition) for row in stored}
-        return self._pipelines
-
-    async def pipeline(self, name: str) -> Pipeline:
-        """Raises `NotFound` naming the pipelines there are."""
-        if name not in self._pipelines:
-            await self.load()
-        if name not in self._pipelines:
-            raise NotFound.among("pipeline", name, self._pipelines)
-        return self._pipelines[name]
-
-    async def first_stage(self, pipeline: str) -> str:
-        """Where a new item of this pipeline starts."""
-        return (await self.pipeline(pipeline)).stages[0].name
-
-    async def import_pipelines(self, folder: Path, agents: Sequence[str]) -> list[str]:
-        """Take the files of a folder into the table; returns the names that changed.
-
-        Raises `Misconfigured` with file and line: nothing is imported then.
-        """
-        found = read_pipelines(folder, agents)
-        async with self.database.command("import pipelines") as unit:
-            stored = {row.name: row for row in await store.pipelines(unit.session)}
-            changed = [pipeline for pipeline in found if _differs(pipeline, stored.get(pipeline.name))]
-            for pipeline in changed:
-                row = stored.get(pipeline.name) or StoredPipeline(
-                    name=pipeline.name, definition={}, updated_at=unit.now
-                )
-                row.definition, row.updated_at = pipeline.model_dump(mode="json"), unit.now
-                unit.session.add(row)
-        await self.load()
-        return [pipeline.name for pipeline in changed]
-
-    async def drift(self, folder: Path, agents: Sequence[str]) -> list[str]:
-        """Sentences about pipelines whose file and table differ."""
-        found = {pipeline.name: pipeline for pipeline in read_pipelines(folder, agents)}
-        async with self.database.read() as session:
-            stored = {row.name: row for row in await store.pipelines(session)}
-        changed = [
-            f"pipeline {n!r}: the file differs" for n, p in found.items() if _differs(p, stored.get(n))
-        ]
-        return changed + [f"pipeline {name!r} has no file" for name in stored if name not in found]
+        self.pipelines = Pipelines(database)
 
     # Work
 
@@ -109,7 +58,7 @@ class Engine:
             free = await self.crew.free_slots(session)
             busy = [
                 (pipeline.name, stage.name)
-                for pipeline in (self._pipelines or await self.load()).values()
+                for pipeline in (await self.pipelines.all(session)).values()
                 for stage in pipeline.stages
                 if not stage.is_engine and free.get(stage.agent, 0) <= 0
             ]
@@ -130,21 +79,26 @@ class Engine:
     async def claim(self, wanted: Candidate, flow_run: str = "", holder: str | None = None) -> StageWork:
         """Take (item, stage, round), with a new fencing number.
 
-        Raises `NotFound`, or `Conflict` when another holds it or there is nothing to do in this state.
+        Raises `NotFound`, or `Conflict` when another holds it or there is nothing to do in this state. An
+        item whose stage was taken out of its pipeline becomes a person's move.
         """
         holder = holder or this_holder()
         async with self.database.command("claim") as unit:
             item = await store.item_for_update(unit.session, wanted.key)
             self._must_be_claimable(item, wanted)
             claim = await store.claim_for_update(unit.session, item.id, item.stage, item.round)
-            claim = self._take(unit, item, claim, holder, flow_run)
-            item.state, item.wake_at, item.move = State.RUNNING, None, None
-            transitions.touch(unit, item)
-            await unit.session.flush()
-            assert claim.id is not None
-            ticket = Ticket(claim.id, claim.fence, item.key, item.stage, item.round)
-            pipeline = item.pipeline
-        return StageWork(self.database, self.crew, ticket, await self.pipeline(pipeline))
+            self._must_be_free(unit, item, claim)
+            lost: Conflict | None = None
+            try:
+                pipeline, _ = await self.pipelines.way_of(unit.session, item)
+            except (NotFound, Misconfigured) as error:
+                lost = Conflict(error.detail, error.instruction, code="no_stage")
+                transitions.block(unit, item, rules.Block(lost.detail, f"{lost.instruction} Then retry it."))
+            else:
+                ticket = await self._take(unit, item, claim, holder, flow_run)
+        if lost:
+            raise lost
+        return StageWork(self.database, self.crew, ticket, pipeline)
 
     @staticmethod
     def _must_be_claimable(item: WorkItem, wanted: Candidate) -> None:
@@ -161,9 +115,26 @@ class Engine:
                 "Approve, retry or reopen it first.",
                 code="nothing_to_do",
             )
+        if item.pipeline == OUTSIDE:
+            raise Conflict(
+                f"{item.key} stands for work of another source.",
+                "Its agent's heartbeat sees to it.",
+                code="not_ours",
+            )
 
     @staticmethod
-    def _take(unit: Unit, item: WorkItem, claim: Claim | None, holder: str, flow_run: str) -> Claim:
+    def _must_be_free(unit: Unit, item: WorkItem, claim: Claim | None) -> None:
+        if claim and claim.leased_until > unit.now and claim.holder and not is_dead(claim.holder):
+            raise Conflict(
+                f"{item.key} · {item.stage} · {item.round} is already claimed by {claim.holder}.",
+                "It is being worked on: nothing to do.",
+                code="already_claimed",
+            )
+
+    @staticmethod
+    async def _take(unit: Unit, item: WorkItem, claim: Claim | None, holder: str, flow_run: str) -> Ticket:
+        item.state, item.wake_at, item.move = State.RUNNING, None, None
+        transitions.touch(unit, item)
         if claim is None:
             claim = Claim(
                 item_id=item.id,
@@ -175,17 +146,13 @@ class Engine:
                 started_at=unit.now,
                 taken_at=unit.now,
             )
-        elif claim.leased_until > unit.now and claim.holder and not is_dead(claim.holder):
-            raise Conflict(
-                f"{item.key} · {item.stage} · {item.round} is already claimed by {claim.holder}.",
-                "It is being worked on: nothing to do.",
-                code="already_claimed",
-            )
         claim.fence += 1
         claim.holder, claim.flow_run = holder, flow_run
         claim.leased_until, claim.taken_at = unit.now + LEASE, unit.now
         unit.session.add(claim)
-        return claim
+        await unit.session.flush()
+        assert claim.id is not None
+        return Ticket(claim.id, claim.fence, item.key, item.stage, item.round)
 
     async def run_of(self, ticket: Ticket) -> AgentRun | None:
         """The agent run of a claim, if there is one already."""
@@ -356,8 +323,7 @@ class Engine:
             door=caller.door,
             comment=comment,
         )
-        pipeline = await self.pipeline(item.pipeline)
-        stage = self._stage(pipeline, item)
+        pipeline, stage = await self.pipelines.way_of(unit.session, item)
         step = rules.advance(pipeline, stage) if approved else rules.rejected(pipeline, stage, name, comment)
         await transitions.go(unit, item, step)
         unit.wake("approvals", approval.id)
@@ -425,20 +391,10 @@ class Engine:
                     f"Unblock it there: `quarterdeck heartbeat unblock {item.assignee} {key}`.",
                     code="not_ours",
                 )
-            stage = self._stage(await self.pipeline(item.pipeline), item)
+            _, stage = await self.pipelines.way_of(unit.session, item)
             await transitions.put(unit, item, rules.retried(transitions.standing(item), stage))
             unit.record("item_retried", item=key, by=caller.name, stage=item.stage, comment=comment)
         return item
-
-    @staticmethod
-    def _stage(pipeline: Pipeline, item: WorkItem) -> Stage:
-        stage = pipeline.stage(item.stage)
-        if stage is None:
-            raise Misconfigured(
-                f"{item.key} stands in {item.stage!r}, which pipeline {pipeline.name!r} no longer has.",
-                "Put the stage back into the pipeline file, then `quarterdeck setup --apply`.",
-            )
-        return stage
 
     # Approval forms (shown by whoever has a UI; the decision never waits for them)
 
@@ -475,26 +431,3 @@ def _already_decided(key: str, approval: Approval) -> Conflict:
         code="already_decided",
         by=approval.decided_by,
     )
-
-
-def read_pipelines(folder: Path, agents: Sequence[str]) -> list[Pipeline]:
-    """All pipeline files of a folder, checked."""
-    return [read_pipeline(path, agents) for path in sorted(folder.glob("*.yaml"))]
-
-
-def read_pipeline(path: Path, agents: Sequence[str]) -> Pipeline:
-    """One pipeline file, checked. Raises `Misconfigured` with file and line."""
-    document = load_yaml(path)
-    pipeline = document.validate(Pipeline)
-    for position, stage in enumerate(pipeline.stages):
-        if not stage.is_engine and stage.agent not in agents:
-            raise document.wrong(
-                ("stages", position, "agent"),
-                f"stage {stage.name!r} needs the agent {stage.agent!r}, who is not in the roster",
-                f"There is: {', '.join(sorted(agents)) or 'nobody'}. Correct the name, or add the agent.",
-            )
-    return pipeline
-
-
-def _differs(pipeline: Pipeline, row: StoredPipeline | None) -> bool:
-    return row is None or Pipeline.model_validate(row.definition) != pipeline

@@ -25,6 +25,11 @@ async def pipelines(session: AsyncSession) -> list[StoredPipeline]:
     return list((await session.exec(select(StoredPipeline).order_by(col(StoredPipeline.name)))).all())
 
 
+async def pipeline(session: AsyncSession, name: str) -> StoredPipeline | None:
+    statement = select(StoredPipeline).where(col(StoredPipeline.name) == name)
+    return (await session.exec(statement)).one_or_none()
+
+
 async def item_for_update(session: AsyncSession, key: str) -> WorkItem:
     """The item, locked until the transaction ends. Raises `NotFound`."""
     statement = select(WorkItem).where(col(WorkItem.key) == key).with_for_update()

@@ -35,7 +35,7 @@ async def move_in(house: House) -> None:
     roster = Roster.model_validate({"agents": agents, "people": people})
     await house.crew.import_roster(roster, {"ANNA": ANNA, "VIKTOR": VIKTOR})
     await house.crew.set_owner_token(OWNER)
-    await house.engine.import_pipelines(EXAMPLES / "pipelines", AGENTS)
+    await house.engine.pipelines.import_from(EXAMPLES / "pipelines", AGENTS)
 
 
 @asynccontextmanager

@@ -30,5 +30,5 @@ async def furnished(
     async with opened(House(settings, database)) as house:
         crew = read_roster(settings.crew_file)
         await house.crew.import_roster(crew, TOKENS)
-        await house.engine.import_pipelines(settings.pipelines_folder, [a.slug for a in crew.agents])
+        await house.engine.pipelines.import_from(settings.pipelines_folder, [a.slug for a in crew.agents])
         yield house

@@ -33,7 +33,9 @@ async def sleeper(house: House) -> None:
         roster.write_text(roster.read_text().replace("agents:\n", "agents:\n" + entry, 1))
         (house.settings.pipelines_folder / "long.yaml").write_text(LONG)
     await house.crew.import_roster(read_roster(roster), {})
-    await house.engine.import_pipelines(house.settings.pipelines_folder, sorted(await house.crew.names()))
+    await house.engine.pipelines.import_from(
+        house.settings.pipelines_folder, sorted(await house.crew.names())
+    )
 
 
 async def filed(house: House, project: str, pipeline: str = "long") -> str:

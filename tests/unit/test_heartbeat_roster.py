@@ -10,7 +10,7 @@ from deployments.setup import EXAMPLES
 from quarterdeck.crew.roster import read_roster
 from quarterdeck.heartbeat.roster import Heartbeat, Patrol, Scheduler, complaints, cron_of, read_all
 from quarterdeck.kernel.errors import Misconfigured
-from quarterdeck.pipeline.service import read_pipelines
+from quarterdeck.pipeline.pipelines import read_pipelines
 
 MINUTE = timedelta(minutes=1)
 

@@ -10,7 +10,7 @@ from sqlalchemy import update
 from quarterdeck.board.model import State
 from quarterdeck.house import House
 from quarterdeck.kernel.database import Database
-from quarterdeck.kernel.errors import Conflict, Forbidden, Invalid, Misconfigured, NotFound, Stale
+from quarterdeck.kernel.errors import Conflict, Forbidden, Invalid, NotFound, Stale
 from quarterdeck.kernel.identity import Caller
 from quarterdeck.kernel.settings import Settings
 from quarterdeck.pipeline.gates import Answer
@@ -388,33 +388,6 @@ async def test_an_engine_that_keeps_failing_asks_a_person_in_the_end(house: Hous
     assert item.state is State.BLOCKED
     assert item.move is not None
     assert item.move["why"] == "disk on fire"
-
-
-async def test_a_pipeline_file_with_a_stage_without_a_known_agent_is_refused_with_its_line(
-    house: House, tmp_path: Path
-) -> None:
-    folder = tmp_path / "other"
-    folder.mkdir()
-    file = folder / "odd.yaml"
-    file.write_text("name: odd\nstages:\n  - name: first\n    agent: nobody\n")
-    with pytest.raises(Misconfigured, match=r"odd\.yaml:4.*nobody"):
-        await house.engine.import_pipelines(folder, ["analyst"])
-    file.write_text("name: odd\nstages:\n  - name: first\n    agent: analyst\n    gates: [check_moon]\n")
-    with pytest.raises(Misconfigured, match=r"odd\.yaml:5"):
-        await house.engine.import_pipelines(folder, ["analyst"])
-    file.write_text("name: odd\nstages:\n  - name: first\n")
-    with pytest.raises(Misconfigured, match=r"odd\.yaml:3.*agent"):
-        await house.engine.import_pipelines(folder, ["analyst"])
-    assert set(await house.engine.load()) == {"default"}, "nothing was imported"
-
-
-async def test_importing_the_same_pipelines_again_changes_nothing(house: House, tmp_path: Path) -> None:
-    folder, agents = tmp_path / "pipelines", ["analyst", "developer"]
-    assert await house.engine.import_pipelines(folder, agents) == []
-    file = folder / "default.yaml"
-    file.write_text(PIPELINE.replace("rounds: 1", "rounds: 2"))
-    assert await house.engine.drift(folder, agents) == ["pipeline 'default': the file differs"]
-    assert await house.engine.import_pipelines(folder, agents) == ["default"]
 
 
 async def test_publishing_that_is_refused_is_the_agents_failure(house: House) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from quarterdeck.board.model import State
+from quarterdeck.board.model import OUTSIDE, State
 from quarterdeck.crew.model import RunState
 from quarterdeck.crew.runtime import Outcome
 from quarterdeck.house import House
@@ -14,6 +14,7 @@ from quarterdeck.kernel.errors import Conflict, Stale
 from quarterdeck.kernel.settings import Settings
 from quarterdeck.pipeline.board_items import BoardItems
 from quarterdeck.pipeline.rules import Block, StartRun
+from quarterdeck.pipeline.store import item_for_update
 from tests.fakes.homes import furnished
 from tests.fakes.stage_work import OWNER, PIPELINE, filed, kinds, state, taken
 
@@ -71,3 +72,13 @@ async def test_a_block_from_outside_keeps_its_reason_and_is_told_once(house: Hou
     assert item.move is not None
     assert item.move["why"] == "it turns in circles"
     assert (await kinds(house, key)).count("item_blocked") == 1
+
+
+async def test_an_item_that_stands_for_work_of_another_source_cannot_be_claimed(house: House) -> None:
+    key = await filed(house)
+    async with house.database.command("adopt") as unit:
+        (await item_for_update(unit.session, key)).pipeline = OUTSIDE
+    with pytest.raises(Conflict) as refused:
+        await taken(house, key)
+    assert refused.value.code == "not_ours"
+    assert (await state(house, key)).state is State.QUEUED

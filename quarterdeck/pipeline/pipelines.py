@@ -1,0 +1,114 @@
+"""Pipelines: taken from files into their table, and read from there whenever they count.
+
+`setup --apply` changes them while desks are open, so nobody keeps them longer than a transaction.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from quarterdeck.board.model import WorkItem
+from quarterdeck.kernel.database import Database
+from quarterdeck.kernel.documents import load_yaml
+from quarterdeck.kernel.errors import Misconfigured, NotFound
+from quarterdeck.pipeline import store
+from quarterdeck.pipeline.definition import Pipeline, Stage
+from quarterdeck.pipeline.model import StoredPipeline
+
+
+class Pipelines:
+    """The pipelines there are."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._parsed: dict[str, tuple[dict[str, Any], Pipeline]] = {}
+
+    async def load(self) -> Mapping[str, Pipeline]:
+        """All pipelines of the table, by name."""
+        async with self._database.read() as session:
+            return await self.all(session)
+
+    async def all(self, session: AsyncSession) -> Mapping[str, Pipeline]:
+        return {row.name: self._parse(row) for row in await store.pipelines(session)}
+
+    def _parse(self, row: StoredPipeline) -> Pipeline:
+        """Once for each definition."""
+        definition, pipeline = self._parsed.get(row.name, (None, None))
+        if pipeline is None or definition != row.definition:
+            pipeline = Pipeline.model_validate(row.definition)
+            self._parsed[row.name] = (row.definition, pipeline)
+        return pipeline
+
+    async def one(self, session: AsyncSession, name: str) -> Pipeline:
+        """Raises `NotFound` naming the pipelines there are."""
+        if row := await store.pipeline(session, name):
+            return self._parse(row)
+        raise NotFound.among("pipeline", name, await self.all(session))
+
+    async def way_of(self, session: AsyncSession, item: WorkItem) -> tuple[Pipeline, Stage]:
+        """The item's pipeline, and the stage it stands in. Raises `NotFound`, or `Misconfigured`."""
+        pipeline = await self.one(session, item.pipeline)
+        stage = pipeline.stage(item.stage)
+        if stage is None:
+            raise Misconfigured(
+                f"{item.key} stands in {item.stage!r}, which pipeline {pipeline.name!r} no longer has.",
+                "Put the stage back into the pipeline file, then `quarterdeck setup --apply`.",
+            )
+        return pipeline, stage
+
+    async def first_stage(self, pipeline: str) -> str:
+        """Where a new item of this pipeline starts."""
+        async with self._database.read() as session:
+            return (await self.one(session, pipeline)).stages[0].name
+
+    async def import_from(self, folder: Path, agents: Sequence[str]) -> list[str]:
+        """Take the files of a folder into the table; returns the names that changed.
+
+        Raises `Misconfigured` with file and line: nothing is imported then.
+        """
+        found = read_pipelines(folder, agents)
+        async with self._database.command("import pipelines") as unit:
+            stored = {row.name: row for row in await store.pipelines(unit.session)}
+            changed = [pipeline for pipeline in found if _differs(pipeline, stored.get(pipeline.name))]
+            for pipeline in changed:
+                row = stored.get(pipeline.name) or StoredPipeline(
+                    name=pipeline.name, definition={}, updated_at=unit.now
+                )
+                row.definition, row.updated_at = pipeline.model_dump(mode="json"), unit.now
+                unit.session.add(row)
+        return [pipeline.name for pipeline in changed]
+
+    async def drift(self, folder: Path, agents: Sequence[str]) -> list[str]:
+        """Sentences about pipelines whose file and table differ."""
+        found = {pipeline.name: pipeline for pipeline in read_pipelines(folder, agents)}
+        async with self._database.read() as session:
+            stored = {row.name: row for row in await store.pipelines(session)}
+        changed = [
+            f"pipeline {n!r}: the file differs" for n, p in found.items() if _differs(p, stored.get(n))
+        ]
+        return changed + [f"pipeline {name!r} has no file" for name in stored if name not in found]
+
+
+def read_pipelines(folder: Path, agents: Sequence[str]) -> list[Pipeline]:
+    """All pipeline files of a folder, checked."""
+    return [read_pipeline(path, agents) for path in sorted(folder.glob("*.yaml"))]
+
+
+def read_pipeline(path: Path, agents: Sequence[str]) -> Pipeline:
+    """One pipeline file, checked. Raises `Misconfigured` with file and line."""
+    document = load_yaml(path)
+    pipeline = document.validate(Pipeline)
+    for position, stage in enumerate(pipeline.stages):
+        if not stage.is_engine and stage.agent not in agents:
+            raise document.wrong(
+                ("stages", position, "agent"),
+                f"stage {stage.name!r} needs the agent {stage.agent!r}, who is not in the roster",
+                f"There is: {', '.join(sorted(agents)) or 'nobody'}. Correct the name, or add the agent.",
+            )
+    return pipeline
+
+
+def _differs(pipeline: Pipeline, row: StoredPipeline | None) -> bool:
+    return row is None or Pipeline.model_validate(row.definition) != pipeline
