@@ -63,7 +63,8 @@ class GateVerdict(StrEnum):
 class GateCheck(SQLModel, table=True):
     """One answer of one gate in one round; a pending one is replaced by the next answer.
 
-    `snapshot` is what the database had seen when the gate was asked (see `CommitNews`).
+    `first_at` is when it first said anything about this commit, `snapshot` what the database had seen when
+    the gate was asked (see `CommitNews`).
     """
 
     __tablename__ = "gate_checks"

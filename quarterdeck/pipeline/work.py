@@ -206,7 +206,7 @@ class StageWork:
             unit.record("work_refused", item=item.key, reason=reason)
 
     async def gate_answered(self, gate: str, answer: Answer, snapshot: str) -> None:
-        """Record a gate's answer; a pending one keeps the time of the first.
+        """Record a gate's answer; a pending one keeps the time of the first about its commit.
 
         `snapshot` is the assignment's, taken before the gate was asked.
         """
@@ -221,6 +221,8 @@ class StageWork:
                 first_at=unit.now,
                 at=unit.now,
             )
+            if check.commit != answer.commit:
+                check.first_at = unit.now
             check.verdict, check.reason, check.commit, check.at = (
                 answer.verdict, answer.reason, answer.commit, unit.now,
             )  # fmt: skip

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.errors import Conflict, Forbidden, Invalid, NotFound, Stale
 from quarterdeck.kernel.identity import Caller
 from quarterdeck.kernel.settings import Settings
-from quarterdeck.pipeline.gates import Answer
+from quarterdeck.pipeline.gates import NO_CI_PATIENCE, Answer
 from quarterdeck.pipeline.model import Claim, GateVerdict
 from quarterdeck.pipeline.rules import (
     AwaitRun,
@@ -27,6 +28,7 @@ from quarterdeck.pipeline.rules import (
 from quarterdeck.pipeline.service import this_holder
 from quarterdeck.pipeline.store import Candidate
 from quarterdeck.pipeline.work import StageWork
+from tests.fakes.clock import ManualClock
 from tests.fakes.homes import furnished
 from tests.fakes.stage_work import (
     OWNER,
@@ -286,6 +288,25 @@ async def test_news_that_come_just_before_an_item_waits_are_not_missed(house: Ho
     assert isinstance(step, Wait)
     await work.record(step)
     assert await house.engine.candidates(10) == [Candidate(key, "development", 1)]
+
+
+async def test_a_new_commit_is_waited_for_as_long_as_the_one_before(house: House) -> None:
+    clock = house.database.clock = ManualClock()
+    key = await filed(house)
+    await pass_stage(house, key)
+    await house.engine.decide(key, OWNER, approved=True)
+    work = await taken(house, key)
+    await finish_run(work)
+    snapshot = (await work.assignment()).snapshot
+    await work.gate_answered("check_ci_green", PENDING, snapshot)
+    clock.go(300)
+    unknown = replace(PENDING, commit="d" * 40, patience=NO_CI_PATIENCE)
+    for seconds in (0, 119):
+        clock.go(seconds)
+        await work.gate_answered("check_ci_green", unknown, snapshot)
+        assert isinstance(await work.next_step(), Wait)
+    clock.go(1)
+    assert isinstance(await work.next_step(), Block)
 
 
 async def test_old_news_wake_nobody(house: House) -> None:
