@@ -239,6 +239,7 @@ class Bots:
             allowed_chats=frozenset(row.allowed_chats),
             token=await self._token(row),
             api_base=await self._base_of(row.connection),
+            trouble=row.trouble,
         )
 
     async def adopt_connections(self) -> None:

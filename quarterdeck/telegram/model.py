@@ -165,7 +165,10 @@ class Identity:
 
 @dataclass(frozen=True)
 class Lease:
-    """A bot that this listener serves, as long as nobody took it with a higher fence."""
+    """A bot that this listener serves, as long as nobody took it with a higher fence.
+
+    `trouble` is what an earlier listener noted, and may be over.
+    """
 
     agent_id: str
     bot_id: str
@@ -174,6 +177,7 @@ class Lease:
     allowed_chats: frozenset[int] = frozenset()
     token: str = field(default="", repr=False)
     api_base: str = ""
+    trouble: str = ""
 
 
 @dataclass(frozen=True)

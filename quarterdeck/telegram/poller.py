@@ -20,8 +20,8 @@ from quarterdeck.telegram.writer import Writer
 
 log = structlog.get_logger(__name__)
 
-Report = Callable[[str], Awaitable[None]]
-"""Tells people of a trouble; an empty text: it is over."""
+Report = Callable[[str], Awaitable[bool]]
+"""Tells people of a trouble (an empty text: it is over); False: it could not be written down now."""
 
 CONFLICT_PAUSE, LONGEST_CONFLICT_PAUSE = 5.0, 60.0
 FORGOTTEN = timedelta(days=6)
@@ -52,7 +52,7 @@ class Poller:
         self._last_update_at: datetime | None = None
         self._failures = 0
         self._conflicts = 0
-        self._has_trouble = False
+        self._has_trouble = bool(lease.trouble)
         self.polled_at: datetime | None = None
 
     async def run(self) -> str:
@@ -107,17 +107,16 @@ class Poller:
                 await self._sleep(min(next(waits), 5.0))
 
     async def _all_is_well(self) -> None:
-        if self._has_trouble:
+        if self._has_trouble and await self._report(""):
             self._has_trouble = False
-            await self._report("")
 
     async def _give_way(self, answer: Refused) -> None:
         """Somebody else polls this bot, or a webhook is set: said once, then with growing pauses."""
         if "webhook" in answer.description:
             await self._api.call("deleteWebhook", {"drop_pending_updates": False})
         if not self._has_trouble:
-            self._has_trouble = True
-            await self._report(f"Somebody else receives the updates of this bot: {answer.description}")
+            said = f"Somebody else receives the updates of this bot: {answer.description}"
+            self._has_trouble = await self._report(said)
         self._conflicts += 1
         await self._sleep(min(CONFLICT_PAUSE * 2 ** (self._conflicts - 1), LONGEST_CONFLICT_PAUSE))
 

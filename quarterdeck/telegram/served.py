@@ -118,20 +118,22 @@ class ServedBot:
             unit.wake(BOTS_TOPIC, row.agent_id)
         log.error("bot_stopped", agent=self.lease.agent_id, bot=self.lease.bot_id, reason=reason)
 
-    async def _report(self, trouble: str) -> None:
-        """People are told when a trouble begins, and see in the list when it is over."""
+    async def _report(self, trouble: str) -> bool:
+        """People are told when a trouble begins, and see in the list when it is over. See `poller.Report`."""
         try:
             async with self._database.command("report bot") as unit:
                 row = await store.held(unit, self.lease)
                 if row is None or row.trouble == trouble:
-                    return
+                    return True
                 row.trouble = trouble
                 if trouble:
                     said = f"The bot of {row.agent_id} (@{row.username}): {trouble}"
                     unit.record("error", reason=said, agent=row.agent_id, bot=row.bot_id)
         except Unavailable as error:
             log.warning("trouble_not_recorded", agent=self.lease.agent_id, reason=error.detail)
+            return False
         log.warning("bot_trouble", agent=self.lease.agent_id, trouble=trouble or "over")
+        return True
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()):

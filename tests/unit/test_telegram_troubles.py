@@ -102,6 +102,27 @@ async def test_a_bot_that_is_polled_elsewhere_is_told_once_and_goes_on_when_that
     assert TOKEN not in told
 
 
+async def test_a_trouble_that_another_listener_noted_is_over_when_the_bot_polls_and_is_told_when_it_returns(
+    room, telegram
+):
+    async def troubled(is_so: bool) -> None:
+        async with asyncio.timeout(15):
+            while bool((await room.bots.show("analyst")).trouble) is not is_so:
+                await asyncio.sleep(0.01)
+
+    telegram.fail("getUpdates", 409, CONFLICT, times=1_000_000)
+    async with running(room.gateway(sleep=at_once)):
+        await troubled(True)
+    telegram.calm()
+    telegram.say("one")  # so that the next poll ends
+    async with running(room.gateway(sleep=at_once)):
+        await troubled(False)
+        telegram.fail("getUpdates", 409, CONFLICT, times=1_000_000)
+        telegram.say("two")
+        await troubled(True)
+    assert len(await errors(room)) == 2
+
+
 async def test_a_webhook_that_is_set_is_taken_away_and_no_update_with_it(room, telegram):
     telegram.state.bots[TOKEN].webhook = "https://example.org/hook"
     heard = Heard()
