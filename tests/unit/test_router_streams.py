@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -12,7 +13,7 @@ from quarterdeck.router.backend import PICO, Pool
 from quarterdeck.router.exchange import Outcome
 from tests.fakes.provider import FakeProvider
 from tests.fakes.provider_faults import HUGE, PAUSE, K
-from tests.fakes.served_router import Budget, Guest, MemoryClients, Servant, Served, backend
+from tests.fakes.served_router import CHAT, Budget, Guest, MemoryClients, Servant, Served, asked, backend
 
 Frames = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -346,6 +347,28 @@ async def test_a_stop_answers_plain_calls_that_wait() -> None:
         answer = await asking
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "stopping")
         assert [call.outcome for call in router.calls] == [Outcome.ABORTED]
+
+
+async def test_a_call_that_was_still_being_sent_when_the_stop_began_is_told_so() -> None:
+    router = Served([backend("http://127.0.0.1:9", "gpt")])
+    body = json.dumps(asked("gpt", stream=True)).encode()
+    parts = [(body[:9], True), (body[9:], False)]
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        if len(parts) == 1:
+            await router.app.drain(0.05)
+        part, more = parts.pop(0)
+        return {"type": "http.request", "body": part, "more_body": more}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": CHAT, "query_string": b"", "headers": []}
+    await router.app(scope, receive, send)
+    assert sent[0]["status"] == 503
+    assert json.loads(sent[1]["body"])["error"]["code"] == "stopping"
+    assert (router.calls, router.refused) == ([], 1)
 
 
 class SlowCounter:

@@ -166,6 +166,8 @@ class Application:
         raw = await read_body(receive, headers, self._balancer.tuning.largest_body_bytes)
         if raw is None:
             return None
+        if self._is_draining:  # the stop began while the body came
+            raise _stopping()
         body, model = parsed(raw)
         if not self._balancer.knows(model):
             raise _unknown(model)
