@@ -3,6 +3,8 @@
 from typing import Any
 
 from quarterdeck.router.backend import Backend, Mapping
+from quarterdeck.router.limits.balancer import Balancer
+from quarterdeck.router.limits.standing import ProbeResult
 
 MODEL = "large"
 START = 1_800_000_000.0
@@ -18,3 +20,9 @@ def backend(name: str, *models: str, **values: Any) -> Backend:
         "mappings": mappings,
     } | values
     return Backend(id=name, name=name, **values)
+
+
+def probed(desk: Balancer, name: str, result: ProbeResult, now: float) -> None:
+    """A probe of this backend came back: as it is now, or of one that is gone."""
+    asked = next((one for one in desk.backends() if one.id == name), backend(name))
+    desk.probed(asked, result, now)

@@ -14,7 +14,7 @@ from quarterdeck.router.config import Tuning
 from quarterdeck.router.limits.balancer import Admission, Balancer, PoolCount
 from quarterdeck.router.limits.rules import Hint, LimitHint
 from quarterdeck.router.limits.standing import HealthChanged, ProbeResult, State, StatusChanged
-from tests.fakes.backends import MODEL, START, backend
+from tests.fakes.backends import MODEL, START, backend, probed
 
 
 def balancer(*backends: Backend, tuning: Tuning | None = None) -> Balancer:
@@ -40,7 +40,7 @@ def take(desk: Balancer, now: float = START) -> Admission:
 
 def break_it(desk: Balancer, name: str, times: int, now: float = START) -> None:
     for _ in range(times):
-        desk.probed(name, ProbeResult(500), now)
+        probed(desk, name, ProbeResult(500), now)
 
 
 # -- the choice --------------------------------------------------------------------------------------------
@@ -145,13 +145,13 @@ def test_a_backend_is_down_after_three_failed_probes_and_back_after_a_good_one(s
     desk = balancer(backend("a"))
     seen = []
     for _ in range(3):
-        desk.probed("a", ProbeResult(status, reason="no answer"), START)
+        probed(desk, "a", ProbeResult(status, reason="no answer"), START)
         seen.append(desk.view("a", START).health)
     assert seen == [Health.DEGRADED, Health.DEGRADED, Health.DOWN]
     assert admitted(desk) == ""
     assert desk.wait_hint(MODEL, (), START) is None
     assert desk.view("a", START).reason == "no answer"
-    desk.probed("a", ProbeResult(200, 12), START + 60)
+    probed(desk, "a", ProbeResult(200, 12), START + 60)
     view = desk.view("a", START + 60)
     assert (view.health, view.failures, view.reason) == (Health.HEALTHY, 0, "")
     assert (view.latency_ms, view.status_code, view.checked_at) == (12, 200, START + 60)
@@ -190,9 +190,9 @@ def test_a_refused_key_is_an_error_until_a_probe_succeeds() -> None:
     assert admitted(desk) == ""
     assert desk.back_in(MODEL, START) is None
     for status in (500, 404, 429, 403):
-        desk.probed("a", ProbeResult(status), START + 1)
+        probed(desk, "a", ProbeResult(status), START + 1)
         assert desk.view("a", START + 1).status is Status.ERROR
-    desk.probed("a", ProbeResult(200), START + 2)
+    probed(desk, "a", ProbeResult(200), START + 2)
     assert desk.view("a", START + 2).status is Status.HEALTHY
     assert desk.admit(MODEL, (), START + 2)
     assert desk.admit(MODEL, (), START + 2) is None  # one trial first: not every probe asks for the key
@@ -201,7 +201,7 @@ def test_a_refused_key_is_an_error_until_a_probe_succeeds() -> None:
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_probe_with_a_refused_key_is_an_error(status: int) -> None:
     desk = balancer(backend("a"))
-    desk.probed("a", ProbeResult(status), START)
+    probed(desk, "a", ProbeResult(status), START)
     view = desk.view("a", START)
     assert (view.status, view.status_code) == (Status.ERROR, status)
     assert admitted(desk) == ""
@@ -210,10 +210,10 @@ def test_a_probe_with_a_refused_key_is_an_error(status: int) -> None:
 @pytest.mark.parametrize("status", [404, 405, 429])
 def test_a_probe_that_says_nothing_changes_neither_good_nor_bad(status: int) -> None:
     desk = balancer(backend("a"))
-    desk.probed("a", ProbeResult(status), START)
+    probed(desk, "a", ProbeResult(status), START)
     assert desk.view("a", START).health is Health.HEALTHY
     break_it(desk, "a", 1)
-    desk.probed("a", ProbeResult(status), START)
+    probed(desk, "a", ProbeResult(status), START)
     view = desk.view("a", START)
     assert (view.health, view.failures, view.status_code) == (Health.DEGRADED, 1, status)
 
@@ -221,20 +221,20 @@ def test_a_probe_that_says_nothing_changes_neither_good_nor_bad(status: int) -> 
 def test_a_backend_without_a_place_to_probe_comes_back_by_trials() -> None:
     desk = balancer(backend("a"))
     break_it(desk, "a", 5)
-    desk.probed("a", ProbeResult(404), START)
+    probed(desk, "a", ProbeResult(404), START)
     trial = take(desk)
     assert trial.is_trial
     assert desk.admit(MODEL, (), START) is None
     desk.failed(trial, START, "still broken")
     assert desk.view("a", START).health is Health.DOWN
-    desk.probed("a", ProbeResult(404), START + 60)
+    probed(desk, "a", ProbeResult(404), START + 60)
     desk.succeeded(take(desk, START + 60), START + 60)
     assert desk.view("a", START + 60).health is Health.HEALTHY
 
 
 def test_a_probe_cannot_open_a_key_that_does_not_open() -> None:
     desk = balancer(backend("a", fault="locked"))
-    desk.probed("a", ProbeResult(200), START)
+    probed(desk, "a", ProbeResult(200), START)
     desk.reset("a", START)
     assert desk.view("a", START).status is Status.ERROR
     assert admitted(desk) == ""
@@ -242,11 +242,23 @@ def test_a_probe_cannot_open_a_key_that_does_not_open() -> None:
     assert admitted(desk) == "a"
 
 
+@pytest.mark.parametrize("changed", [{"api_key": "new"}, {"api_base_url": "https://moved.test"}])
+def test_a_probe_with_the_key_or_at_the_address_of_before_proves_nothing(changed: dict[str, str]) -> None:
+    before = backend("a")
+    desk = balancer(before)
+    desk.adopt([backend("a", **changed)], START)
+    desk.probed(before, ProbeResult(401), START)
+    view = desk.view("a", START)
+    assert (view.status, view.status_code, desk.take_changes()) == (Status.HEALTHY, 0, [])
+    probed(desk, "a", ProbeResult(401), START)
+    assert desk.view("a", START).status is Status.ERROR
+
+
 def test_every_probe_is_told_with_its_own_code() -> None:
     desk = balancer(backend("a"))
-    desk.probed("a", ProbeResult(200, 40), START)
-    desk.probed("a", ProbeResult(0, 10_000, "timed out"), START + 60)
-    desk.probed("gone", ProbeResult(200), START)
+    probed(desk, "a", ProbeResult(200, 40), START)
+    probed(desk, "a", ProbeResult(0, 10_000, "timed out"), START + 60)
+    desk.probed(backend("gone"), ProbeResult(200), START)
     assert desk.take_changes() == [
         HealthChanged("a", Health.HEALTHY, 0, 40, 200, 1.0, START),
         HealthChanged("a", Health.DEGRADED, 1, 10_000, 0, 1.0, START + 60),
@@ -261,7 +273,7 @@ def test_the_success_rate_is_that_of_calls_in_the_last_five_minutes() -> None:
         desk.succeeded(take(desk), START)
     desk.failed(take(desk), START, "broken")
     desk.released(take(desk), START)
-    desk.probed("a", ProbeResult(500), START)
+    probed(desk, "a", ProbeResult(500), START)
     assert desk.view("a", START + 280).success_rate_5m == 0.75
     desk.succeeded(take(desk, START + 280), START + 280)
     assert desk.view("a", START + 280).success_rate_5m == 0.8
@@ -330,7 +342,7 @@ def test_emergencies_go_only_to_backends_that_map_the_model_and_are_well() -> No
     desk.limited(limited, START, LimitHint(), "")
     break_it(desk, "down", 3)
     break_it(desk, "weak", 1)
-    desk.probed("bad", ProbeResult(401), START)
+    probed(desk, "bad", ProbeResult(401), START)
     assert [emergency(desk) for _ in range(10)] == ["well", *["weak"] * 4, *["spare"] * 4, ""]
     assert emergency(desk, "nonsense") == ""
     assert emergency(desk, tried=others, now=START + 60) == ""
@@ -475,7 +487,7 @@ def test_pools_count_as_healthy_only_what_is_enabled_and_healthy() -> None:
     admission = desk.admit("other", (), START)
     assert admission
     desk.limited(admission, START, LimitHint(Limit.RATE, 9, Hint.RETRY_AFTER), "")
-    desk.probed("bad", ProbeResult(401), START)
+    probed(desk, "bad", ProbeResult(401), START)
     assert desk.pools(START) == {
         Pool.PRIMARY: PoolCount(total=5, enabled=4, healthy=1, cooling=1, error=2),
         Pool.FALLBACK: PoolCount(),
@@ -534,7 +546,7 @@ class Choices(RuleBasedStateMachine):
 
     @rule(data=st.data(), status=st.sampled_from([200, 200, 401, 500, 500]))
     def a_probe_comes_back(self, data: st.DataObject, status: int) -> None:
-        self.desk.probed(data.draw(st.sampled_from(self.names)), ProbeResult(status), self.now)
+        probed(self.desk, data.draw(st.sampled_from(self.names)), ProbeResult(status), self.now)
 
     def key(self, found: Backend) -> tuple[bool, bool, float]:
         view = self.desk.view(found.id, self.now)

@@ -22,7 +22,7 @@ from quarterdeck.router.limits.standing import (
     StatusChanged,
 )
 from quarterdeck.router.upkeep import changes_log
-from tests.fakes.backends import MODEL, START, backend
+from tests.fakes.backends import MODEL, START, backend, probed
 
 PLAIN = LimitHint()
 
@@ -275,7 +275,7 @@ def test_a_trial_with_a_refused_key_gives_its_place_back() -> None:
     desk.limited()
     desk.now += 30
     desk.balancer.bad_key(desk.admitted(), desk.now, "401")
-    desk.balancer.probed("a", ProbeResult(200), desk.now)
+    probed(desk.balancer, "a", ProbeResult(200), desk.now)
     assert len(desk.volley()) == 1
 
 
@@ -539,7 +539,7 @@ class Cooling(RuleBasedStateMachine):
 
     @rule(status=st.sampled_from([200, 404, 429, 401, 500, 0]))
     def a_probe_comes_back(self, status: int) -> None:
-        self.desk.balancer.probed("a", ProbeResult(status), self.desk.now)
+        probed(self.desk.balancer, "a", ProbeResult(status), self.desk.now)
         if status == 200:
             self.failures = 0
             if self.has_error:

@@ -268,10 +268,10 @@ class Balancer:
             standing.traffic.add(now, ok=ok)
         return standing
 
-    def probed(self, backend_id: str, result: ProbeResult, now: float) -> None:
-        """A probe came back (section 10). An unknown backend is ignored: it was deleted meanwhile."""
-        standing = self._standings.get(backend_id)
-        if standing is None:
+    def probed(self, backend: Backend, result: ProbeResult, now: float) -> None:
+        """A probe came back (section 10). It says nothing of a backend with another address or key by now."""
+        standing = self._standings.get(backend.id)
+        if standing is None or not standing.is_at(backend):
             return
         standing.probed(result, now)
         changes: list[Change] = []

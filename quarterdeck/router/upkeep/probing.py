@@ -70,7 +70,7 @@ class Prober:
     async def _one(self, gate: asyncio.Semaphore, backend: Backend) -> Probe:
         async with gate:
             result = await self._ask(backend)
-        self.balancer.probed(backend.id, result, self.now())
+        self.balancer.probed(backend, result, self.now())
         probe = probe_of(result.status)
         told = log.warning if probe in (Probe.FAILED, Probe.BAD_KEY) else log.debug
         event = "health_probe_failed" if probe in (Probe.FAILED, Probe.BAD_KEY) else "health_probe_ok"
