@@ -16,7 +16,7 @@ from contextlib import suppress
 import httpx
 import structlog
 
-from deployments import leash, starting
+from deployments import leash, process, starting
 from flows.approval import verdict
 from flows.stage import run_stage
 from quarterdeck.house import House, open_house
@@ -284,4 +284,4 @@ def _prefect() -> httpx.AsyncClient:
 
 
 if __name__ == "__main__":
-    main()
+    process.run(main)

@@ -11,7 +11,6 @@ from deployments import lean  # noqa: F401 - before all that imports structlog o
 import asyncio
 import signal
 import socket
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,7 +18,7 @@ from typing import Any
 import structlog
 import uvicorn
 
-from deployments import leash, litter
+from deployments import leash, litter, process
 from quarterdeck.kernel import log as logs
 from quarterdeck.kernel.errors import Misconfigured, QuarterdeckError
 from quarterdeck.kernel.postgres import Server as Postgres
@@ -153,11 +152,8 @@ def main() -> None:
     """The process."""
     import uvloop
 
-    try:
-        uvloop.run(serve())
-    except QuarterdeckError as error:
-        sys.exit(str(error))
+    uvloop.run(serve())
 
 
 if __name__ == "__main__":
-    main()
+    process.run(main)

@@ -16,11 +16,11 @@ import psutil
 import structlog
 from prefect.runner import Runner
 
-from deployments import leash
+from deployments import leash, process
 from deployments.catalogue import CATALOGUE, Entry, sweeps
 from deployments.registration import deployment_of, forget_sweeps
 from quarterdeck.house import open_house
-from quarterdeck.kernel.errors import QuarterdeckError
+from quarterdeck.kernel.errors import QuarterdeckError, Unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -104,5 +104,17 @@ async def _serve(
     return wanted
 
 
+def main() -> None:
+    """The process. Raises `Unavailable` when Prefect's server is not there."""
+    try:
+        asyncio.run(serve())
+    except httpx.TransportError as error:
+        raise Unavailable(
+            f"Prefect's server does not answer: {type(error).__name__}.",
+            "Start it with `quarterdeck up`; QUARTERDECK_PREFECT_PORT says where it is.",
+            code="prefect_unavailable",
+        ) from error
+
+
 if __name__ == "__main__":
-    asyncio.run(serve())
+    process.run(main)

@@ -26,7 +26,7 @@ import quarterdeck.pipeline.assignments_api
 import quarterdeck.pipeline.webhook_api
 import quarterdeck.telegram.api
 from deployments import api as deployments_api
-from deployments import home, leash, prefect_api, prefect_server
+from deployments import home, leash, prefect_api, prefect_server, process
 from quarterdeck.house import House, open_house
 from quarterdeck.kernel import log as logs
 from quarterdeck.kernel.database import Database
@@ -204,5 +204,10 @@ async def serve() -> None:
         await Server(config).serve()
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The process."""
     asyncio.run(serve())
+
+
+if __name__ == "__main__":
+    process.run(main)

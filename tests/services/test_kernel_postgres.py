@@ -441,7 +441,9 @@ def test_prefects_database_may_be_named() -> None:
     assert server.url(PREFECT, driver="asyncpg") == "postgresql+asyncpg://other/prefect"
 
 
-@pytest.mark.parametrize("text", ["sqlite:///x.db", "postgresql://host", "secret-without-scheme"])
+@pytest.mark.parametrize(
+    "text", ["sqlite:///x.db", "postgresql://host", "secret-without-scheme", "postgresql://u:p/w@host:port/d"]
+)
 def test_a_url_that_is_not_postgresql_is_refused_without_showing_it(text: str) -> None:
     with pytest.raises(Misconfigured) as caught:
         core_url(text)

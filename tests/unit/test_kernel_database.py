@@ -15,7 +15,7 @@ from sqlmodel import SQLModel, col, select, update
 
 from quarterdeck.kernel.bus import PostgresBus, Wake
 from quarterdeck.kernel.database import Database, Unit
-from quarterdeck.kernel.errors import Conflict, Unavailable
+from quarterdeck.kernel.errors import Conflict, Misconfigured, Unavailable
 from quarterdeck.kernel.journal import Event, OutboxMessage
 from quarterdeck.kernel.postgres import EmbeddedPostgres, core_url, libpq
 from tests.fakes.forking import Forks
@@ -216,6 +216,17 @@ def test_libpq_reads_what_your_own_url_says_as_sqlalchemy_does() -> None:
         "application_name": "my desk",
         "sslmode": "require",
     }
+
+
+@pytest.mark.parametrize(
+    "text", ["postgresql://anna:secret@db:port/desk", "postgresql://anna:p@x:secret/y@db/desk"]
+)
+def test_a_url_whose_port_is_no_number_is_refused_without_showing_it(text: str) -> None:
+    with pytest.raises(Misconfigured, match="port is not a number") as caught:
+        core_url(text)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+    assert "secret" not in str(caught.value)
 
 
 async def hear(bus: PostgresBus, heard: "asyncio.Queue[Wake]") -> None:

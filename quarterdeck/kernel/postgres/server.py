@@ -99,6 +99,8 @@ def core_url(text: str) -> URL:
         url = make_url(text)
     except ArgumentError:
         raise _wrong("it is not a URL") from None
+    except ValueError:
+        raise _wrong("its port is not a number") from None
     if url.get_backend_name() not in ("postgres", "postgresql"):
         raise _wrong(f"{url.get_backend_name()} is not PostgreSQL")
     if not url.database:
