@@ -15,8 +15,12 @@ from pathlib import Path
 import psutil
 import psycopg
 import pytest
+from sqlmodel import select
 
+from deployments import schema
+from quarterdeck.board.model import WorkItem
 from quarterdeck.kernel.bus import PostgresBus, Wake
+from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.errors import Misconfigured, QuarterdeckError, Unavailable
 from quarterdeck.kernel.postgres import (
     PREFECT,
@@ -28,6 +32,7 @@ from quarterdeck.kernel.postgres import (
 )
 from quarterdeck.kernel.postgres.programs import find_programs
 from quarterdeck.kernel.settings import Settings
+from quarterdeck.router.ledger.writer import Ledger
 from quarterdeck.router.storage.lease import Lease
 
 USER = """
@@ -434,6 +439,23 @@ def test_an_external_server_is_neither_started_nor_stopped() -> None:
             "postgresql+asyncpg://anna:p%40ss@db.example:6543/desk_prefect?ssl=require"
         )
         assert server.ensure_running() is False
+
+
+async def test_an_own_url_may_name_the_schema_of_everything(server: EmbeddedPostgres, tmp_path: Path) -> None:
+    with server.running(), connect(server) as admin:
+        admin.execute("create schema desk")
+        url = ExternalPostgres(f"{server.url()}&options=-csearch_path%3Ddesk").url()
+        schema.migrate(url)
+        database = Database(url)
+        async with database.read() as session:
+            assert (await session.exec(select(WorkItem))).all() == []
+            shown = (await session.connection()).exec_driver_sql("show timezone")
+            assert (await shown).scalar_one() == "UTC"
+        await database.close()
+        async with Ledger(url, tmp_path / "ledger", time.monotonic) as ledger:
+            assert ledger.totals.requests == 0
+        row = admin.execute("select count(*) from pg_tables where schemaname = 'public'").fetchone()
+        assert row == (0,)
 
 
 def test_prefects_database_may_be_named() -> None:

@@ -10,6 +10,7 @@ import psutil
 import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
+from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import SQLModel, col, select, update
 
@@ -227,6 +228,15 @@ def test_a_url_whose_port_is_no_number_is_refused_without_showing_it(text: str) 
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__
     assert "secret" not in str(caught.value)
+
+
+async def test_an_own_url_may_name_the_schema_and_times_stay_utc(database_url: str) -> None:
+    database = Database(f"{database_url}&options=-csearch_path%3Ddesk%20-ctimezone%3DAsia/Tokyo")
+    async with database.read() as session:
+        row = (await session.exec(text("show search_path"))).scalar_one()  # type: ignore[call-overload]
+        assert row == "desk"
+        assert (await session.exec(text("show timezone"))).scalar_one() == "UTC"  # type: ignore[call-overload]
+    await database.close()
 
 
 async def hear(bus: PostgresBus, heard: "asyncio.Queue[Wake]") -> None:

@@ -8,7 +8,15 @@ The first start takes about a second, later ones a tenth; `acquire`, `release` a
 
 from quarterdeck.kernel.postgres.embedded import EmbeddedPostgres, home_mode
 from quarterdeck.kernel.postgres.explain import explain_os
-from quarterdeck.kernel.postgres.server import CORE, PREFECT, ExternalPostgres, Server, core_url, libpq
+from quarterdeck.kernel.postgres.server import (
+    CORE,
+    PREFECT,
+    ExternalPostgres,
+    Server,
+    core_url,
+    libpq,
+    options,
+)
 from quarterdeck.kernel.settings import Settings
 
 __all__ = [
@@ -21,6 +29,7 @@ __all__ = [
     "explain_os",
     "home_mode",
     "libpq",
+    "options",
     "server_for",
 ]
 

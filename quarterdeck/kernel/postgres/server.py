@@ -123,6 +123,11 @@ def libpq(url: str, **more: str | int) -> str:
     return make_conninfo(**{**told, **more})
 
 
+def options(url: str, ours: str) -> str:
+    """libpq's `options` for a URL: its own, such as `-csearch_path=desk`, and ours, which win."""
+    return " ".join([*make_url(url).normalized_query.get("options", ()), ours])
+
+
 def _wrong(why: str) -> Misconfigured:
     return Misconfigured(
         f"QUARTERDECK_DATABASE_URL cannot be used: {why}.",

@@ -23,7 +23,7 @@ from psycopg import AsyncConnection
 
 from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.errors import Unavailable
-from quarterdeck.kernel.postgres import libpq
+from quarterdeck.kernel.postgres import libpq, options
 from quarterdeck.router.call import Call
 from quarterdeck.router.ledger import booking
 from quarterdeck.router.ledger.spool import Spool
@@ -50,8 +50,8 @@ _NETWORK: dict[str, Any] = {
     "keepalives_interval": 5,
     "keepalives_count": 3,
     "tcp_user_timeout": 15_000,
-    "options": "-c timezone=UTC -c application_name=quarterdeck-ledger",
 }
+_OPTIONS = "-c timezone=UTC -c application_name=quarterdeck-ledger"
 
 
 @dataclass(slots=True)
@@ -82,7 +82,8 @@ class Ledger:
 
     def __init__(self, database: Database | str, folder: Path, now: Callable[[], float]) -> None:
         """`folder` is where lines wait; `now` is the router's steady clock."""
-        self._conninfo = libpq(database if isinstance(database, str) else database.url)
+        url = database if isinstance(database, str) else database.url
+        self._conninfo = libpq(url, options=options(url, _OPTIONS))
         self._now = now
         self._calls = Spool(folder, "calls.v1")
         self._changes = Spool(folder, "changes.v1")
