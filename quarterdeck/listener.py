@@ -17,8 +17,12 @@ from quarterdeck.kernel.errors import Unavailable
 if TYPE_CHECKING:
     from quarterdeck.surfaces.telegram.surface import TelegramSurface
     from quarterdeck.telegram.gateway import Gateway
+    from quarterdeck.telegram.limits import Sleep
 
 log = structlog.get_logger(__name__)
+
+FORGETS_EVERY = 3600.0
+"""Seconds from one time that old turns and copies of files are dropped to the next."""
 
 
 @asynccontextmanager
@@ -33,12 +37,12 @@ async def opened_gateway(house: House) -> "AsyncIterator[Gateway]":
         gateway.add("router", forwarder)
     surface = house.telegram_surface(gateway, house.sends)
     gateway.add("surface", surface.consume, begins=surface.begins)
-    resuming = asyncio.create_task(_resume(surface))
+    attending = asyncio.create_task(attend(surface))
     try:
         yield gateway
     finally:
-        resuming.cancel()
-        await asyncio.gather(resuming, return_exceptions=True)
+        attending.cancel()
+        await asyncio.gather(attending, return_exceptions=True)
         await surface.close()
         if forwarder is not None:
             await forwarder.close()
@@ -48,6 +52,17 @@ async def listen(house: House, stopping: asyncio.Event, *, may_leave: bool = Fal
     """Serve the bots until told to stop; with `may_leave` also until there has been no bot for a minute."""
     async with opened_gateway(house) as gateway:
         await gateway.run(stopping, may_leave=may_leave)
+
+
+async def attend(surface: "TelegramSurface", sleep: "Sleep" = asyncio.sleep) -> None:
+    """Take up what a listener that is gone left unanswered; from then on drop what is old, for ever."""
+    await _resume(surface)
+    while True:
+        try:
+            await surface.forget_old()
+        except Exception:  # it is tried again, and nothing else depends on it
+            log.exception("surface_not_tidied")
+        await sleep(FORGETS_EVERY)
 
 
 async def _resume(surface: "TelegramSurface") -> None:

@@ -1,15 +1,21 @@
 """People talk to agents from Telegram: chats, commands, buttons, streams, groups, restarts."""
 
 import asyncio
+import os
+import time
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlmodel import select, update
 
 from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.errors import Conflict
+from quarterdeck.listener import attend
 from quarterdeck.surfaces.handlers.callback import asked
+from quarterdeck.surfaces.model import SurfaceTurn
 from quarterdeck.surfaces.protocol import (
     ConfirmationRequest,
     IncomingCallback,
@@ -21,6 +27,7 @@ from quarterdeck.surfaces.telegram import menu
 from quarterdeck.surfaces.telegram.strangers import PAUSE
 from tests.fakes.chatting import ANNA, ChatDesk, Slowly, chatting, message
 from tests.fakes.telegram import parsed
+from tests.fakes.telegram_gateway import until
 
 GROUP = -1001
 
@@ -220,24 +227,45 @@ async def test_what_a_process_left_unanswered_the_next_one_answers_once(desk: Ch
 async def test_what_was_left_open_and_is_told_again_while_it_is_answered_is_asked_once(
     desk: ChatDesk,
 ) -> None:
-    async def asked(times: int) -> None:
-        async with asyncio.timeout(5):
-            while slow.asked < times:
-                await asyncio.sleep(0.001)
-
     slow = Slowly(desk, ["never ", "ending", ""])
-    update = {"update_id": 5000, "message": message("hello")}
-    await desk.takes(dict(update), waits=False)
-    await asked(1)
+    told = {"update_id": 5000, "message": message("hello")}
+    await desk.takes(dict(told), waits=False)
+    await until(lambda: slow.asked == 1)
     await desk.surface.close()
     desk.surface = desk.made()
     await desk.surface.resume()
-    await asked(2)
-    await desk.takes(dict(update), waits=False)
+    await until(lambda: slow.asked == 2)
+    await desk.takes(dict(told), waits=False)
     slow.end()
     await desk.surface.idle()
     assert slow.asked == 2
     assert desk.said().count("never ending") == 1
+
+
+async def test_a_listener_that_stays_open_forgets_every_hour_what_is_old(desk: ChatDesk) -> None:
+    async def hour(seconds: float) -> None:
+        slept.append(seconds)
+        await hours.acquire()
+
+    slept, hours, sent = list[float](), asyncio.Semaphore(0), desk.ways.folder / "sent"
+    attending = asyncio.create_task(attend(desk.surface, hour))
+    try:
+        await until(lambda: len(slept) == 1)
+        await desk.writes("hello")
+        for name in ("old", "new"):
+            (sent / name).mkdir(parents=True)
+        days_ago = time.time() - 4 * 24 * 3600
+        os.utime(sent / "old", (days_ago, days_ago))
+        async with desk.database.command("let four days go by") as unit:
+            await unit.session.exec(update(SurfaceTurn).values(done_at=unit.now - timedelta(days=4)))
+        hours.release()
+        await until(lambda: len(slept) == 2)
+    finally:
+        attending.cancel()
+    assert slept == [3600, 3600]
+    assert [folder.name for folder in sent.iterdir()] == ["new"]
+    async with desk.database.read() as session:
+        assert (await session.exec(select(SurfaceTurn))).all() == []
 
 
 async def test_chats_survive_a_restart(desk: ChatDesk) -> None:

@@ -173,9 +173,12 @@ class TelegramSurface:
             native = read(_update(document))
             if native is not None:
                 await self._begin(native)
+        return len(left)
+
+    async def forget_old(self) -> None:
+        """Drop turns that were done, and copies of files that were sent, days ago."""
         await self._turns.forget_old()
         await asyncio.to_thread(_forget_files, self._ways.folder)
-        return len(left)
 
     async def idle(self) -> None:
         """Wait until everything that was taken in is answered."""
