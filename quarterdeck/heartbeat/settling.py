@@ -24,7 +24,7 @@ from quarterdeck.heartbeat.stall import people, recipients
 from quarterdeck.heartbeat.store import Records
 from quarterdeck.heartbeat.work import Ref, Source
 from quarterdeck.kernel.database import Database, Unit
-from quarterdeck.kernel.errors import QuarterdeckError
+from quarterdeck.kernel.errors import Misconfigured, QuarterdeckError
 
 log = structlog.get_logger(__name__)
 
@@ -153,7 +153,7 @@ class Settling:
         done, down = [], set()
         for entry in row.owed:
             if entry["source"] not in down:
-                if await self._do(entry):
+                if await self._do(row, entry):
                     done.append(entry)
                 else:
                     down.add(entry["source"])
@@ -170,7 +170,7 @@ class Settling:
                 fresh.owed, fresh.own_sign = left, own
                 unit.session.add(fresh)
 
-    async def _do(self, entry: Mapping[str, Any]) -> bool:
+    async def _do(self, row: Work, entry: Mapping[str, Any]) -> bool:
         """One action; False: the source is down, or shut to us. What it refuses is not asked again."""
         source, ref = self._sources.get(entry["source"]), Ref(entry["source"], entry["id"])
         if source is None:
@@ -178,7 +178,7 @@ class Settling:
         try:
             await act(source, ref, entry)
         except QuarterdeckError as error:
-            waits = may_work_later(error)
+            waits = may_work_later(error) and not _is_left(row, entry, error)
             event = "source_waits" if waits else "source_refused"
             log.warning(event, source=source.name, ref=ref.id, do=entry["do"], reason=error.detail)
             return not waits
@@ -195,6 +195,12 @@ class Settling:
             if place is not None and (found := sign(place, now)):
                 signs.append(found)
         return max(signs, default=None)
+
+
+def _is_left(row: Work, entry: Mapping[str, Any], error: QuarterdeckError) -> bool:
+    """Somebody disconnected the source, perhaps for good: what stands elsewhere, too, goes on without it."""
+    is_elsewhere = any(source != entry["source"] for source, _ in row.places)
+    return isinstance(error, Misconfigured) and is_elsewhere
 
 
 async def act(source: Source, ref: Ref, entry: Mapping[str, Any]) -> None:

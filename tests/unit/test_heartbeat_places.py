@@ -61,6 +61,19 @@ async def test_work_that_was_known_before_its_place_went_down_is_closed_there_wh
     assert watch.cards.status("c1") is Status.IN_REVIEW
 
 
+async def test_work_that_stands_elsewhere_too_does_not_wait_for_a_source_that_somebody_disconnected(
+    watch: Watch,
+) -> None:
+    watch.cards.put("c1", "Fix the login")
+    watch.multica.put("ENG-1", "Fix the login")
+    await watch.sweep()
+    watch.multica.down = Trouble.NOT_CONFIGURED
+    await watch.end_runs(exit_code=1, error="it broke")
+    watch.minutes(15)
+    await watch.sweep()
+    assert [len(await watch.runs()), watch.cards.status("c1")] == [2, Status.IN_PROGRESS]
+
+
 async def test_what_our_own_engine_did_is_closed_in_its_other_place_not_done_again(watch: Watch) -> None:
     watch.board.put("ET-1", "Fix the login")
     watch.multica.put("ENG-1", "ET-1: Fix the login")
