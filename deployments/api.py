@@ -1,8 +1,8 @@
 """Deployments over HTTP: what there is, and a way to start any of it."""
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import Request
+from fastapi import Header, Request
 from pydantic import BaseModel, Field
 
 from deployments import catalogue
@@ -42,10 +42,24 @@ async def list_deployments() -> DeploymentList:
 
 
 @router.post("/deployments/{name}/run", status_code=202, responses=problems(403, 404))
-async def run_deployment(name: str, wanted: RunRequest, request: Request, caller: Known) -> RunOut:
+async def run_deployment(
+    name: str,
+    wanted: RunRequest,
+    request: Request,
+    caller: Known,
+    request_key: Annotated[
+        str,
+        Header(
+            alias="Idempotency-Key",
+            max_length=200,
+            description="Repeating a request with the same key starts nothing: the answer is the first run.",
+        ),
+    ] = "",
+) -> RunOut:
     """Start a deployment. 422 names the parameter that is wrong; 503 when Prefect's server is down."""
     caller.must_write()
-    return await run_by_name(request.app.state.settings, name, wanted.parameters)
+    key = f"{caller.name} {name} {request_key}" if request_key else ""
+    return await run_by_name(request.app.state.settings, name, wanted.parameters, key)
 
 
 def _shown(entry: catalogue.Entry) -> DeploymentOut:

@@ -16,6 +16,7 @@ from quarterdeck.house import House
 from quarterdeck.kernel.database import Database
 from tests.fakes.company import ANNA, OWNER, VIKTOR, company, environment
 from tests.fakes.doors import desk_doors
+from tests.fakes.prefect_api import FakePrefect
 
 Client = httpx.AsyncClient
 ITEM = {"project": "ET", "title": "A thing"}
@@ -159,6 +160,21 @@ async def test_a_pipeline_that_does_not_exist_is_answered_with_those_that_do(ann
     answer = await anna.post("/projects", json={"key": "XX", "name": "x", "pipeline": "nonsense"})
     assert (answer.status_code, answer.json()["code"]) == (404, "unknown_pipeline")
     assert "default" in answer.json()["instruction"]
+
+
+async def test_a_deployment_is_started_once_for_each_key_of_each_person(house: House):
+    async with FakePrefect() as prefect:
+        house.settings = house.settings.model_copy(update={"prefect_port": prefect.port})
+        runs = []
+        for token, key in ((ANNA, "a"), (ANNA, "a"), (OWNER, "a"), (ANNA, "b"), (ANNA, ""), (ANNA, "")):
+            async with client(house, token) as somebody:
+                headers = {"Idempotency-Key": key} if key else {}
+                wanted = {"parameters": {"item": "ET-001"}}
+                answer = await somebody.post("/deployments/stage/run", json=wanted, headers=headers)
+                assert answer.status_code == 202, answer.text
+                runs.append(answer.json()["flow_run_id"])
+    assert runs[0] == runs[1]
+    assert len(set(runs)) == len(prefect.runs) == 5
 
 
 async def test_the_owners_token_files_for_others(house: House, anna: Client):
