@@ -7,7 +7,7 @@ runs, so a report that never comes costs nothing but the run's limit.
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -39,6 +39,12 @@ class Callback(BaseModel):
         default="", description="Why it failed; empty = it did not."
     )
     tokens: int | None = Field(default=None, ge=0, le=2_000_000_000)
+    run_id: int | None = Field(
+        default=None,
+        ge=1,
+        le=2**63 - 1,
+        description="Which run is meant, as its message said; without it the newest of the session.",
+    )
 
 
 def item_of(session_key: str) -> str:
@@ -59,20 +65,34 @@ class Callbacks:
         self._host = host
 
     async def take(self, told: Callback) -> RunCard:
-        """The newest run of that session is finished with this report, once.
+        """The run that is named, or else the newest of that session, is finished with this report, once.
 
-        Raises `NotFound` for an unknown session, `Conflict` for a run that ends by itself, `Unavailable`
-        when the run is another host's.
+        Raises `NotFound` for an unknown session or run, `Conflict` for a run that ends by itself,
+        `Unavailable` when the run is another host's.
         """
         item = item_of(told.session_key)
         async with self._database.read() as session:
             runs = await store.runs_of(session, item)
         if not runs:
             raise _unknown(told.session_key)
-        run = runs[-1]
+        report = told.model_dump(mode="json", exclude_none=True)
+        run = _named(told.run_id, runs) if told.run_id else self._newest(runs, report)
         if run.state is not RunState.ENDED:
-            self._keep(run, told.model_dump(mode="json", exclude_none=True))
+            self._keep(run, report)
         return run_card(run)
+
+    def _newest(self, runs: Sequence[AgentRun], report: Mapping[str, Any]) -> AgentRun:
+        """The run before it, if that was told the same, word for word: then it is only told again."""
+        says_something = report["text"] or report["error"]
+        if len(runs) > 1 and says_something and self._kept(runs[-2]) == report:
+            return runs[-2]
+        return runs[-1]
+
+    def _kept(self, run: AgentRun) -> Any:
+        try:
+            return json.loads((self._folder_of(run) / CALLBACK).read_bytes())
+        except FileNotFoundError:
+            return None
 
     def _keep(self, run: AgentRun, report: Mapping[str, Any]) -> None:
         if run.runtime == "command":
@@ -90,6 +110,17 @@ class Callbacks:
         with suppress(FileExistsError):  # the first report stays
             (folder / CALLBACK).hardlink_to(part)
         part.unlink()
+
+
+def _named(run_id: int, runs: Sequence[AgentRun]) -> AgentRun:
+    for run in runs:
+        if run.id == run_id:
+            return run
+    raise NotFound(
+        f"Run {run_id} is none of {runs[-1].item_key}.",
+        f"Its newest is {runs[-1].id}; the number stands in the first line of the message.",
+        code="unknown_run",
+    )
 
 
 def _unknown(session_key: str) -> NotFound:

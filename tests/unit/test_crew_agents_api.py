@@ -16,6 +16,8 @@ from sqlmodel import col, select
 from quarterdeck.board.cards import Draft, ProjectDraft
 from quarterdeck.crew.callbacks import item_of
 from quarterdeck.crew.model import RunState
+from quarterdeck.crew.roster import AgentEntry
+from quarterdeck.crew.runtime import Outcome
 from quarterdeck.house import House
 from quarterdeck.kernel.connections import Source
 from quarterdeck.kernel.errors import NotFound
@@ -249,6 +251,27 @@ async def test_a_callback_finishes_the_run_and_a_second_one_changes_nothing(
     run = await house.crew.run(run_id)
     assert (run.exit_code, run.result, run.tokens) == (0, {"summary": "Done elsewhere."}, 77)
     assert (again.status_code, again.json()["state"]) == (200, "ended")
+
+
+async def test_a_callback_that_is_told_again_does_not_finish_the_next_run(house: House) -> None:
+    await house.crew.create_agent(owner("test"), AgentEntry.model_validate(TALKER))
+    report = {"sessionKey": "task:ET-001", "text": "Done elsewhere."}
+    first = (await assigned(house)).json()["id"]
+    async with client(house) as api:
+        assert (await api.post("/agents/callback", json=report)).json()["id"] == first
+        async with house.database.command("end run") as unit:
+            await house.crew.close_run(unit, first, Outcome(exit_code=0))
+        second = (await assigned(house)).json()["id"]
+        folder = house.crew.folder_of(await house.crew.run(second))
+        for late in (report, report | {"runId": first}):
+            again = await api.post("/agents/callback", json=late)
+            assert (again.status_code, again.json()["id"]) == (200, first)
+        assert not (folder / "callback.json").exists()
+        unknown = await api.post("/agents/callback", json=report | {"runId": 10**6})
+        assert (unknown.status_code, unknown.json()["code"]) == (404, "unknown_run")
+        named = await api.post("/agents/callback", json=report | {"runId": second})
+        assert named.json()["id"] == second
+    assert (folder / "callback.json").exists()
 
 
 async def test_a_callback_with_an_error_fails_the_run(house: House, agent: FakeAgent) -> None:
