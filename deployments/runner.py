@@ -19,8 +19,9 @@ from prefect.runner import Runner
 from deployments import leash, process
 from deployments.catalogue import CATALOGUE, Entry, sweeps
 from deployments.registration import deployment_of, forget_sweeps
+from quarterdeck.heartbeat.service import Sweeper
 from quarterdeck.house import open_house
-from quarterdeck.kernel.errors import QuarterdeckError, Unavailable
+from quarterdeck.kernel.errors import Unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -54,13 +55,18 @@ async def serve() -> None:
     runner = HandingOver(name="quarterdeck", pause_on_shutdown=False, limit=AT_ONCE)
     for entry in CATALOGUE:
         await runner.aadd_deployment(deployment_of(entry))
-    beside = [asyncio.create_task(follow_roster(runner)), asyncio.create_task(hear_cancellations(runner))]
-    leash.ready()
-    try:
-        await runner.start()
-    finally:
-        for task in beside:
-            task.cancel()
+    async with open_house() as house:
+        beside = [
+            asyncio.create_task(follow_roster(runner, house.sweeper)),
+            asyncio.create_task(hear_cancellations(runner)),
+        ]
+        leash.ready()
+        try:
+            await runner.start()
+        finally:
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
 
 
 async def hear_cancellations(runner: Runner, pause: float = CANCEL_PAUSE) -> None:
@@ -79,16 +85,15 @@ async def hear_cancellations(runner: Runner, pause: float = CANCEL_PAUSE) -> Non
             log.warning("cancellations_not_looked_for", reason=str(error))
 
 
-async def follow_roster(runner: Runner) -> None:
+async def follow_roster(runner: Runner, sweeper: Sweeper, pause: float = ROSTER_PAUSE) -> None:
     """Serve the sweep of every agent, also of those that come, change or go while the runner goes on."""
     served: Mapping[str, Entry] = {}
-    async with open_house() as house:
-        while True:
-            try:
-                served = await _serve(runner, served, sweeps(await house.sweeper.heartbeats()))
-            except (QuarterdeckError, httpx.HTTPError) as error:  # a roster to be mended, or a server is down
-                log.warning("heartbeats_not_served", reason=str(error))
-            await asyncio.sleep(ROSTER_PAUSE)
+    while True:
+        try:
+            served = await _serve(runner, served, sweeps(await sweeper.heartbeats()))
+        except Exception as error:  # a roster to be mended, a server that is down: the next look may succeed
+            log.warning("heartbeats_not_served", reason=str(error))
+        await asyncio.sleep(pause)
 
 
 async def _serve(
