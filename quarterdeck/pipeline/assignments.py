@@ -14,13 +14,15 @@ from functools import partial
 
 from quarterdeck.board.model import FINAL
 from quarterdeck.crew.model import ASSIGNED, AgentRun
-from quarterdeck.crew.runtime import Job
+from quarterdeck.crew.runtime import Job, Outcome
 from quarterdeck.crew.service import Crew
 from quarterdeck.kernel.database import Database, Unit
 from quarterdeck.kernel.errors import Conflict, NotFound, Unavailable
 from quarterdeck.kernel.identity import Caller
 from quarterdeck.pipeline import store
 from quarterdeck.pipeline.work import tell_outcome
+
+GONE = "its agent is no longer in the roster"
 
 
 class NotAssigned(Conflict):
@@ -101,11 +103,7 @@ class Assignments:
         """One run, to its recorded end. What is down meanwhile is found again at the next look."""
         assert run.id is not None
         with suppress(Unavailable):
-            if await self._crew.start(run, await self._job(run)):
-                async with self._database.command("start run") as unit:
-                    if await self._crew.mark_started(unit, run.id):
-                        unit.record("agent_started", item=run.item_key, run=run.id, agent=run.agent)
-            outcome = await self._crew.wait(run)
+            outcome = await self._outcome(run)
             async with self._database.command("end run") as unit:
                 if await self._crew.close_run(unit, run.id, outcome):
                     limit = timedelta(seconds=run.limit_seconds)
@@ -113,6 +111,19 @@ class Assignments:
                     unit.wake("items")  # the slot may be what an item waits for
                     if outcome.was_closed:
                         await self._begin_anew(unit, run)
+
+    async def _outcome(self, run: AgentRun) -> Outcome:
+        """Start the run, or adopt it, and wait for its end; one whose agent is gone is stopped."""
+        assert run.id is not None
+        try:
+            job = await self._job(run)
+        except NotFound:
+            return await self._crew.stop(run, GONE) or Outcome(cancelled=True, error=GONE)
+        if await self._crew.start(run, job):
+            async with self._database.command("start run") as unit:
+                if await self._crew.mark_started(unit, run.id):
+                    unit.record("agent_started", item=run.item_key, run=run.id, agent=run.agent)
+        return await self._crew.wait(run)
 
     async def _begin_anew(self, unit: Unit, run: AgentRun) -> None:
         """It was nobody's fault. What nobody needs, or the agent takes up no more, stays ended."""

@@ -9,6 +9,7 @@ import pytest
 from sqlmodel import col, select
 
 from quarterdeck.crew.model import AgentRun, RunState
+from quarterdeck.crew.roster import Roster
 from quarterdeck.crew.runtime import CLOSED
 from quarterdeck.house import House
 from quarterdeck.kernel.database import Database
@@ -61,6 +62,17 @@ async def test_what_a_person_stopped_is_not_begun_anew(house: House) -> None:
     run = await assigned(house, await filed(house))
     await house.crew.stop(run, "enough")
     await seen_through(house, run)
+    assert len(await runs(house)) == 1
+
+
+async def test_a_run_whose_agent_left_the_roster_is_ended_and_says_why(house: House) -> None:
+    key = await filed(house)
+    run = await assigned(house, key)
+    await house.crew.import_roster(Roster.model_validate({"agents": []}), {})
+    await seen_through(house, run)
+    ended = await house.crew.run(run.id or 0)
+    assert (ended.cancelled, ended.error) == (True, "its agent is no longer in the roster")
+    assert await kinds(house, key) == ["item_filed", "run_cancelled"]
     assert len(await runs(house)) == 1
 
 
