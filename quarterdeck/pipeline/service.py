@@ -306,7 +306,7 @@ class Engine:
         item = await store.item_for_update(unit.session, key)
         approval = await store.newest_approval(unit.session, item.id)
         if asked is not None and (approval is None or approval.id != asked):
-            raise _already_decided(item.key, await store.approval(unit.session, asked))
+            raise _no_longer_asked(item.key, await store.approval(unit.session, asked))
         self._must_be_open(item, approval)
         assert approval is not None
         if name == approval.requested_by:
@@ -341,13 +341,18 @@ class Engine:
 
     @staticmethod
     def _must_be_open(item: WorkItem, approval: Approval | None) -> None:
-        if item.state is not State.WAITING_APPROVAL and approval is not None and approval.decided_by:
-            raise _already_decided(item.key, approval)
+        if (
+            item.state is not State.WAITING_APPROVAL
+            and approval is not None
+            and approval.approved is not None
+        ):
+            raise _no_longer_asked(item.key, approval)
         if item.state is not State.WAITING_APPROVAL or approval is None:
             raise Conflict(
                 f"{item.key} does not wait for approval: it is {item.state.value} in {item.stage}.",
                 "Wait until its agent asks.",
                 code="not_waiting",
+                item=item.key,
             )
 
     async def cancel(self, key: str, caller: Caller, comment: str = "") -> WorkItem:
@@ -423,7 +428,14 @@ class Engine:
             unit.session.add(approval)
 
 
-def _already_decided(key: str, approval: Approval) -> Conflict:
+def _no_longer_asked(key: str, approval: Approval) -> Conflict:
+    if approval.approved is None:
+        return Conflict(
+            f"{key} does not wait for this approval any more: it was withdrawn.",
+            "Nothing to do.",
+            code="not_waiting",
+            item=key,
+        )
     word = "approved" if approval.approved else "rejected"
     return Conflict(
         f"{key} was already decided by {approval.decided_by} ({word}).",

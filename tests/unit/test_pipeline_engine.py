@@ -395,8 +395,15 @@ async def test_cancelling_withdraws_the_request_for_approval(house: House) -> No
     assert approval is not None
     assert approval.approved is None
     assert approval.decided_by == "owner"
-    with pytest.raises(Conflict):
+    with pytest.raises(Conflict, match=f"{key} does not wait for approval: it is cancelled"):
         await house.engine.decide(key, ANNA, approved=True)
+    await house.engine.retry(key, OWNER)
+    with pytest.raises(Conflict, match=f"{key} does not wait for approval: it is queued"):
+        await house.engine.decide(key, ANNA, approved=True)
+    await pass_stage(house, key)
+    with pytest.raises(Conflict, match="it was withdrawn"):
+        await house.engine.decide(key, ANNA, approved=True, asked=approval.id)
+    assert (await state(house, key)).state is State.WAITING_APPROVAL
 
 
 async def test_an_engine_that_keeps_failing_asks_a_person_in_the_end(house: House) -> None:

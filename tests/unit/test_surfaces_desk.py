@@ -185,6 +185,14 @@ async def test_the_first_answer_wins_whichever_door_it_comes_through(doors: Door
     assert await doors.decisions(key) == ["owner"]
 
 
+async def test_a_button_of_a_withdrawn_question_says_that_nobody_asks_any_more(doors: Doors) -> None:
+    key, number = await doors.asked()
+    await doors.house.engine.cancel(key, OWNER)
+    for button in ("approve", "reject"):
+        assert await doors.presses(button, number) == f"{key} does not wait for approval."
+    assert await doors.decisions(key) == []
+
+
 async def test_a_decision_that_is_told_again_after_a_crash_is_done_and_not_already_decided(
     doors: Doors,
 ) -> None:

@@ -213,8 +213,10 @@ class DeskDoors:
     async def _press_reject(self, request: Request) -> str:
         """A rejection needs its reason: it is asked for, and decides nothing yet."""
         approval = await self._engine.approval(_number(request))
-        if approval.decided_by:
+        if approval.approved is not None:
             return request.say("already_decided", by=approval.decided_by, key=approval.item_key)
+        if approval.decided_at is not None:
+            return request.say("not_waiting", key=approval.item_key)
         return request.say("reject_usage", key=approval.item_key)
 
 
@@ -240,7 +242,7 @@ def _told(request: Request, error: QuarterdeckError) -> str:
         case Conflict(code="already_decided"):
             return request.say("already_decided", by=error.data.get("by", ""), key=request.key)
         case Conflict(code="not_waiting"):
-            return request.say("not_waiting", key=request.key)
+            return request.say("not_waiting", key=error.data.get("item", request.key))
         case NotFound():
             return request.say("unknown", what=request.key or "?")
     return str(error)
