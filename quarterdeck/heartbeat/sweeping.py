@@ -160,11 +160,16 @@ class SweepUnderWay:
                 self._pause(unit, row, piece)
 
     async def _retry(self, unit: Unit, row: Work, piece: Piece, judgement: Judgement) -> None:
-        """The current step once more: an engine of ours is woken, for everything else a run is opened."""
+        """The current step once more: an engine of ours is woken, for everything else a run is opened.
+
+        When the day's budget is spent none is; the ladder goes on as after a retry that brought nothing.
+        """
         if is_driven(self._means.sources, piece):
             print_ = rules.fingerprint(row.agent, str(piece.ref), "recovery", judgement.sign)
             row.repeats, row.fingerprint = rules.repeats(row.fingerprint, row.repeats, print_), print_
             row.owed = [*row.owed, *everywhere(row, "start", row.agent)]
+        elif day := await self._day_over(unit):
+            self._tell_day(day)
         else:
             await self._open(unit, row, piece, "recovery")
 

@@ -213,6 +213,24 @@ async def test_the_days_budget_stops_an_agent_until_tomorrow_and_is_told_once(wa
     assert len(await watch.runs()) == 4
 
 
+async def test_the_days_budget_holds_for_work_that_stands_still_too(watch: Watch) -> None:
+    await watch.enrol(budget={"day_rounds": 1})
+    watch.cards.put("c1")
+    await watch.sweep()
+    await watch.end_runs()
+    watch.cards.put("c2", **IN_PROGRESS)
+    watch.minutes(46)
+    assert (await watch.sweep()).confirmed == ["workboard:c2"]
+    assert len(await watch.runs()) == 1
+    assert await watch.told("day_budget_spent") == [("day_budget_spent", "coo, owner")]
+    watch.minutes(15)
+    await watch.sweep()
+    assert watch.cards.said("release") != [], "it is given back, to be begun tomorrow"
+    watch.minutes(24 * 60)
+    await watch.sweep()
+    assert len(await watch.runs()) == 2
+
+
 async def test_an_items_budget_blocks_it_and_begins_anew_when_somebody_unblocks_it(watch: Watch) -> None:
     await watch.enrol(budget={"item_tokens": 1000})
     watch.cards.put("c1")
