@@ -15,6 +15,7 @@ from contextlib import suppress
 
 import httpx
 import structlog
+from prefect.context import AsyncClientContext, SyncClientContext
 
 from deployments import leash, process, starting
 from flows.approval import verdict
@@ -62,7 +63,7 @@ class Desk:
         self.house = house
         self.stopping = asyncio.Event()
         self._api = api
-        self._at_work: dict[str, asyncio.Task[None]] = {}
+        self._at_work: dict[Candidate, asyncio.Task[None]] = {}
         house.deliveries.add("generic", starting.by_webhook(house.settings))
         self._bells = {topic: asyncio.Event() for topic in TOPICS}
 
@@ -125,7 +126,7 @@ class Desk:
         if any(candidate.was_running for candidate in found):
             await self._obey_cancellations()  # before somebody takes up what a person stopped
         for candidate in found:
-            self._at_work[candidate.key] = asyncio.create_task(self._work_on(candidate))
+            self._at_work[candidate] = asyncio.create_task(self._work_on(candidate))
         due = await self.house.engine.next_due()
         now = self.house.database.clock.now()
         return min(LOOK_ANYWAY, max(0.05, (due - now).total_seconds())) if due else LOOK_ANYWAY
@@ -141,7 +142,7 @@ class Desk:
         except Exception as error:  # what was done is recorded; what was not is found again
             log.warning("stage_run_broke", item=candidate.key, stage=candidate.stage, reason=repr(error))
         finally:
-            self._at_work.pop(candidate.key, None)
+            self._at_work.pop(candidate, None)
             self._bells["items"].set()
 
     async def _send_away(self, candidate: Candidate) -> None:
@@ -261,16 +262,21 @@ def main() -> None:
 
 
 async def _open(settings: Settings, asked_to_stop: threading.Event) -> None:
-    async with open_house(settings) as house, _prefect() as api:
-        desk = Desk(house, api)
-        watching = asyncio.create_task(asyncio.to_thread(asked_to_stop.wait))
-        watching.add_done_callback(lambda _: desk.stopping.set())
-        leash.ready()
-        try:
-            await desk.run()
-        finally:
-            asked_to_stop.set()  # else its thread would wait for ever
-            await watching
+    # Without these every stage run would make clients of its own: a tenth of a second in which all wait.
+    with SyncClientContext():
+        async with AsyncClientContext(), open_house(settings) as house, _prefect() as api:
+            await _attend(Desk(house, api), asked_to_stop)
+
+
+async def _attend(desk: Desk, asked_to_stop: threading.Event) -> None:
+    watching = asyncio.create_task(asyncio.to_thread(asked_to_stop.wait))
+    watching.add_done_callback(lambda _: desk.stopping.set())
+    leash.ready()
+    try:
+        await desk.run()
+    finally:
+        asked_to_stop.set()  # else its thread would wait for ever
+        await watching
 
 
 def _prefect() -> httpx.AsyncClient:

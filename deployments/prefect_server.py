@@ -91,6 +91,7 @@ def client_environment(settings: Settings, port: int, base: Mapping[str, str]) -
         "PREFECT_HOME": str(folder(settings)),
         "PREFECT_API_URL": f"{address(port)}/api",
         "PREFECT_API_AUTH_STRING": auth_string(settings),
+        "PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED": "false",  # both are of the same installation
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT),
         "PREFECT_RUNNER_POLL_FREQUENCY": "1",
         "PREFECT_WORKER_QUERY_SECONDS": "1",

@@ -6,12 +6,16 @@ or needs a person.
 """
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
+import httpx
 from prefect import flow, get_run_logger, runtime
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext, get_run_context
+from prefect.settings import get_current_settings
 from prefect.states import Cancelled, Completed, Failed
 from pydantic import Field
 
@@ -39,13 +43,7 @@ PAUSE_WHEN_DOWN = 2.0
 PAUSE_WHEN_BUSY = 1.0
 
 
-def _name() -> str:
-    """`ET-007 · development · 2`, so that runs are found by item."""
-    given = runtime.flow_run.parameters
-    return " · ".join(str(part) for part in (given["item"], given["stage"], given["round"]) if part)
-
-
-@flow(name="stage", flow_run_name=_name, persist_result=False)
+@flow(name="stage", persist_result=False, result_storage=get_current_settings().results.local_storage_path)
 async def run_stage(item: str, stage: str = "", round: Annotated[int, Field(ge=0)] = 0) -> State[Any]:
     """Work on one stage of a work item until it moves, waits, or needs a person.
 
@@ -54,8 +52,10 @@ async def run_stage(item: str, stage: str = "", round: Annotated[int, Field(ge=0
         stage: The stage that is meant; empty = the one in which the item stands.
         round: The round that is meant; 0 = the present one.
     """
-    await _tag(item)
-    async with at_hand() as house:
+    async with (
+        at_hand() as house,
+        _called(item, " · ".join(str(part) for part in (item, stage, round) if part)),
+    ):
         try:
             work = await _claim(house, item, stage, round)
         except Conflict as refusal:
@@ -67,17 +67,32 @@ async def run_stage(item: str, stage: str = "", round: Annotated[int, Field(ge=0
             keeping.cancel()
 
 
-async def _tag(item: str) -> None:
-    """Let the run be found by its item.
+@asynccontextmanager
+async def _called(item: str, name: str) -> AsyncIterator[None]:
+    """Let the run be found by its item, while the work has begun: nothing waits for a name.
 
-    Not by `prefect.tags`, which its tasks would inherit: for each new tag of a task Prefect keeps a
-    thread with a client of its own, for ever.
+    Neither by `flow_run_name`, for which Prefect prepares the run twice, nor by `prefect.tags`, which its
+    tasks would inherit: for each new tag of a task Prefect keeps a thread with a client of its own, for ever.
     """
+    naming = asyncio.create_task(_name(item, name))
+    try:
+        yield
+        await naming
+    finally:
+        naming.cancel()
+
+
+async def _name(item: str, name: str) -> None:
     context = get_run_context()
     assert isinstance(context, FlowRunContext)
     assert context.flow_run is not None
     assert isinstance(context.client, PrefectClient)
-    await context.client.update_flow_run(context.flow_run.id, tags=[*context.flow_run.tags, item])
+    context.flow_run.name = name
+    tags = [*context.flow_run.tags, item]
+    try:
+        await context.client.update_flow_run(context.flow_run.id, name=name, tags=tags)
+    except httpx.HTTPError as error:
+        get_run_logger().warning("This run keeps the name that Prefect gave it: %s", error)
 
 
 async def _claim(house: House, item: str, stage: str, round_: int) -> StageWork:

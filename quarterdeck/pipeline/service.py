@@ -51,7 +51,7 @@ class Engine:
 
     # Work
 
-    async def candidates(self, limit: int, passing_over: Sequence[str] = ()) -> list[Candidate]:
+    async def candidates(self, limit: int, passing_over: Sequence[Candidate] = ()) -> list[Candidate]:
         """What there is to do now, most urgent first, for agents that have a free slot."""
         now = self.database.clock.now()
         async with self.database.read() as session:
@@ -63,7 +63,7 @@ class Engine:
                 if not stage.is_engine and free.get(stage.agent, 0) <= 0
             ]
             found = await store.candidates(session, now, busy, limit + len(passing_over))
-        return [candidate for candidate in found if candidate.key not in passing_over][:limit]
+        return [candidate for candidate in found if candidate not in passing_over][:limit]
 
     async def next_due(self) -> datetime | None:
         """When the next waiting item wants to be looked at."""
