@@ -18,6 +18,7 @@ from tasks.upkeep import (
     forget_quiet_runs,
     forget_telegram,
     free_claims,
+    pack_repositories,
     restore_forms,
 )
 
@@ -27,7 +28,10 @@ LIMIT = 540
 
 @flow(name="keep house", flow_run_name="upkeep", timeout_seconds=LIMIT, persist_result=False)
 async def keep_house() -> "State[None]":
-    """Copy changed blocks, free dead claims, ask again for lost forms, close dead runs, forget the old."""
+    """Copy changed blocks, free dead claims, ask again for lost forms, close dead runs, forget the old.
+
+    Repositories in which much lies loose are packed.
+    """
     async with at_hand() as house:
         done = {
             "blocks copied": await copy_changed_blocks(house),
@@ -38,6 +42,7 @@ async def keep_house() -> "State[None]":
             "old deliveries forgotten": await forget_deliveries(house),
             "old Telegram rows forgotten": await forget_telegram(house),
             "listeners started": await restart_listener(house),
+            "repositories packed": await pack_repositories(house),
         }
     found = ", ".join(f"{count} {what}" for what, count in done.items() if count)
     return Completed(message=found or "Everything was in order.")

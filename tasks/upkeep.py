@@ -66,6 +66,12 @@ async def forget_telegram(house: House) -> int:
     return await house.bots.forget_old()
 
 
+@step("pack repositories", seconds=400, retries=3)
+async def pack_repositories(house: House) -> int:
+    """Repositories in which much lay loose: each loose file costs every copy that is made of it."""
+    return await house.forge.pack()
+
+
 @step("forget quiet runs", seconds=120, retries=3)
 async def forget_quiet_runs(house: House, name: str) -> int:
     """Runs that ended in this state have nothing to show: they are purged from Prefect after an hour."""

@@ -1,17 +1,21 @@
 """Bare repositories: the truth of the local forge. Branches move by compare-and-set, never by hand-over."""
 
+import fcntl
 import hashlib
 import tempfile
 from collections.abc import Iterable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from quarterdeck.forge.folders import remove_tree
+from quarterdeck.forge.folders import locked, remove_tree
 from quarterdeck.forge.git import DESK, Git, Output, failed
 from quarterdeck.forge.rules import FILE_LIMIT, Address, SourceFile, address
 from quarterdeck.kernel.errors import Conflict, Invalid, NotFound, Unavailable
 
 _CLONE_LIMIT = 1800.0  # seconds; once per imported repository
+_LOOSE = 500  # objects, each in a file of its own; an item makes about thirty
+_PACK_LIMIT = 300.0  # seconds
 _USAGE = 129  # git's exit code for an option it does not know
 
 
@@ -67,6 +71,24 @@ class Bare:
         if await self.head(branch) == old:
             raise failed("update-ref", answer)
         return False
+
+    def copied(self) -> AbstractAsyncContextManager[None]:
+        """While its files are copied nobody packs them: the copy would lack what was moved."""
+        return locked(self._packing, fcntl.LOCK_SH)
+
+    async def pack(self) -> bool:
+        """Put loose files into one if they are many: each of them costs every copy. False: they are few."""
+        if int((await self.git.run("count-objects", at=self.path)).text.split()[0]) < _LOOSE:
+            return False
+        async with locked(self._packing):
+            order = ("repack", "--geometric=2", "-d", "--quiet")
+            await self.git.run(*order, at=self.path, limit_seconds=_PACK_LIMIT)
+            await self.git.run("pack-refs", "--all", at=self.path)
+        return True
+
+    @property
+    def _packing(self) -> Path:
+        return self.path / "quarterdeck.lock"
 
     async def files(self, commit: str, paths: Iterable[str]) -> dict[str, Entry]:
         """Which of these paths are files of the commit; links, folders and submodules are not."""
@@ -219,6 +241,11 @@ class Repositories:
         order = ("commit-tree", tree, "-m", "Begin the repository")
         commit = (await self._git.run(*order, at=bare.path, identity=DESK)).text
         await self._git.run("update-ref", f"refs/heads/{branch}", commit, at=bare.path)
+
+    async def pack(self) -> int:
+        """Pack those in which much lies loose; how many."""
+        paths = [*self.folder.glob("*.git"), *self.folder.glob("imported/*.git")]
+        return sum([await Bare(self._git, path.stem, path).pack() for path in paths])
 
     def _path(self, place: Address) -> Path:
         if place.source is None:

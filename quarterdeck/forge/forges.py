@@ -25,6 +25,10 @@ class Forges:
     async def close(self) -> None:
         await self.gitea.close()
 
+    async def pack(self) -> int:
+        """Upkeep: pack the repositories, and copies of Gitea's, in which much lies loose; how many."""
+        return await self._local.pack() + await self.gitea.pack()
+
     async def check(self, repository: str) -> None:
         """Could a project live there? Raises `Invalid` for what is no address, `Conflict` without a Gitea."""
         if await self.gitea.place(repository) is None:

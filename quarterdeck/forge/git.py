@@ -19,16 +19,17 @@ from quarterdeck.kernel.errors import Misconfigured, QuarterdeckError, Unavailab
 _OVER_ALL = ("-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false")
 
 # git hands the command line's settings to no program it starts for another repository (upload-pack,
-# receive-pack); this file reaches those too. A detached gc would outlive the call and hold its pipes.
+# receive-pack); this file reaches those too. Git packs nothing by itself: a copy that is made at that moment
+# would lack what was moved (see `Bare.pack`).
 _CONFIG = """\
 [safe]
 	directory = *
 [core]
 	hooksPath = /dev/null
-[gc]
-	autoDetach = false
+[receive]
+	autogc = false
 [maintenance]
-	autoDetach = false
+	auto = false
 """
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from quarterdeck.forge import gitea_answers as answers
 from quarterdeck.forge import rules
+from quarterdeck.forge.bare import Repositories
 from quarterdeck.forge.git import Git
 from quarterdeck.forge.gitea_address import Place
 from quarterdeck.forge.gitea_address import place as place_of
@@ -55,6 +56,10 @@ class GiteaForge:
             await self.close()
             self._api = GiteaApi(url, token)
         return self._api
+
+    async def pack(self) -> int:
+        """Upkeep: pack the copies in which much lies loose; how many."""
+        return await Repositories(self._git, self._folder).pack()
 
     async def is_connected(self) -> bool:
         value = await self._connections.get(KIND) or {}

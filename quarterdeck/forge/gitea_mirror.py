@@ -5,17 +5,14 @@ that address, and stands in no file, no argument and no work tree. `refs/gitea/*
 last looked; `refs/heads/*` are the branches that were given out.
 """
 
-import asyncio
 import base64
-import fcntl
 import hashlib
 import os
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from quarterdeck.forge.bare import Bare
-from quarterdeck.forge.folders import remove_tree
+from quarterdeck.forge.folders import locked, remove_tree
 from quarterdeck.forge.git import Git, Output
 from quarterdeck.forge.gitea_address import Place
 from quarterdeck.forge.gitea_api import MEND
@@ -57,7 +54,8 @@ class Mirror:
 
     async def fetch(self) -> None:
         """Look at what Gitea has now. Raises `Unavailable`, `Misconfigured`, `Forbidden`, `NotFound`."""
-        async with self._alone():
+        path = self.bare.path
+        async with locked(path.with_name(f"{path.name}.lock")):  # two at once would trip over git's own locks
             await self._make()
             order = ("fetch", "--quiet", "--prune", "--no-tags", self._address, *_REFS)
             answer = await self._remote(order, FETCH_LIMIT)
@@ -140,24 +138,6 @@ class Mirror:
         for number, (name, value) in enumerate(settings.items()):
             told |= {f"GIT_CONFIG_KEY_{number}": name, f"GIT_CONFIG_VALUE_{number}": value}
         return {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | told
-
-    @asynccontextmanager
-    async def _alone(self) -> AsyncIterator[None]:
-        """Two that fetch at once would trip over each other's locks."""
-        path = self.bare.path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.with_name(f"{path.name}.lock").open("ab") as lock:
-            while not _locked(lock.fileno()):  # noqa: ASYNC110 - the other may be another process
-                await asyncio.sleep(0.05)
-            yield
-
-
-def _locked(file: int) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def refusal(answer: Output) -> QuarterdeckError:

@@ -155,6 +155,10 @@ class LocalForge:
             )
         return row.merged_commit
 
+    async def pack(self) -> int:
+        """Upkeep: pack the repositories in which much lies loose; how many."""
+        return await self._repositories.pack()
+
     async def _merged(self, unit: Unit, bare: Bare, row: PullRequest, head: str, title: str) -> str:
         """The merge commit of `head`: the one that git has already, else a new one."""
         for _ in range(_ATTEMPTS):

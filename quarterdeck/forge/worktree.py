@@ -42,12 +42,15 @@ class WorkTree:
         return await self._reset(branch, start, is_new=is_new)
 
     async def make(self, commit: str | None = None) -> None:
-        """A new clone in place of whatever is there, at `commit` if one is given."""
+        """A new clone in place of whatever is there; with `commit` at that, for as long as a test takes."""
         draft = self.folder.with_name(f".{self.folder.name}.new")
         remove_tree(draft)
         draft.parent.mkdir(parents=True, exist_ok=True)
-        order = ("clone", "--quiet", "--no-checkout", "--template=", str(self.bare.path), str(draft))
-        await self.bare.git.run(*order)
+        order = ["clone", "--quiet", "--no-checkout", "--template=", str(self.bare.path), str(draft)]
+        if commit:
+            order.insert(1, "--shared")  # it reads the repository's objects where they are, however many
+        async with self.bare.copied():
+            await self.bare.git.run(*order)
         remove_tree(self.folder)
         draft.rename(self.folder)
         self._configure()
