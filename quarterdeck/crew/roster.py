@@ -111,6 +111,7 @@ def read_roster(path: Path, heartbeats: Complaints = no_complaints) -> Roster:
     for position, agent in enumerate(roster.agents):
         _check_parameters(document, position, agent)
         _find_program(path.parent, agent)
+        _find_workspace(path.parent, agent)
     for position, place, complaint in heartbeats([(agent.slug, agent.heartbeat) for agent in roster.agents]):
         raise document.wrong(("agents", position, "heartbeat", *place), complaint)
     return roster
@@ -150,6 +151,20 @@ def _find_program(folder: Path, agent: AgentEntry) -> None:
         agent.parameters["program"] = str(folder.absolute() / program)
 
 
+def _find_workspace(folder: Path, agent: AgentEntry) -> None:
+    """The folder of to-do documents is read by several processes, each started somewhere else."""
+    if workspace := _workspace(agent):
+        agent.heartbeat = {
+            **(agent.heartbeat or {}),
+            "workspace": str(folder.absolute() / Path(workspace).expanduser()),
+        }
+
+
+def _workspace(agent: AgentEntry) -> str:
+    said = (agent.heartbeat or {}).get("workspace")
+    return said if isinstance(said, str) else ""  # the heartbeat's own check refuses everything else
+
+
 def _check_parameters(document: Document, position: int, agent: AgentEntry) -> None:
     try:
         PARAMETERS[agent.runtime].model_validate(agent.parameters)
@@ -160,6 +175,12 @@ def _check_parameters(document: Document, position: int, agent: AgentEntry) -> N
 
 def check_entry(entry: AgentEntry, heartbeats: Complaints = no_complaints) -> None:
     """An entry that came without a file. Raises `Invalid` naming the field."""
+    if (workspace := _workspace(entry)) and not Path(workspace).is_absolute():
+        raise Invalid(
+            "heartbeat.workspace: must be an absolute path.",
+            "Only the roster file can mean a folder as seen from itself.",
+            field="heartbeat.workspace",
+        )
     for _, place, complaint in heartbeats([(entry.slug, entry.heartbeat)]):
         field = ".".join(map(str, ("heartbeat", *place)))
         raise Invalid(f"{field}: {complaint}.", "docs/reference/roster.md says more.", field=field)

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from quarterdeck.crew.roster import Roster, read_roster
+from quarterdeck.crew.roster import AgentEntry, Roster, check_entry, read_roster
 from quarterdeck.crew.service import Crew
 from quarterdeck.kernel.database import Database
-from quarterdeck.kernel.errors import Misconfigured, NotFound, Unauthorized
+from quarterdeck.kernel.errors import Invalid, Misconfigured, NotFound, Unauthorized
 
 ROSTER = """\
 agents:
@@ -52,6 +52,29 @@ def test_a_roster_says_who_works_here(tmp_path: Path) -> None:
     assert found.agents[1].parameters["program"] == "develop"
     assert found.people[0].handles == {"telegram": "4711"}
     assert found.notifications == [{"channel": "log"}]
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"), [("spaces/coo", "{here}/spaces/coo"), ("/srv/coo", "/srv/coo"), ("~/coo", "{home}/coo")]
+)
+def test_the_folder_of_to_do_documents_is_the_same_one_in_every_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, meant: str
+) -> None:
+    home = tmp_path / "home"
+    monkeypatch.setenv("HOME", str(home))
+    beat = {"category": "business", "workspace": said}
+    entry = {"slug": "coo", "parameters": {"program": "a"}, "heartbeat": beat}
+    found = roster(tmp_path, yaml.safe_dump({"agents": [entry]}))
+    assert found.agents[0].heartbeat == beat | {"workspace": meant.format(here=tmp_path, home=home)}
+
+
+@pytest.mark.parametrize("workspace", ["spaces/coo", "~/coo", "."])
+def test_an_entry_without_a_file_names_its_folder_in_full(workspace: str) -> None:
+    beat = {"category": "business", "workspace": workspace}
+    entry = AgentEntry(slug="coo", parameters={"program": "a"}, heartbeat=beat)
+    with pytest.raises(Invalid, match=r"heartbeat\.workspace: must be an absolute path"):
+        check_entry(entry)
+    check_entry(entry.model_copy(update={"heartbeat": beat | {"workspace": "/srv/coo"}}))
 
 
 def test_an_empty_file_is_a_small_company(tmp_path: Path) -> None:
