@@ -26,7 +26,7 @@ from quarterdeck.kernel import log as logs
 from quarterdeck.kernel.bell import rung
 from quarterdeck.kernel.errors import QuarterdeckError, Unavailable
 from quarterdeck.kernel.settings import Settings, load
-from quarterdeck.pipeline.service import this_holder
+from quarterdeck.pipeline.service import is_dead, this_holder
 from quarterdeck.pipeline.store import Candidate
 from tasks.approvals import close_form, open_form
 from tasks.ci import run_next_ci
@@ -96,7 +96,8 @@ class Desk:
         await asyncio.gather(*loops, *self._at_work.values(), return_exceptions=True)
         await self.house.assignments.close()
         with suppress(Unavailable):
-            await self.house.engine.free_claims(lambda holder: holder == this_holder())
+            await self.house.engine.free_claims(_is_ours)
+            await self.house.forge.ci.free(_is_ours)
         log.info("desk_closed")
 
     async def _listen(self) -> None:
@@ -172,6 +173,7 @@ class Desk:
 
     async def _sweep(self) -> float:
         await self.house.engine.free_claims()
+        await self.house.forge.ci.free(is_dead)
         await self.house.engine.stop_stray_runs()
         await self.house.engine.block_hopeless()
         return 2.0
@@ -197,6 +199,7 @@ class Desk:
         return 0 if await run_next_ci(self.house) else LOOK_ANYWAY
 
     async def _show_approvals(self) -> float:
+        await self._must_reach_prefect()
         for approval in await self.house.engine.approvals_without_form():
             await self.house.engine.form_opened(approval.id, str(await open_form(approval)))
         for approval in await self.house.engine.forms_to_close():
@@ -228,12 +231,18 @@ class Desk:
         return 30.0
 
     async def _copy_blocks(self) -> float:
+        await self._must_reach_prefect()
         await copy_blocks(self.house)
         return 15.0
 
     async def _start_listener(self) -> float:
+        await self._must_reach_prefect()
         await start_listener(self.house)
         return LOOK_ANYWAY
+
+
+def _is_ours(holder: str) -> bool:
+    return holder == this_holder()
 
 
 def _complain(duty: str, error: Exception, seconds: float) -> None:

@@ -32,6 +32,7 @@ async def run_next_ci(house: House) -> bool:
 
 async def _execute(house: House, order: CIOrder) -> None:
     try:
+        await _stop_former(house, order)
         job = await house.forge.ci.prepare(order)
     except Unavailable:
         raise  # the lease runs out and somebody tries again
@@ -45,6 +46,12 @@ async def _execute(house: House, order: CIOrder) -> None:
         keeping.cancel()
     await _finish(house, order, outcome, log_path)
     await house.forge.ci.clear(order)
+
+
+async def _stop_former(house: House, order: CIOrder) -> None:
+    """End what a holder left running that died, or was closed: its folder is taken away now."""
+    for folder in house.settings.runs_folder.glob(f"ci-{order.id.hex}.*"):
+        await house.crew.runtime("command").stop(folder, "These tests are begun anew.")
 
 
 async def _run(house: House, order: CIOrder, job: CIJob) -> tuple[Outcome, str]:

@@ -12,6 +12,7 @@ This room decides what is to be run and keeps what came of it; whoever takes an 
 
 import asyncio
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -119,6 +120,19 @@ class CI:
             run.leased_until = unit.now + self._lease
             return _order(run, run.leased_until)
 
+    async def free(self, of: Callable[[str], bool]) -> int:
+        """End the leases of some holders, so that nobody waits until they run out; how many."""
+        async with self._database.read() as session:
+            found = [
+                run.leased_by for run in await store.leased_ci_runs(session) if of(_holder(run.leased_by))
+            ]
+        if not found:
+            return 0
+        async with self._database.command("free CI runs") as unit:
+            await store.end_ci_leases(unit.session, found, unit.now)
+            unit.wake(WAITING)
+        return len(found)
+
     async def prepare(self, order: CIOrder) -> CIJob:
         """A clean folder with exactly the order's commit; folders of earlier holders are removed."""
         await self.clear(order)
@@ -165,10 +179,14 @@ async def _held(unit: Unit, order: CIOrder) -> CIRun:
     if run := await store.held_ci_run(unit.session, order.id, order.lease):
         return run
     raise Stale(
-        f"The CI run of {order.commit[:10]} is no longer held by {order.lease.rpartition(' ')[0]}.",
+        f"The CI run of {order.commit[:10]} is no longer held by {_holder(order.lease)}.",
         "Drop this result; somebody else finished it or is at it.",
         code="lease_lost",
     )
+
+
+def _holder(lease: str) -> str:
+    return lease.rpartition(" ")[0]
 
 
 def _order(run: CIRun, until: datetime) -> CIOrder:

@@ -1,10 +1,10 @@
 """All queries of the forge's tables."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import func, or_
+from sqlalchemy import func, or_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -98,6 +98,17 @@ async def waiting_ci_run(session: AsyncSession, now: datetime) -> CIRun | None:
         .with_for_update(skip_locked=True)
     )
     return (await session.exec(query)).first()
+
+
+async def leased_ci_runs(session: AsyncSession) -> list[CIRun]:
+    """The runs that somebody holds or held when he died."""
+    query = select(CIRun).where(col(CIRun.state) == CIState.PENDING, col(CIRun.leased_until).is_not(None))
+    return list((await session.exec(query)).all())
+
+
+async def end_ci_leases(session: AsyncSession, leases: Collection[str], now: datetime) -> None:
+    """As if these had run out; a run that somebody else took meanwhile is under another one."""
+    await session.exec(update(CIRun).where(col(CIRun.leased_by).in_(leases)).values(leased_until=now))
 
 
 async def held_ci_run(session: AsyncSession, identity: UUID, lease: str) -> CIRun | None:

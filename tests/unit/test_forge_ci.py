@@ -245,6 +245,18 @@ async def test_the_next_holder_removes_what_the_last_one_left(
     assert git_hand.names(tmp_path / "forge" / "ci") == [job.folder.name] != [left.name]
 
 
+async def test_the_run_of_a_holder_that_is_known_to_be_dead_goes_to_the_next_at_once(
+    forge: LocalForge, tmp_path: Path
+):
+    await push(forge, tmp_path, TESTED)
+    dead = await taken(forge, "dead")
+    assert await forge.ci.free(lambda holder: holder == "alive") == 0
+    assert await forge.ci.take("alive") is None
+    assert await forge.ci.free(lambda holder: holder == "dead") == 1
+    assert (await taken(forge, "alive")).id == dead.id
+    assert await forge.ci.free(lambda holder: holder == "dead") == 0
+
+
 async def test_a_holder_that_renews_keeps_its_order(forge: LocalForge, clock: Hands, tmp_path: Path):
     await push(forge, tmp_path, TESTED)
     order = await taken(forge)
