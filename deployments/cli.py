@@ -7,7 +7,9 @@ import typer
 
 from deployments.commands import (
     agent,
+    backend,
     bot,
+    client,
     doctor,
     forge,
     item,
@@ -53,9 +55,9 @@ app.add_typer(agent.app, name="agent", rich_help_panel="Work")
 app.add_typer(heartbeat_app, name="heartbeat", rich_help_panel="Work")
 app.add_typer(bot.app, name="bot", rich_help_panel="Messages")
 app.add_typer(plane.app, name="plane", rich_help_panel="Work")
-app.add_typer(router.backend, name="backend", rich_help_panel="Models")
-app.add_typer(router.client, name="client", rich_help_panel="Models")
-app.add_typer(router.router, name="router", rich_help_panel="Models")
+app.add_typer(backend.app, name="backend", rich_help_panel="Models")
+app.add_typer(client.app, name="client", rich_help_panel="Models")
+app.add_typer(router.app, name="router", rich_help_panel="Models")
 app.add_typer(letters.notify, name="notify", rich_help_panel="Messages")
 app.add_typer(letters.outbox, name="outbox", rich_help_panel="Messages")
 app.add_typer(letters.dead_letters, name="dead-letters", rich_help_panel="Messages")

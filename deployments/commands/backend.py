@@ -1,0 +1,138 @@
+"""`quarterdeck backend …`: who answers model calls."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from deployments.commands import terminal
+from deployments.commands.router_admin import Which, asking, getting, id_of, said
+from deployments.commands.terminal import AsJson
+from quarterdeck.kernel.errors import Invalid
+
+if TYPE_CHECKING:
+    import httpx
+    from rich.console import Console
+
+app = typer.Typer(help="Providers of models: keys and addresses that the router calls.")
+
+
+@app.command("list")
+def list_backends(as_json: AsJson = False) -> None:
+    """List the backends: where they stand, and the models that they have."""
+    found = asking(getting("/backends"))
+
+    def people(console: "Console") -> None:
+        rows = [
+            (b["name"], b["pool"], _standing(b), b["rpm_limit"], sorted(b["model_mappings"])) for b in found
+        ]
+        terminal.table(
+            console,
+            ("Backend", "Pool", "Status", "RPM", "Models"),
+            rows,
+            "There is no backend yet; `quarterdeck backend add` makes one.",
+        )
+
+    terminal.show({"items": found, "next_cursor": None}, as_json, people)
+
+
+def _standing(card: dict[str, Any]) -> str:
+    if not card["enabled"]:
+        return "disabled"
+    reason = card.get("reason") or ""
+    until = f" until {card['cooldown_until']}" if card.get("cooldown_until") else ""
+    return f"{card['status']}{until}{f': {reason}' if reason else ''}"
+
+
+@app.command()
+def add(
+    name: Annotated[str, typer.Argument(help="What people call it.")],
+    url: Annotated[str, typer.Argument(help="Base URL, for example https://api.example/v1.")],
+    model: Annotated[
+        list[str], typer.Option(help="canonical=native id; again for each model; `=native` may be left out.")
+    ],
+    key_file: Annotated[
+        Path | None, typer.Option(help="File with the API key; else it is asked for, or read from a pipe.")
+    ] = None,
+    key_connection: Annotated[
+        str, typer.Option(help="Name of a `Quarterdeck provider key` block, instead of a key.")
+    ] = "",
+    api: Annotated[
+        str, typer.Option(help="Dialect: openai-completions, anthropic-messages, gemini, …")
+    ] = "openai-completions",
+    pool: Annotated[str, typer.Option(help="primary or fallback.")] = "primary",
+    rpm: Annotated[int, typer.Option(help="Requests per minute.")] = 40,
+    as_json: AsJson = False,
+) -> None:
+    """Add a backend. The key is never an argument: others could read it in the list of processes."""
+    wanted = {
+        "name": name,
+        "api_base_url": url,
+        "api": api,
+        "pool": pool,
+        "rpm_limit": rpm,
+        "model_mappings": dict(map(_mapping, model)),
+    }
+    wanted |= {"key_connection": key_connection} if key_connection else {"api_key": _key(key_file)}
+
+    async def added(admin: "httpx.AsyncClient") -> Any:
+        return said(await admin.post("/backends", json=wanted))
+
+    made = asking(added)
+    terminal.show(made, as_json, lambda console: console.print(f"Added {made['name']} ({made['id']})."))
+
+
+def _mapping(text: str) -> tuple[str, dict[str, str]]:
+    canonical, _, native = text.partition("=")
+    return canonical, {"native_id": native or canonical}
+
+
+def _key(file: Path | None) -> str:
+    import sys
+
+    if file is not None:
+        try:
+            return file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise Invalid(
+                f"The key cannot be read: {error}.", "Name another file.", field="key-file"
+            ) from None
+    if sys.stdin.isatty():
+        return str(typer.prompt("API key", hide_input=True))
+    return sys.stdin.readline().strip()
+
+
+@app.command()
+def remove(which: Which, as_json: AsJson = False) -> None:
+    """Remove a backend; what it did stays in the ledger."""
+
+    async def removed(admin: "httpx.AsyncClient") -> Any:
+        return said(await admin.delete(f"/backends/{await id_of(admin, '/backends', which)}"))
+
+    done = asking(removed)
+    terminal.show(done, as_json, lambda console: console.print(f"Removed {which}."))
+
+
+@app.command()
+def reset(which: Which, as_json: AsJson = False) -> None:
+    """End a backend's cooldown or error now."""
+
+    async def done(admin: "httpx.AsyncClient") -> Any:
+        return said(await admin.post(f"/backends/{await id_of(admin, '/backends', which)}/reset"))
+
+    card = asking(done)
+    terminal.show(card, as_json, lambda console: console.print(f"{which} may be called again."))
+
+
+@app.command("test")
+def test_backend(which: Which, as_json: AsJson = False) -> None:
+    """Probe the backends now, and say how this one is; exit code 1 when it cannot be used."""
+
+    async def probed(admin: "httpx.AsyncClient") -> Any:
+        identity = await id_of(admin, "/backends", which)
+        said(await admin.post("/upkeep/probe", params={"by": "command line"}))
+        return said(await admin.get(f"/backends/{identity}"))
+
+    card = asking(probed, seconds=60)
+    terminal.show(card, as_json, lambda console: console.print(f"{card['name']}: {_standing(card)}"))
+    raise typer.Exit(0 if card["enabled"] and card["status"] == "healthy" else 1)

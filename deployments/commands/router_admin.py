@@ -1,0 +1,70 @@
+"""The way of commands to the running router: its admin API, with refusals in its own words."""
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from deployments.commands import terminal
+from quarterdeck.kernel.errors import Invalid, NotFound, Unavailable
+
+if TYPE_CHECKING:
+    import httpx
+
+T = TypeVar("T")
+
+Which = Annotated[str, typer.Argument(help="Name or id.")]
+
+
+async def id_of(admin: "httpx.AsyncClient", path: str, which: str) -> str:
+    """The id of a name or an id. Raises `NotFound` naming those that exist."""
+    cards = said(await admin.get(path))
+    for card in cards:
+        if which in (card["id"], card["name"]):
+            return str(card["id"])
+    raise NotFound.among(path.strip("/").removesuffix("s"), which, (card["name"] for card in cards))
+
+
+def getting(path: str) -> "Callable[[httpx.AsyncClient], Awaitable[Any]]":
+    async def got(admin: "httpx.AsyncClient") -> Any:
+        return said(await admin.get(path))
+
+    return got
+
+
+def said(answer: "httpx.Response") -> Any:
+    """The JSON of an answer. Raises what its refusal says, in the router's own words."""
+    from quarterdeck.kernel.http import json_of
+
+    if answer.is_client_error and answer.status_code not in (401, 429):
+        try:
+            told = str(answer.json()["detail"])
+        except (ValueError, KeyError, TypeError):
+            told = f"The router refused: {answer.status_code}"
+        raise (NotFound if answer.status_code == 404 else Invalid)(told, "See the command's --help.")
+    return json_of(answer)
+
+
+def asking(work: "Callable[[httpx.AsyncClient], Awaitable[T]]", *, seconds: float = 10.0) -> T:
+    """Do something with the admin API of the running router.
+
+    Raises `Unavailable` when none runs.
+    """
+    import asyncio
+
+    from quarterdeck.router.access import admin
+
+    settings = terminal.here()
+
+    async def asked() -> T:
+        async with admin(settings, seconds=seconds) as open_admin:
+            return await work(open_admin)
+
+    try:
+        return asyncio.run(asked())
+    except Unavailable as error:
+        if error.code != "unreachable":
+            raise
+        raise Unavailable(
+            "The router does not run.", "Start it with `quarterdeck up`, or alone with `quarterdeck router`."
+        ) from error
