@@ -13,6 +13,7 @@ import httpx
 from sqlmodel import func, select
 
 from deployments import catalogue, home, parts, prefect_server, schema
+from deployments.commands.backend import is_out
 from deployments.commands.forge import upkeep
 from deployments.commands.plane import tried as tried_plane
 from deployments.doctor import Check, Finding, Patient
@@ -267,7 +268,7 @@ async def backends_can_be_called(patient: Patient) -> Finding:
     if not cards:
         fix = "`quarterdeck backend add` or the router's dashboard adds one."
         return Finding("ok", "No backend yet; only the built-in rehearsal answers.", fix=fix)
-    broken = [f"{card['name']} ({card['reason']})" for card in cards if card["status"] == "error"]
+    broken = [f"{card['name']} ({card['reason']})" for card in cards if is_out(card)]
     if broken:
         fix = "Correct its key or address; `quarterdeck backend test` looks again."
         return Finding("fail", f"Cannot be used: {', '.join(broken)}.", "Calls go to the others.", fix)

@@ -24,7 +24,7 @@ def list_backends(as_json: AsJson = False) -> None:
 
     def people(console: "Console") -> None:
         rows = [
-            (b["name"], b["pool"], _standing(b), b["rpm_limit"], sorted(b["model_mappings"])) for b in found
+            (b["name"], b["pool"], standing(b), b["rpm_limit"], sorted(b["model_mappings"])) for b in found
         ]
         terminal.table(
             console,
@@ -36,12 +36,24 @@ def list_backends(as_json: AsJson = False) -> None:
     terminal.show({"items": found, "next_cursor": None}, as_json, people)
 
 
-def _standing(card: dict[str, Any]) -> str:
+def standing(card: dict[str, Any]) -> str:
+    """How a backend stands, in words: its status, or what probes and failures say where that is worse."""
     if not card["enabled"]:
         return "disabled"
+    word = card.get("health", "healthy") if card["status"] == "healthy" else card["status"]
     reason = card.get("reason") or ""
     until = f" until {card['cooldown_until']}" if card.get("cooldown_until") else ""
-    return f"{card['status']}{until}{f': {reason}' if reason else ''}"
+    return f"{word}{until}{f': {reason}' if reason else ''}"
+
+
+def may_be_called(card: dict[str, Any]) -> bool:
+    """Whether calls are sent to it now, as routing decides it."""
+    return card["enabled"] and card["status"] == "healthy" and card.get("health") != "down"
+
+
+def is_out(card: dict[str, Any]) -> bool:
+    """Whether it is out of use until it is mended: its key was refused, or it does not answer."""
+    return card["enabled"] and (card["status"] == "error" or card.get("health") == "down")
 
 
 @app.command()
@@ -130,9 +142,11 @@ def test_backend(which: Which, as_json: AsJson = False) -> None:
 
     async def probed(admin: "httpx.AsyncClient") -> Any:
         identity = await id_of(admin, "/backends", which)
+        before = said(await admin.get(f"/backends/{identity}"))
         said(await admin.post("/upkeep/probe", params={"by": "command line"}))
-        return said(await admin.get(f"/backends/{identity}"))
+        return before, said(await admin.get(f"/backends/{identity}"))
 
-    card = asking(probed, seconds=60)
-    terminal.show(card, as_json, lambda console: console.print(f"{card['name']}: {_standing(card)}"))
-    raise typer.Exit(0 if card["enabled"] and card["status"] == "healthy" else 1)
+    before, card = asking(probed, seconds=60)
+    terminal.show(card, as_json, lambda console: console.print(f"{card['name']}: {standing(card)}"))
+    has_failed = card.get("failures", 0) > before.get("failures", 0)
+    raise typer.Exit(0 if may_be_called(card) and not has_failed else 1)

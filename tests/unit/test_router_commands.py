@@ -1,0 +1,61 @@
+"""`quarterdeck router | backend | client` beside a router that runs."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deployments.checks import backends_can_be_called
+from deployments.commands import backend
+from deployments.doctor import Patient
+from tests.fakes.open_router import OpenRouter, open_router
+from tests.fakes.ports import free_port
+from tests.fakes.provider import FakeProvider
+
+pytestmark = pytest.mark.usefixtures("logs_left_as_they_were")
+
+
+@pytest.fixture
+async def router(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> AsyncIterator[OpenRouter]:
+    async with open_router(tmp_path, database_url, monkeypatch, capsys) as router:
+        yield router
+
+
+@pytest.mark.parametrize(
+    ("card", "told", "may"),
+    [
+        ({}, "healthy", True),
+        ({"health": "degraded", "reason": "x"}, "degraded: x", True),
+        ({"health": "down", "reason": "x"}, "down: x", False),
+        ({"status": "error", "health": "down", "reason": "x"}, "error: x", False),
+        ({"status": "cooling", "cooldown_until": "noon", "reason": "x"}, "cooling until noon: x", False),
+        ({"enabled": False, "health": "down", "reason": ""}, "disabled", False),
+    ],
+)
+def test_a_backend_is_called_what_it_is(card: dict[str, Any], told: str, may: bool) -> None:
+    whole = {"enabled": True, "status": "healthy", "health": "healthy", "reason": ""} | card
+    assert (backend.standing(whole), backend.may_be_called(whole)) == (told, may)
+
+
+async def test_a_backend_that_is_down_is_never_called_healthy(router: OpenRouter) -> None:
+    await router.add("Gone", f"http://127.0.0.1:{free_port()}/v1")
+    for _ in range(3):  # the first failure is enough to fail, the third to be out
+        said = await router.quarterdeck("backend", "test", "Gone")
+        assert said.code == 1
+        assert "healthy" not in said.out and "Not reached" in said.out
+    assert "down: Not reached" in said.out
+    listed = await router.quarterdeck("backend", "list")
+    assert "down: Not reached" in " ".join(listed.out.split()) and "healthy" not in listed.out
+    found = await backends_can_be_called(Patient(router.settings))
+    assert found.verdict == "fail" and "Gone (Not reached" in found.detail
+
+
+async def test_a_backend_that_answers_is_well(router: OpenRouter) -> None:
+    async with FakeProvider() as provider:
+        await router.add("One", f"{provider.url}/v1")
+        said = await router.quarterdeck("backend", "test", "One")
+        assert (said.code, said.out.strip()) == (0, "One: healthy")
+        assert (await backends_can_be_called(Patient(router.settings))).detail == "1 backends."
