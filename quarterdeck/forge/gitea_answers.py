@@ -58,7 +58,19 @@ def _word(name: str) -> str:
 def belongs(pull: Json, branch: str) -> bool:
     """Is it of that branch of the repository itself? A fork may have a branch of the same name."""
     head, base = _part(pull, "head"), _part(pull, "base")
-    return head.get("ref") == branch and head.get("repo_id") == base.get("repo_id")
+    return branch_of(pull) == branch and head.get("repo_id") == base.get("repo_id")
+
+
+def branch_of(pull: Json) -> str:
+    """The branch it was made of, also once that was deleted: then only the label keeps its name.
+
+    Gitea closes a pull request with its branch. An open one without a branch came by push to `refs/for`,
+    and its label is a word that whoever pushed chose. (Gitea, services/convert/pull.go)
+    """
+    head = _part(pull, "head")
+    ref = _text(head, "ref")
+    is_deleted = ref == f"refs/pull/{pull.get('number')}/head" and pull.get("state") == "closed"
+    return _text(head, "label") if is_deleted else ref
 
 
 def pull_request(pull: Json, reviews: Iterable[Json], login: str) -> PullRequestInfo:
@@ -66,7 +78,7 @@ def pull_request(pull: Json, reviews: Iterable[Json], login: str) -> PullRequest
     is_merged = pull.get("merged") is True
     return PullRequestInfo(
         number=int(pull["number"]),
-        branch=_text(_part(pull, "head"), "ref"),
+        branch=branch_of(pull),
         base=_text(_part(pull, "base"), "ref"),
         head=head_of(pull),
         title=_text(pull, "title"),

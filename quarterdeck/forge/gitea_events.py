@@ -69,15 +69,14 @@ def _push(repository: str, payload: Json) -> News:
 def _pull_request(event: str, repository: str, payload: Json) -> News:
     action = _text(payload, "action") or ("reviewed" if event in REVIEWS else "")
     pull = _part(payload, "pull_request")
-    head = _part(pull, "head")
-    branch = _text(head, "ref")
+    branch = answers.branch_of(pull)
     what = f"pull request {pull.get('number', '?')} {action}"
     if not answers.belongs(pull, branch):
         return News(f"{what}: it comes from a fork")
     if action not in _TELLING:
         return News(f"{what}: no gate asks about it")
     is_ours = answers.is_signed(_text(_part(payload, "review"), "content"))
-    commits = _commits(head.get("sha"))
+    commits = _commits(_part(pull, "head").get("sha"))
     pushed = "".join(commits) if action == "synchronized" else ""
     return News(what, repository, commits, _branches(branch), is_ours, pushed)
 

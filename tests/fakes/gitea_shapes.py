@@ -45,6 +45,8 @@ def commit(sha: str, message: str = "") -> Json:
 
 
 def pull(pull: Pull, repo: Repo, base: str, base_head: str | None) -> Json:
+    """Its head is called after the branch only while that exists; the label keeps the branch's name."""
+    has_branch = pull.branch in pull.head_repo.branches()
     return {
         "id": 1000 + pull.number,
         "number": pull.number,
@@ -68,7 +70,7 @@ def pull(pull: Pull, repo: Repo, base: str, base_head: str | None) -> Json:
         },
         "head": {
             "label": pull.branch,
-            "ref": pull.branch,
+            "ref": pull.branch if has_branch else f"refs/pull/{pull.number}/head",
             "sha": pull.head,
             "repo_id": pull.head_repo.id,
             "repo": repository(pull.head_repo, base),

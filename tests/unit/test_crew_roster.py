@@ -55,7 +55,8 @@ def test_a_roster_says_who_works_here(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "meant"), [("spaces/coo", "{here}/spaces/coo"), ("/srv/coo", "/srv/coo"), ("~/coo", "{home}/coo")]
+    ("said", "meant"),
+    [("spaces/coo", "{here}/spaces/coo"), ("/srv/coo", "/srv/coo"), ("~/coo", "{home}/coo")],
 )
 def test_the_folder_of_to_do_documents_is_the_same_one_in_every_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, meant: str

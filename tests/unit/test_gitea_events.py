@@ -69,6 +69,13 @@ def test_payloads_with_parts_missing_or_odd_make_less_news_and_never_an_error(se
     assert all(isinstance(branch, str) for branch in news.branches | branches)
 
 
+@pytest.mark.parametrize(("state", "branch"), [("closed", "item/ET-001"), ("open", "refs/pull/7/head")])
+def test_a_deleted_branch_is_known_by_the_label_of_what_was_made_of_it(state: str, branch: str):
+    gone = {"ref": "refs/pull/7/head", "label": "item/ET-001", "sha": NEW, "repo_id": 1}
+    told = pull("closed") | {"pull_request": PULL | {"state": state, "head": gone}}
+    assert read("pull_request", told).branches == {branch}
+
+
 def _spoiled(value: Any, chance: random.Random) -> Any:
     if not isinstance(value, dict):
         return value

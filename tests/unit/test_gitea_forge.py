@@ -127,6 +127,19 @@ async def test_a_pull_request_closed_by_hand_is_not_merged_nor_its_ci_waited_for
     assert [call for call in there.gitea.calls if call.path.endswith("/merge")] == []
 
 
+async def test_a_merge_by_hand_is_found_after_gitea_deleted_the_branch(there: There):
+    head = await there.push()
+    number = (await there.open()).number
+    await there.gitea.merge(there.repo, number)
+    await there.gitea.delete_branch(there.repo, "item/ET-007")
+    asked = Asked("ET-007", "Greet", NAME, "item/ET-007", "main", wants_ci=True)
+    for gate in ("check_pr_open", "check_review_approved", "check_merged"):
+        assert (await GATES[gate](there.forge, asked)).verdict is GateVerdict.PASSED, gate
+    found = await there.forge.pull_request(NAME, "item/ET-007")
+    assert found and (found.branch, found.head) == ("item/ET-007", head)
+    assert await there.forge.merge(NAME, number, head, "Greet") == there.repo.head("main")
+
+
 async def test_an_archived_repository_is_a_persons_move(there: There):
     head = await there.push()
     number = (await there.open()).number
