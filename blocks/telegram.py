@@ -33,7 +33,7 @@ class TelegramBot(ConnectionBlock):
         description="The chat to write to: a number such as -1001234567890, or @name of a channel.",
     )
     api_base: str = Field(
-        default="https://api.telegram.org",
+        default="",
         title="Address of the Bot API",
-        description="Telegram's own, or a local Bot API server.",
+        description="A local Bot API server of this bot alone; empty: as TELEGRAM_API_BASE says.",
     )

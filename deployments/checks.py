@@ -276,13 +276,14 @@ async def backends_can_be_called(patient: Patient) -> Finding:
 
 
 async def telegram_knows_the_bot(patient: Patient) -> Finding:
-    value = await patient.open_house().connections.get("telegram")
+    house = patient.open_house()
+    value = await house.connections.get("telegram")
     if not value:
         fix = (
             "Fill the block `telegram` in Prefect, or set ORCH_TELEGRAM_BOT_TOKEN and ORCH_TELEGRAM_CHAT_ID."
         )
         return Finding("ok", "Not configured; messages go to the log.", fix=fix)
-    base = str(value.get("api_base") or "https://api.telegram.org").rstrip("/")
+    base = await house.bots.base_of("telegram/default")
     async with http.client("Telegram", seconds=5, attempts=1) as client:
         answer = await client.get(f"{base}/bot{value['bot_token']}/getMe")
     if not answer.is_success:

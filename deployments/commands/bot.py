@@ -117,15 +117,15 @@ def move(
 ) -> None:
     """Sign a bot out of its Bot API server, so that another one may serve it.
 
-    Stop the listener first, then move, then set TELEGRAM_API_BASE. The way back opens after ten minutes.
+    Stop the listener first, then move, then set TELEGRAM_API_BASE; where the bot's block has an address of
+    its own, that one. The way back opens after ten minutes.
     """
     method = "close" if close else "logOut"
-    terminal.in_house(lambda house: house.bots.sign_out(agent, method))
-    done = {"agent_id": agent, "status": "moved", "method": method}
+    place = terminal.in_house(lambda house: house.bots.sign_out(agent, method))
+    done = {"agent_id": agent, "status": "moved", "method": method, "address_from": place}
+    wanted = f"the address in the connection {place}" if "/" in place else place
     terminal.show(
-        done,
-        as_json,
-        lambda console: console.print(f"{agent}'s bot is signed out: now set TELEGRAM_API_BASE."),
+        done, as_json, lambda console: console.print(f"{agent}'s bot is signed out: now set {wanted}.")
     )
 
 

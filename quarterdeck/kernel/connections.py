@@ -231,11 +231,7 @@ def _telegram(settings: Settings) -> dict[str, Any] | None:
     token = settings.telegram_bot_token
     if token is None or not settings.telegram_chat_id:
         return None
-    return {
-        "bot_token": token.get_secret_value(),
-        "chat_id": settings.telegram_chat_id,
-        "api_base": settings.telegram_api_base,
-    }
+    return {"bot_token": token.get_secret_value(), "chat_id": settings.telegram_chat_id}
 
 
 def _generic_webhook(settings: Settings) -> dict[str, Any] | None:

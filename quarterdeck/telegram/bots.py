@@ -23,6 +23,7 @@ from quarterdeck.kernel.errors import (
 from quarterdeck.kernel.keyring import Keyring
 from quarterdeck.telegram import store
 from quarterdeck.telegram.model import (
+    API_BASE,
     BOTS_TOPIC,
     DESK,
     SENDS_TOPIC,
@@ -75,7 +76,7 @@ class Bots:
         """
         token = token.strip()
         logs.hide(token)
-        found = await self.identify(token, await self._base_of(connection))
+        found = await self.identify(token, await self.base_of(connection))
         async with self._database.command("register bot") as unit:
             await self._must_be_free(unit, agent_id, found)
             row = await store.bot(unit.session, agent_id, for_update=True)
@@ -201,20 +202,27 @@ class Bots:
 
     async def token(self, agent_id: str) -> tuple[str, str]:
         """A bot's token and the address of its Bot API. Raises `NotFound`, `Misconfigured`."""
+        row = await self._row(agent_id)
+        return await self._token(row), await self.base_of(row.connection)
+
+    async def _row(self, agent_id: str) -> Bot:
         async with self._database.read() as session:
             row = await store.bot(session, agent_id)
             known = [] if row else [one.agent_id for one in await store.bots(session)]
         if row is None:
             raise NotFound.among("bot", agent_id, known)
-        return await self._token(row), await self._base_of(row.connection)
+        return row
 
-    async def sign_out(self, agent_id: str, method: str) -> None:
+    async def sign_out(self, agent_id: str, method: str) -> str:
         """Leave the present Bot API server: `logOut` from the cloud, `close` from a local one.
 
+        Returns what must name the next server: `telegram/<name>` where this bot's connection has an address
+        of its own, else TELEGRAM_API_BASE.
         Raises `Unavailable` with `retry_after` within ten minutes of the bot's start there, `Conflict` when
         it refuses.
         """
-        token, base = await self.token(agent_id)
+        row = await self._row(agent_id)
+        token, base = await self._token(row), await self.base_of(row.connection)
         address = f"{base}/bot{quote(token, safe=':')}/{method}"
         async with http.client("Telegram", seconds=SECONDS) as telegram:
             answer = await telegram.post(address)
@@ -228,6 +236,7 @@ class Bots:
                 retry_after=wait,
             )
         http.accepted(answer)
+        return row.connection if await self._own_base(row.connection) else "TELEGRAM_API_BASE"
 
     async def lease_of(self, row: Bot) -> Lease:
         """What a listener must know to serve a bot. Raises `Misconfigured` without its token."""
@@ -238,7 +247,7 @@ class Bots:
             registered_at=row.registered_at,
             allowed_chats=frozenset(row.allowed_chats),
             token=await self._token(row),
-            api_base=await self._base_of(row.connection),
+            api_base=await self.base_of(row.connection),
             trouble=row.trouble,
         )
 
@@ -326,10 +335,16 @@ class Bots:
         logs.hide(token)
         return token
 
-    async def _base_of(self, connection: str) -> str:
+    async def base_of(self, connection: str) -> str:
+        """The address of the Bot API for a connection's bot: its own one, else as TELEGRAM_API_BASE says."""
+        return await self._own_base(connection) or self._api_base
+
+    async def _own_base(self, connection: str) -> str:
+        """Empty where there is none; Telegram's own stood in every block for long, and says nothing."""
         kind, _, name = connection.partition("/")
         value = (await self._connections.get(kind, name) or {}) if connection else {}
-        return str(value.get("api_base") or self._api_base).rstrip("/")
+        base = str(value.get("api_base") or "").strip().rstrip("/")
+        return "" if base == API_BASE else base
 
     def _plain(self, row: Bot) -> str:
         return self._keyring.open(PURPOSE, row.agent_id, row.sealed).decode()

@@ -16,6 +16,7 @@ from quarterdeck.kernel.errors import Conflict
 from quarterdeck.kernel.inbox import Delivery
 from quarterdeck.kernel.settings import Settings
 from tests.fakes.company import company, settings_of
+from tests.fakes.telegram import TOKEN, FakeTelegram
 
 
 async def looked(settings: Settings, *, fix: bool = False) -> dict[str, Result]:
@@ -148,6 +149,15 @@ async def test_doors_are_told_and_those_without_their_secret_are_a_warning(setti
     assert (await webhooks_when("openclaw", url="http://127.0.0.1:9")).verdict == "ok"
     found = await webhooks_when("gitea", url="http://127.0.0.1:9", token="a-token-of-the-test")
     assert (found.verdict, "gitea" in found.detail, "block `gitea`" in found.fix) == ("warn", True, True)
+
+
+async def test_the_bot_is_asked_after_where_the_setting_says(settings: Settings, house: House):
+    with FakeTelegram(TOKEN) as telegram:
+        async with house.database.command("connect") as unit:
+            value = {"bot_token": TOKEN, "chat_id": "1001", "api_base": "https://api.telegram.org"}
+            await house.connections.put(unit, "telegram", "default", value, Source.API)
+        found = await look_at("telegram", settings.model_copy(update={"telegram_api_base": telegram.base}))
+        assert found.verdict == "ok" and telegram.done("getMe", token=TOKEN)
 
 
 async def test_messages_that_no_listener_sends_are_told(settings: Settings, house: House):

@@ -185,7 +185,9 @@ async def test_the_environment_fills_what_is_missing_and_follows_itself(
     assert await connections.fill_from_environment(environment(monkeypatch)) == ["telegram"]
     assert await connections.fill_from_environment(environment(monkeypatch)) == []
     assert await connections.fill_from_environment(environment(monkeypatch, "canary-newer")) == ["telegram"]
-    assert (await connections.get("telegram") or {})["bot_token"] == "canary-newer"
+    value = await connections.get("telegram") or {}
+    assert value["bot_token"] == "canary-newer"
+    assert "api_base" not in value, "the address would stay when TELEGRAM_API_BASE changes"
 
 
 @pytest.mark.parametrize("source", [Source.BLOCK, Source.API])

@@ -7,9 +7,11 @@ import httpx
 import pytest
 from sqlmodel import col, select
 
+from quarterdeck.kernel.connections import Source
 from quarterdeck.kernel.errors import Conflict, NotFound, QuarterdeckError, Unavailable
 from quarterdeck.kernel.journal import Event
 from quarterdeck.telegram.forwarding import Forwarder
+from quarterdeck.telegram.model import DESK
 from quarterdeck.telegram.wire import Send, SendState
 from tests.fakes.telegram import CHAT, GROUP, TOKEN, FakeTelegram
 from tests.fakes.telegram_gateway import Heard, TelegramRoom, running, until
@@ -175,6 +177,22 @@ async def test_a_bot_is_signed_out_before_another_server_serves_it(room, telegra
     with pytest.raises(QuarterdeckError) as refused:
         await room.bots.sign_out("analyst", "close")
     assert TOKEN not in str(refused.value)
+
+
+@pytest.mark.parametrize("said", [{}, {"api_base": ""}, {"api_base": "https://api.telegram.org/"}])
+async def test_the_bot_of_a_connection_follows_the_setting_unless_it_has_an_address_of_its_own(
+    room, telegram, said
+):
+    await room.bots.forget("analyst")
+    async with room.database.command("connect") as unit:
+        await room.connections.put(unit, "telegram", "default", {"bot_token": TOKEN} | said, Source.API)
+    await room.bots.adopt_connections()
+    assert await room.bots.token(DESK) == (TOKEN, telegram.base)
+    assert await room.bots.sign_out(DESK, "logOut") == "TELEGRAM_API_BASE"
+    own = {"bot_token": TOKEN, "api_base": telegram.base}
+    async with room.database.command("connect") as unit:
+        await room.connections.put(unit, "telegram", "default", own, Source.API)
+    assert await room.bots.sign_out(DESK, "close") == "telegram/default"
 
 
 async def test_updates_are_forwarded_in_order_until_the_other_side_takes_them(room, telegram):
