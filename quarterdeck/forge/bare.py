@@ -139,6 +139,12 @@ class Bare:
         return (await self.git.run(*order, at=self.path)).text
 
     async def _merged_tree(self, base: str, head: str) -> str:
+        if (await self.git.run("merge-base", base, head, at=self.path, accept=(0, 1))).code:
+            raise Conflict(
+                f"{head[:10]} cannot be merged: it has no history in common with {base[:10]}.",
+                "Merge the base branch into this branch with --allow-unrelated-histories, push.",
+                code="unrelated_histories",
+            )
         order = ("merge-tree", "--write-tree", "-z", "--name-only", "--no-messages", base, head)
         answer = await self.git.run(*order, at=self.path, accept=(0, 1, _USAGE))
         if answer.code == _USAGE:  # before git 2.38

@@ -5,12 +5,13 @@ written anew before git is used in it, a folder in an unusual state is made anew
 commits leave it only through `publish`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from quarterdeck.forge.bare import Bare
 from quarterdeck.forge.folders import remove_tree
 from quarterdeck.forge.git import DESK, Output
+from quarterdeck.kernel import disk
 from quarterdeck.kernel.errors import Conflict, Unavailable
 
 _START = "refs/quarterdeck/start"
@@ -33,11 +34,11 @@ class WorkTree:
 
     async def refresh(self, branch: str, start: str, *, is_new: bool) -> str:
         """The branch at `start`, without anything of earlier work; keeps the clone if it is sound."""
-        if self._is_sound() and not self._has(_UNFINISHED):
-            try:
+        try:
+            if self._is_sound() and not self._has(_UNFINISHED):
                 return await self._reset(branch, start, is_new=is_new)
-            except (Unavailable, OSError):
-                pass  # half-made or broken: what is wrong with it does not matter, a new one is cheap
+        except (Unavailable, OSError):
+            pass  # half-made or broken: what is wrong with it does not matter, a new one is cheap
         await self.make()
         return await self._reset(branch, start, is_new=is_new)
 
@@ -58,17 +59,34 @@ class WorkTree:
             await self._git("checkout", "--quiet", "--force", "--detach", commit)
 
     async def publish(self, branch: str) -> str:
-        """Move the forge's branch to what was made here. Raises `Conflict` if that loses anybody's work."""
-        self._must_be_sound()
-        self._configure()
+        """Move the forge's branch to what was made here.
+
+        Raises `Conflict` if that loses anybody's work, or git cannot use what is left of the repository.
+        """
+        self._prepare()
         await self._commit_leftovers(branch)
-        head = (await self._git("rev-parse", "--verify", "HEAD^{commit}")).text
-        start = (await self._git("rev-parse", "--verify", "--quiet", _START, accept=(0, 1))).text
+        head = await self._head()
+        start = (await self._ask("rev-parse", "--verify", "--quiet", _START, accept=(0, 1))).text
         if await self.bare.head(branch) != head:
             await self._must_follow(branch, start, head)
             await self._push(branch, start, head)
-        await self._git("update-ref", _START, head)
+        await self._ask("update-ref", _START, head)
         return head
+
+    def _prepare(self) -> None:
+        try:
+            self._must_be_sound()
+            self._configure()
+        except OSError as error:
+            if disk.is_full(error):
+                raise disk.full(self.folder) from error
+            raise _unusable(str(error)) from error
+
+    async def _head(self) -> str:
+        answer = await self._ask("rev-parse", "--verify", "--quiet", "HEAD^{commit}", accept=(0, 1))
+        if answer.code:
+            raise _unusable("HEAD names no commit")
+        return answer.text
 
     async def _reset(self, branch: str, start: str, *, is_new: bool) -> str:
         self._configure()
@@ -81,15 +99,16 @@ class WorkTree:
         return start
 
     async def _commit_leftovers(self, branch: str) -> None:
-        unmerged = (await self._git("diff", "--name-only", "--diff-filter=U", "-z")).names
-        if unmerged:
+        entries = (await self._ask("ls-files", "--unmerged", "-z")).names
+        if entries:
+            unmerged = sorted({entry.partition("\t")[2] for entry in entries})
             raise Conflict(
-                f"A merge was left unfinished: {', '.join(sorted(set(unmerged))[:10])}.",
+                f"A merge was left unfinished: {', '.join(unmerged[:10])}.",
                 "Settle the conflict and commit.",
                 code="unfinished_merge",
             )
         await self._commit("add", "--all")
-        if (await self._git("diff", "--cached", "--quiet", accept=(0, 1))).code == 1:
+        if (await self._ask("diff", "--cached", "--quiet", accept=(0, 1))).code == 1:
             message = f"{branch}: keep what was left uncommitted"
             await self._commit("commit", "--quiet", "--no-verify", "-m", message)
 
@@ -104,7 +123,7 @@ class WorkTree:
 
     async def _must_follow(self, branch: str, start: str, head: str) -> None:
         follows = ("merge-base", "--is-ancestor", start, head)
-        if start and (await self._git(*follows, accept=(0, 1))).code:
+        if start and (await self._ask(*follows, accept=(0, 1))).code:
             raise Conflict(
                 f"Commits that {branch} has already are missing here: its history was rewritten.",
                 "Add commits on top of the published ones; merge instead of rebasing.",
@@ -125,6 +144,13 @@ class WorkTree:
             "Mend what git complains about, then publish again.",
             code="push_refused",
         )
+
+    async def _ask(self, *arguments: str, accept: Collection[int] = (0,)) -> Output:
+        """What git answers in a folder that somebody may have broken: tried again, it would say the same."""
+        answer = await self._git(*arguments, accept=range(256))
+        if answer.code not in accept:
+            raise _unusable(answer.reason)
+        return answer
 
     async def _git(self, *arguments: str, accept: Iterable[int] = (0,)) -> Output:
         return await self.bare.git.run(
@@ -157,6 +183,14 @@ class WorkTree:
                 "Check it out again; what was not published from it is lost.",
                 code="work_tree_broken",
             )
+
+
+def _unusable(why: str) -> Conflict:
+    return Conflict(
+        f"The repository in the work tree cannot be used any more: {why}.",
+        "Leave .git alone but through git, and leave the work committed on the branch that was given.",
+        code="work_tree_broken",
+    )
 
 
 def _moved(branch: str, current: str) -> Conflict:

@@ -195,6 +195,34 @@ def _be_a_link(work: Path) -> None:
     work.symlink_to(work.parent / "moved")
 
 
+def _leave_no_commit(work: Path) -> None:
+    git(work, "checkout", "--quiet", "--orphan", "elsewhere")
+    git(work, "rm", "-r", "--force", "--quiet", ".")
+
+
+def _break_the_index(work: Path) -> None:
+    write(work, ".git/index", "no index")
+
+
+def _block_the_settings(work: Path) -> None:
+    write(work, ".git/index.lock/file", "")
+
+
+@pytest.mark.parametrize(
+    "harm", [_leave_no_commit, _break_the_index, _remove_head, _empty_objects, _block_the_settings]
+)
+async def test_what_an_agent_broke_is_refused_as_its_work_and_not_waited_for(
+    forge: LocalForge, work: Path, harm
+):
+    git_hand.commit(work, "a.txt")
+    head = await forge.publish("demo", BRANCH, work)
+    harm(work)
+    with pytest.raises(Conflict, match=r"cannot be used any more|cannot be committed"):
+        await forge.publish("demo", BRANCH, work)
+    assert await forge.head("demo", BRANCH) == head
+    assert await forge.checkout("demo", BRANCH, "main", work) == head
+
+
 @pytest.mark.parametrize(
     "harm", [_remove_head, _empty_objects, _start_a_rebase, _speak_for_another, _be_a_file, _be_a_link]
 )

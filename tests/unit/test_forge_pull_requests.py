@@ -196,6 +196,18 @@ async def test_a_conflict_can_be_settled_in_the_work_tree(shop: Workshop):
     assert await shop.forge.read_file("demo", "main", "same.txt") == "ours\n"
 
 
+async def test_a_branch_that_was_begun_anew_cannot_be_merged_and_says_so(shop: Workshop):
+    work = shop.folder / "work"
+    await shop.forge.checkout("demo", BRANCH, "main", work)
+    git(work, "checkout", "--quiet", "--orphan", "anew")
+    git_hand.commit(work, "a.txt")
+    head = await shop.forge.publish("demo", BRANCH, work)
+    await shop.open()
+    with pytest.raises(Conflict, match="no history in common") as error:
+        await shop.merge(1, head)
+    assert error.value.code == "unrelated_histories"
+
+
 async def test_many_merges_at_once_merge_once(shop: Workshop):
     head = await shop.push("a.txt")
     await shop.open()
