@@ -15,6 +15,15 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Model calls: the process itself, its upkeep, its backups.")
 
+ASKING = "quarterdeck router ask"
+"""The client of `ask`, made when calls need a key and no proxy token is known."""
+
+NEXT = {
+    401: f'If its client is disabled, `quarterdeck client remove "{ASKING}"` lets it make another.',
+    404: "`quarterdeck backend list` shows the models that there are.",
+}
+"""What to do when the router refuses."""
+
 
 @app.callback(invoke_without_command=True)
 def run(context: typer.Context) -> None:
@@ -71,16 +80,49 @@ def ask(
     words: Annotated[str, typer.Argument(help="What to say.")] = "Say hello in five words.",
     as_json: AsJson = False,
 ) -> None:
-    """Try it: one short chat through the router."""
+    """Try it: one short chat through the router, with the proxy token or, if need be, a key of its own."""
+    from quarterdeck.router.config import RouterSettings
+
+    proxy = RouterSettings().proxy_token
+    body = {"model": model, "max_tokens": 50, "messages": [{"role": "user", "content": words}]}
 
     async def chatted(admin: "httpx.AsyncClient") -> Any:
-        body = {"model": model, "max_tokens": 50, "messages": [{"role": "user", "content": words}]}
-        answer = await admin.post(str(admin.base_url.join("/v1/chat/completions")), json=body)
-        if not answer.is_success:
-            error = answer.json().get("error", {})
-            raise Unavailable(f"The router answered {answer.status_code}: {error.get('message', '')}")
-        return answer.json() | {"backend": answer.headers.get("x-quarterdeck-backend", "")}
+        answer = await _call(admin, body, proxy.get_secret_value() if proxy else ASKING)
+        if answer.status_code == 401:
+            answer = await _call(admin, body, await _own_key(admin))
+        return _heard(answer)
 
     told = asking(chatted, seconds=120)
     text = told["choices"][0]["message"]["content"]
     terminal.show(told, as_json, lambda console: console.print(f"{told['backend']}: {text}", markup=False))
+
+
+async def _call(admin: "httpx.AsyncClient", body: dict[str, Any], key: str) -> "httpx.Response":
+    address = str(admin.base_url.join("/v1/chat/completions"))
+    return await admin.post(address, json=body, headers={"Authorization": f"Bearer {key}"})
+
+
+async def _own_key(admin: "httpx.AsyncClient") -> str:
+    """The key of this command's own client: another one each time, for it is told only when it is made."""
+    for card in said(await admin.get("/clients")):
+        if card["name"] == ASKING:
+            return str(said(await admin.post(f"/clients/{card['id']}/key"))["key"])
+    return str(said(await admin.post("/clients", json={"name": ASKING}))["key"])
+
+
+def _heard(answer: "httpx.Response") -> dict[str, Any]:
+    from quarterdeck.kernel.http import json_of
+
+    if answer.is_success:
+        return json_of(answer) | {"backend": answer.headers.get("x-quarterdeck-backend", "")}
+    try:
+        told = answer.json()["error"]["message"]
+    except (ValueError, KeyError, TypeError):
+        told = answer.reason_phrase
+    raise Unavailable(
+        f"The router answered {answer.status_code}: {told}",
+        NEXT.get(
+            answer.status_code, "`quarterdeck backend list` shows who could answer, and how they stand."
+        ),
+        code="refused",
+    )

@@ -59,3 +59,32 @@ async def test_a_backend_that_answers_is_well(router: OpenRouter) -> None:
         said = await router.quarterdeck("backend", "test", "One")
         assert (said.code, said.out.strip()) == (0, "One: healthy")
         assert (await backends_can_be_called(Patient(router.settings))).detail == "1 backends."
+
+
+async def test_ask_answers_before_and_after_somebody_has_a_key(router: OpenRouter) -> None:
+    said = await router.quarterdeck("router", "ask", "rehearsal")
+    assert said.code == 0 and "[rehearsal]" in said.out
+    assert (await router.quarterdeck("client", "list", "--json")).json["items"] == []
+    await router.post("/clients", {"name": "scout", "agent": "scout"})
+    for _ in range(2):
+        said = await router.quarterdeck("router", "ask", "rehearsal")
+        assert said.code == 0 and "[rehearsal]" in said.out
+    clients = (await router.quarterdeck("client", "list", "--json")).json["items"]
+    assert [client["name"] for client in clients] == ["scout", "quarterdeck router ask"]
+
+
+async def test_ask_that_is_refused_says_what_to_do(router: OpenRouter) -> None:
+    await router.post("/clients", {"name": "quarterdeck router ask", "enabled": False})
+    said = await router.quarterdeck("router", "ask", "rehearsal")
+    assert said.code == 1 and "answered 401" in said.err and "client remove" in said.err
+
+
+async def test_ask_uses_the_proxy_token_where_there_is_one(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SIDECAR_PROXY_TOKEN", "the-proxy-token")
+    async with open_router(tmp_path, database_url, monkeypatch, capsys) as router:
+        assert (await router.quarterdeck("router", "ask", "rehearsal")).code == 0
+        assert (await router.quarterdeck("client", "list", "--json")).json["items"] == []
+        said = await router.quarterdeck("router", "ask", "nonsense", "--json")
+        assert said.code == 1 and "backend list" in said.err
