@@ -25,6 +25,7 @@ async def run_agent(house: House, work: StageWork) -> str:
     assignment = await work.assignment()
     run = await house.engine.run_of(work.ticket)
     if run is None:
+        await work.must_have_the_tree()
         await house.forge.ensure_repository(assignment.repository, assignment.project.default_branch)
         base = await house.forge.checkout(
             assignment.repository,

@@ -52,7 +52,10 @@ class Engine:
     # Work
 
     async def candidates(self, limit: int, passing_over: Sequence[Candidate] = ()) -> list[Candidate]:
-        """What there is to do now, most urgent first, for agents that have a free slot."""
+        """What there is to do now, most urgent first, for agents that have a free slot.
+
+        What is queued while a run of a round that it left goes on here waits for the end of that.
+        """
         now = self.database.clock.now()
         async with self.database.read() as session:
             free = await self.crew.free_slots(session)
@@ -62,7 +65,8 @@ class Engine:
                 for stage in pipeline.stages
                 if not stage.is_engine and free.get(stage.agent, 0) <= 0
             ]
-            found = await store.candidates(session, now, busy, limit + len(passing_over))
+            wanted = limit + len(passing_over)
+            found = await store.candidates(session, now, busy, wanted, self.crew.host)
         return [candidate for candidate in found if candidate not in passing_over][:limit]
 
     async def next_due(self) -> datetime | None:

@@ -5,7 +5,20 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import BigInteger, Text, and_, case, cast, exists, func, or_, text, tuple_, update
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Text,
+    and_,
+    case,
+    cast,
+    exists,
+    func,
+    or_,
+    text,
+    tuple_,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import aliased
 from sqlmodel import col, select
@@ -88,11 +101,32 @@ def _held(now: datetime) -> SelectOfScalar[int]:
     )
 
 
+def _of_other_rounds(host: str) -> ColumnElement[bool]:
+    """Open runs on this host of stages and rounds that their item left: they may still use its work tree."""
+    return and_(
+        col(AgentRun.item_id) == col(WorkItem.id),
+        col(AgentRun.host) == host,
+        col(AgentRun.state) != RunState.ENDED,
+        col(AgentRun.stage) != ASSIGNED,
+        or_(col(AgentRun.stage) != col(WorkItem.stage), col(AgentRun.round) != col(WorkItem.round)),
+    )
+
+
+async def run_of_another_round(session: AsyncSession, item_id: UUID, host: str) -> AgentRun | None:
+    """A run of a round that the item left, which still goes on on this host."""
+    statement = select(AgentRun).join(WorkItem, _of_other_rounds(host)).where(col(WorkItem.id) == item_id)
+    return (await session.exec(statement.limit(1))).one_or_none()
+
+
 async def candidates(
-    session: AsyncSession, now: datetime, busy: Collection[tuple[str, str]], limit: int
+    session: AsyncSession, now: datetime, busy: Collection[tuple[str, str]], limit: int, host: str
 ) -> list[Candidate]:
-    """Items to take up, most urgent first; `busy` are (pipeline, stage) pairs without a free agent."""
-    new = and_(col(WorkItem.state) == State.QUEUED, dependencies_done())
+    """Items to take up on this host, most urgent first.
+
+    `busy` are (pipeline, stage) pairs without a free agent.
+    """
+    still_worked_on = exists(select(1).where(_of_other_rounds(host)).correlate(WorkItem))
+    new = and_(col(WorkItem.state) == State.QUEUED, dependencies_done(), ~still_worked_on)
     if busy:
         new = and_(new, tuple_(col(WorkItem.pipeline), col(WorkItem.stage)).not_in(list(busy)))
     due = or_(col(WorkItem.wake_at).is_(None), col(WorkItem.wake_at) <= now)

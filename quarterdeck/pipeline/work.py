@@ -165,6 +165,21 @@ class StageWork:
             spent=item.spent,
         )
 
+    async def must_have_the_tree(self) -> None:
+        """Raises `Conflict` (busy) while a run of another round goes on here: it has the item's work tree.
+
+        None can begin meanwhile, for only the item's own round is given runs.
+        """
+        async with self._database.read() as session:
+            item = await store.item(session, self.ticket.key)
+            run = await store.run_of_another_round(session, item.id, self._crew.host)
+        if run is not None:
+            raise Conflict(
+                f"Run {run.id} of {run.stage}, round {run.round}, still works on {item.key}.",
+                "It is stopped; this round begins when it has ended.",
+                code="busy",
+            )
+
     async def open_run(self, base: str) -> AgentRun:
         """Commit the run before its program starts on `base`. Raises `Conflict` when no slot is free."""
         async with self._command("open run") as (unit, item, claim):

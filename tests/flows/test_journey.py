@@ -9,8 +9,10 @@ from typing import Any
 
 import psutil
 import pytest
+from prefect.logging import disable_run_logger
 from sqlmodel import col, select
 
+from flows import stage
 from quarterdeck.board.model import State
 from quarterdeck.forge.protocol import Verdict
 from quarterdeck.kernel.connections import Source
@@ -248,6 +250,27 @@ async def test_cancelling_stops_the_agent_within_seconds_and_closes_its_run(
     assert (await desk.house.crew.run(run.id or 0)).cancelled
     assert "run_cancelled" in await kinds(desk, key)
     assert (desk.house.crew.folder_of(run) / "agent.log").exists()
+
+
+async def test_the_next_round_leaves_the_work_tree_alone_while_the_agent_of_the_last_one_is_in_it(
+    open_desk: OpenDesk, sample: Path
+) -> None:
+    desk = await open_desk()
+    engine = desk.house.engine
+    key = await desk.file(sample)
+    old = await (await engine.claim(await engine.current(key))).open_run("0" * 40)
+    tree = desk.house.work_tree(key)
+    tree.mkdir(parents=True)
+    (tree / "half-done.txt").write_text("the agent is at it")
+    await engine.cancel(key, OWNER)
+    await engine.retry(key, OWNER)
+    work = await engine.claim(await engine.current(key))
+    with disable_run_logger():
+        assert (await stage.work_on(desk.house, work)).name == "Postponed"
+    assert (tree / "half-done.txt").exists()
+    assert await desk.house.crew.open_runs() == [old]
+    await engine.stop_stray_runs()
+    assert (await desk.rest(key)).round == 2
 
 
 async def test_a_full_disk_is_waited_for_and_costs_nothing(

@@ -1,21 +1,24 @@
 """An item that went elsewhere is left alone by whoever still works on the round it left."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from quarterdeck.board.model import OUTSIDE, State
-from quarterdeck.crew.model import RunState
+from quarterdeck.crew.model import AgentRun, RunState
 from quarterdeck.crew.runtime import Outcome
 from quarterdeck.house import House
 from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.errors import Conflict, Stale
 from quarterdeck.kernel.settings import Settings
+from quarterdeck.pipeline.assignments import Wish
 from quarterdeck.pipeline.board_items import BoardItems
 from quarterdeck.pipeline.rules import Block, StartRun
-from quarterdeck.pipeline.store import item_for_update
-from tests.fakes.homes import furnished
+from quarterdeck.pipeline.store import Candidate, item_for_update
+from tests.fakes.homes import ROSTER, furnished
 from tests.fakes.stage_work import OWNER, PIPELINE, filed, kinds, state, taken
 
 CANCELLED = Outcome(cancelled=True, error="the item no longer needs it")
@@ -23,7 +26,8 @@ CANCELLED = Outcome(cancelled=True, error="the item no longer needs it")
 
 @pytest.fixture
 async def house(database: Database, tmp_path: Path) -> AsyncIterator[House]:
-    async with furnished(database, Settings(home=tmp_path), pipeline=PIPELINE) as house:
+    roster = ROSTER.replace("{slug: analyst,", "{slug: analyst, max_concurrent: 2,")
+    async with furnished(database, Settings(home=tmp_path), pipeline=PIPELINE, roster=roster) as house:
         yield house
 
 
@@ -60,6 +64,39 @@ async def test_who_works_on_a_round_that_was_left_writes_nothing_into_the_next(
     assert await (await taken(house, key)).next_step() == StartRun()
     assert await house.engine.stop_stray_runs() == 1
     assert (await house.crew.run(run.id)).state is RunState.ENDED
+
+
+@pytest.mark.parametrize("move", [reopened, given_back])
+async def test_a_round_begins_when_the_run_of_the_one_before_has_left_the_work_tree(
+    house: House, move: Callable[[House, str], Awaitable[None]]
+) -> None:
+    key = await filed(house)
+    run = await (await taken(house, key)).open_run("0" * 40)
+    assert run.id is not None
+    await move(house, key)
+    assert await house.engine.candidates(10) == []
+    by_hand = await taken(house, key)
+    with pytest.raises(Conflict) as refused:
+        await by_hand.must_have_the_tree()
+    assert refused.value.code == "busy"
+    await by_hand.postpone(0)
+    async with house.database.command("end run") as unit:
+        await house.crew.close_run(unit, run.id, CANCELLED)
+    assert await house.engine.candidates(10) == [Candidate(key, "analysis", 2)]
+    await (await taken(house, key)).must_have_the_tree()
+
+
+async def test_a_round_waits_neither_for_runs_by_hand_nor_for_those_of_another_host(house: House) -> None:
+    key = await filed(house)
+    run = await (await taken(house, key)).open_run("0" * 40)
+    await reopened(house, key)
+    async with house.database.command("go elsewhere") as unit:
+        await unit.session.exec(update(AgentRun).values(host="elsewhere"))
+    wish = Wish("developer", key, "Count the ducks.", timedelta(minutes=2))
+    await house.assignments.assign(OWNER, wish)
+    assert await house.engine.candidates(10) == [Candidate(key, "analysis", 2)]
+    await (await taken(house, key)).must_have_the_tree()
+    assert (await house.crew.run(run.id or 0)).state is not RunState.ENDED
 
 
 async def test_a_block_from_outside_keeps_its_reason_and_is_told_once(house: House) -> None:
