@@ -60,7 +60,7 @@ def _ours(settings: Settings) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
     }
     if settings.crew:
-        told["QUARTERDECK_CREW"] = str(settings.crew.expanduser().absolute())
+        told["QUARTERDECK_CREW"] = str(settings.crew_file)
     return told
 
 

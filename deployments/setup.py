@@ -66,7 +66,7 @@ async def set_up_core(settings: Settings, *, apply: bool = False) -> AsyncIterat
 
     With `apply`, files win over tables that differ from them; else the differences are told.
     """
-    for make in (_folders, _keys, _examples):
+    for make in (_folders, _keys, place_examples):
         with postgres.explain_os(settings.folder):
             step = make(settings)
         yield step
@@ -107,7 +107,7 @@ def _keys(settings: Settings) -> Step:
     return _step("keys", set(settings.keys_folder.iterdir()) - before, str(settings.keys_folder))
 
 
-def _examples(settings: Settings) -> Step:
+def place_examples(settings: Settings) -> Step:
     """Copy what is shipped where nothing is; what people have changed is theirs."""
     shipped = [file for file in sorted(EXAMPLES.rglob("*")) if file.is_file() and file.suffix != ".pyc"]
     copied = [file for file in shipped if _copied(file, _place(settings, file))]
@@ -115,9 +115,11 @@ def _examples(settings: Settings) -> Step:
 
 
 def _place(settings: Settings, source: Path) -> Path:
+    """Agents lie beside the roster, which names them as seen from itself."""
     if source.name == "crew.yaml":
         return settings.crew_file
-    return settings.folder / source.relative_to(EXAMPLES)
+    place = source.relative_to(EXAMPLES)
+    return (settings.crew_file.parent if place.parts[0] == "agents" else settings.folder) / place
 
 
 def _copied(source: Path, target: Path) -> bool:

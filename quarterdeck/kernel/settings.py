@@ -218,7 +218,7 @@ class Settings(BaseSettings):
 
     @property
     def crew_file(self) -> Path:
-        return self.crew or self.folder / "crew.yaml"
+        return self.crew.expanduser().absolute() if self.crew else self.folder / "crew.yaml"
 
     @property
     def pipelines_folder(self) -> Path:
