@@ -1,7 +1,7 @@
 """`quarterdeck backend …`: who answers model calls."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 app = typer.Typer(help="Providers of models: keys and addresses that the router calls.")
+
+Pool = Literal["primary", "fallback"]
 
 
 @app.command("list")
@@ -72,19 +74,23 @@ def add(
     api: Annotated[
         str, typer.Option(help="Dialect: openai-completions, anthropic-messages, gemini, …")
     ] = "openai-completions",
-    pool: Annotated[str, typer.Option(help="primary or fallback.")] = "primary",
-    rpm: Annotated[int, typer.Option(help="Requests per minute.")] = 40,
+    pool: Annotated[
+        Pool, typer.Option(help="Those of fallback are called when primary is used up.")
+    ] = "primary",
+    rpm: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="Requests per minute; unset = SIDECAR_RATE_RPM.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Add a backend. The key is never an argument: others could read it in the list of processes."""
-    wanted = {
+    wanted: dict[str, Any] = {
         "name": name,
         "api_base_url": url,
         "api": api,
         "pool": pool,
-        "rpm_limit": rpm,
         "model_mappings": dict(map(_mapping, model)),
     }
+    wanted |= {} if rpm is None else {"rpm_limit": rpm}
     wanted |= {"key_connection": key_connection} if key_connection else {"api_key": _key(key_file)}
 
     async def added(admin: "httpx.AsyncClient") -> Any:

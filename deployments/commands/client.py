@@ -39,8 +39,8 @@ def list_clients(as_json: AsJson = False) -> None:
 def add_client(
     name: Annotated[str, typer.Argument(help="What people call it.")],
     agent: Annotated[str, typer.Option(help="Agent that its calls are booked to.")] = "",
-    tokens_per_day: Annotated[int | None, typer.Option(help="Budget of a UTC day.")] = None,
-    usd_per_day: Annotated[float | None, typer.Option(help="Budget of a UTC day.")] = None,
+    tokens_per_day: Annotated[int | None, typer.Option(min=0, help="Budget of a UTC day.")] = None,
+    usd_per_day: Annotated[float | None, typer.Option(min=0, help="Budget of a UTC day.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a key for somebody who calls; it is shown only this once."""

@@ -114,7 +114,8 @@ def _heard(answer: "httpx.Response") -> dict[str, Any]:
     from quarterdeck.kernel.http import json_of
 
     if answer.is_success:
-        return json_of(answer) | {"backend": answer.headers.get("x-quarterdeck-backend", "")}
+        heard: dict[str, Any] = json_of(answer)
+        return heard | {"backend": answer.headers.get("x-quarterdeck-backend", "")}
     try:
         told = answer.json()["error"]["message"]
     except (ValueError, KeyError, TypeError):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from deployments.commands import terminal
-from quarterdeck.kernel.errors import Invalid, NotFound, Unavailable
+from quarterdeck.kernel.errors import Conflict, Invalid, NotFound, Unavailable
 
 if TYPE_CHECKING:
     import httpx
@@ -37,12 +37,20 @@ def said(answer: "httpx.Response") -> Any:
     from quarterdeck.kernel.http import json_of
 
     if answer.is_client_error and answer.status_code not in (401, 429):
-        try:
-            told = str(answer.json()["detail"])
-        except (ValueError, KeyError, TypeError):
-            told = f"The router refused: {answer.status_code}"
-        raise (NotFound if answer.status_code == 404 else Invalid)(told, "See the command's --help.")
+        kind = {404: NotFound, 409: Conflict}.get(answer.status_code, Invalid)
+        raise kind(_told(answer), "See the command's --help.")
     return json_of(answer)
+
+
+def _told(answer: "httpx.Response") -> str:
+    """A sentence, or for wrong values a list of places and what is wrong there."""
+    try:
+        detail = answer.json()["detail"]
+        if isinstance(detail, str):
+            return detail
+        return "; ".join(f"{'.'.join(map(str, wrong['loc'][1:]))}: {wrong['msg']}" for wrong in detail) + "."
+    except (ValueError, KeyError, TypeError):
+        return f"The router refused: {answer.status_code} {answer.reason_phrase}."
 
 
 def asking(work: "Callable[[httpx.AsyncClient], Awaitable[T]]", *, seconds: float = 10.0) -> T:

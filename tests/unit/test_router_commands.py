@@ -1,5 +1,7 @@
 """`quarterdeck router | backend | client` beside a router that runs."""
 
+import io
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -88,3 +90,32 @@ async def test_ask_uses_the_proxy_token_where_there_is_one(
         assert (await router.quarterdeck("client", "list", "--json")).json["items"] == []
         said = await router.quarterdeck("router", "ask", "nonsense", "--json")
         assert said.code == 1 and "backend list" in said.err
+
+
+async def test_what_the_router_refuses_is_told_in_words(
+    router: OpenRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
+    url = "http://127.0.0.1:9/v1"
+    said = await router.quarterdeck("backend", "add", "X", "ftp://x", "--model", "a", "--api", "no", "--json")
+    told = json.loads(said.err.splitlines()[-1])
+    assert (said.code, told["code"]) == (2, "invalid")
+    assert told["detail"].startswith("api_base_url: must be an absolute http or https address; api: is no")
+    for wrong in (["--rpm", "1001"], ["--rpm", "0"], ["--pool", "third"]):
+        said = await router.quarterdeck("backend", "add", "X", url, "--model", "a", *wrong)
+        assert said.code == 2 and wrong[0] in said.err
+    await router.post("/clients", {"name": "scout"})
+    said = await router.quarterdeck("client", "add", "scout")
+    assert said.code == 1 and "a client 'scout' already" in said.err
+
+
+async def test_a_backend_has_the_limit_of_new_backends_unless_it_is_said(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SIDECAR_RATE_RPM", "7")
+    url = "http://127.0.0.1:9/v1"
+    async with open_router(tmp_path, database_url, monkeypatch, capsys) as router:
+        for more, limit in (([], 7), (["--rpm", "8"], 8)):
+            monkeypatch.setattr("sys.stdin", io.StringIO("sk-the-key\n"))
+            said = await router.quarterdeck("backend", "add", "X", url, "--model", "a", *more, "--json")
+            assert (said.code, said.json["rpm_limit"]) == (0, limit)
