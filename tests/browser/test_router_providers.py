@@ -21,6 +21,20 @@ from tests.browser.steps import (
 from tests.fakes.router_admin import SmallRouter
 
 
+def test_limits_that_are_left_empty_are_those_of_new_providers(page: Page, router: SmallRouter):
+    router.new = {"rpm_limit": 7, "timeout_seconds": 33}
+    open_add_form(page)
+    fill_provider(page)
+    save(page)
+    expect(row(page, "NVIDIA A")).to_contain_text("7 · 0% used")
+    page.get_by_role("button", name="Edit NVIDIA A").click()
+    dialog = page.get_by_role("dialog", name="Edit NVIDIA A")
+    expect(dialog.get_by_label("Timeout s")).to_have_value("33")
+    dialog.get_by_label("RPM").fill("")
+    page.locator("dialog[open] .save").click()
+    expect(page.locator("#rpm_limit-error")).to_contain_text("from 1 to 1000")
+
+
 def test_a_provider_is_added_edited_and_deleted(page: Page, router: SmallRouter):
     open_add_form(page)
     fill_provider(

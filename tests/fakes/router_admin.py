@@ -39,7 +39,10 @@ def iso(at: float) -> str:
 
 
 class SmallRouter:
-    """`hourly`, `daily`, `events` and `calls` are the rows that the API gives; `totals` what is told live."""
+    """`hourly`, `daily`, `events` and `calls` are the rows that the API gives; `totals` what is told live.
+
+    `new` are the limits of providers that come without any.
+    """
 
     def __init__(self, interval: float = 0.05) -> None:
         self.balancer = Balancer(Tuning())
@@ -51,6 +54,7 @@ class SmallRouter:
         self.daily: list[dict[str, Any]] = []
         self.events: list[dict[str, Any]] = []
         self.calls: list[dict[str, Any]] = []
+        self.new = {"rpm_limit": 40, "timeout_seconds": 120}
         self.token = TOKEN
         self.is_broken = False
         self.started_at = time.time()
@@ -138,10 +142,7 @@ class SmallRouter:
         return JSONResponse(self._masked(self.stored[identity]))
 
     def _keep(self, identity: str, values: Mapping[str, Any]) -> dict[str, Any]:
-        defaults = {
-            "rpm_limit": values["rpm_limit"] or 40,
-            "timeout_seconds": values["timeout_seconds"] or 120,
-        }
+        defaults = {name: values[name] or value for name, value in self.new.items()}
         self.stored[identity] = {**values, **defaults, "id": identity}
         self._adopt()
         return self.stored[identity]

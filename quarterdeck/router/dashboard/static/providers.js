@@ -10,7 +10,7 @@ import { backends, canBeReset, condition, needsAttention, reason, standing } fro
 
 const DEFAULTS = {
   name: "", label: "", api_base_url: "", api: "openai-completions", key_connection: "",
-  pool: "primary", rpm_limit: 40, timeout_seconds: 120, enabled: true, model_mappings: {},
+  pool: "primary", rpm_limit: "", timeout_seconds: "", enabled: true, model_mappings: {},
 };
 const RANGES = { rpm_limit: [1, 1000], timeout_seconds: [10, 600] };
 const EXAMPLE = '{\n  "gpt-5-mini": {"native_id": "openai/gpt-5-mini"}\n}';
@@ -164,6 +164,7 @@ function read() {
   if (!hasKey && !body.api_key && !body.key_connection) refuse("api_key", "A provider needs its key, or the name of a connection that holds it.");
   if (body.api_key && body.key_connection === edited?.key_connection) delete body.key_connection; // the key takes its place
   for (const [name, [least, most]] of Object.entries(RANGES)) {
+    if (!edited && !fields.value(name)) continue; // a new one has what the settings say
     body[name] = Number(fields.value(name) || NaN);
     if (!Number.isInteger(body[name]) || body[name] < least || body[name] > most) refuse(name, `A whole number from ${least} to ${most}.`);
   }
