@@ -78,7 +78,7 @@ class Job:
     @property
     def is_closed(self) -> bool:
         """Done in every place where it stands, or with a reviewer."""
-        return all(card.status in (Status.DONE, Status.IN_REVIEW) for card in self.cards)
+        return all(card.status is Status.DONE or card.is_in_review for card in self.cards)
 
     def begin(self, now: datetime, item: str = "") -> None:
         self.at = now

@@ -200,7 +200,7 @@ class MemoryRecords:
     async def work_of(self, session: AsyncSession, agent: str, now: datetime) -> list[Work]:
         rows = memory(session).tables.work_by_agent[agent].values()
         known = now - store.REMEMBERED
-        kept = (row for row in rows if row.finished_at is None or row.finished_at > known)
+        kept = (row for row in rows if row.finished_at is None or row.updated_at > known)
         return sorted(kept, key=lambda row: (row.source, row.ref))
 
     async def work(self, session: AsyncSession, source: str, ref: str) -> Work | None:

@@ -1,8 +1,8 @@
 """The places where work waits, as programs outside: slow, cached for a minute, sometimes down or half deaf.
 
 Each does with an order what its real counterpart does: OpenClaw's WorkBoard cannot give a card back but only
-block it, Plane's backlog is its way of blocking, our own board wakes its engine, and lets nobody take from it
-what it works on or has done.
+block it, Plane's backlog is its way of blocking and what is done stays in progress there until somebody closes
+it, our own board wakes its engine, and lets nobody take from it what it works on or has done.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ OPEN_AGAIN = {"workboard": Status.BLOCKED, "plane": Status.TODO}
 
 @dataclass(eq=False)
 class Card:
-    """One piece of work in one place."""
+    """One piece of work in one place. `is_reported`: it is done, and stays in progress until a person closes it."""
 
     ref: Ref
     title: str
@@ -47,8 +47,14 @@ class Card:
     needs: list[Ref] = field(default_factory=list)
     rounds: int | None = None
     said: list[str] = field(default_factory=list)
+    is_reported: bool = False
+
+    @property
+    def is_in_review(self) -> bool:
+        return self.is_reported or self.status is Status.IN_REVIEW
 
     def change(self, now: datetime, status: Status | None = None) -> None:
+        self.is_reported = self.is_reported and status is None
         self.status, self.at = status or self.status, now
 
 
@@ -159,7 +165,9 @@ class Outside:
             if self.is_driven and card.status in (*CLOSED, Status.IN_PROGRESS):
                 return
             self._say(card, result)
-            card.change(self.now(), Status.DONE if is_reviewed else Status.IN_REVIEW)
+            unreviewed = Status.IN_PROGRESS if self.name == "plane" else Status.IN_REVIEW
+            card.change(self.now(), Status.DONE if is_reviewed else unreviewed)
+            card.is_reported = card.status is Status.IN_PROGRESS
 
     async def note_rounds(self, ref: Ref, rounds: int) -> None:
         async with _Order(self, ref) as card:

@@ -90,6 +90,6 @@ class People:
     async def review(self, jobs: Iterable[Job]) -> None:
         """What is done is looked at; what was not done goes back, without a word."""
         for job in jobs:
-            waiting = [card for card in job.cards if card.status is Status.IN_REVIEW]
+            waiting = [card for card in job.cards if card.is_in_review]
             for card in waiting if job.open_runs == 0 else ():
                 card.change(self._clock.now(), Status.DONE if job.completed else Status.TODO)

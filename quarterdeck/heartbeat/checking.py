@@ -18,6 +18,7 @@ from quarterdeck.heartbeat.judging import (
     Tell,
     about,
     blank,
+    is_untouched,
     judge,
     may_start,
     places_of,
@@ -29,12 +30,15 @@ from quarterdeck.heartbeat.roster import Heartbeat
 from quarterdeck.heartbeat.rules import Gate, Turn
 from quarterdeck.heartbeat.settling import due
 from quarterdeck.heartbeat.stall import SILENT, Standing, standing
-from quarterdeck.heartbeat.store import Records
+from quarterdeck.heartbeat.store import REMEMBERED, Records
 from quarterdeck.heartbeat.work import Answer, Found, Ref, Source, Status
 from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.errors import QuarterdeckError
 
 DOCUMENTS, BOARD, MULTICA = "documents", "board", "multica"
+
+AGAIN = REMEMBERED / 7
+"""How often it is written down that finished work is still open."""
 
 
 @dataclass(frozen=True)
@@ -108,12 +112,13 @@ class Check:
             memory = self._memory(piece, now)
             self._remember_places(piece, memory)
             self._remember_who_holds_it(piece, memory)
-            if piece.status is Status.IN_PROGRESS:
+            if piece.status is Status.IN_PROGRESS and not is_untouched(piece, memory, now):
                 await self._check_progress(piece, memory, at_work)
             elif piece.status is Status.TODO and not await self._is_done_already(piece, memory):
                 self._check_found(piece, memory)
             elif memory.finished_at is not None and not memory.owed:
                 self._close_everywhere(piece, memory)
+                self._keep_in_mind(piece, memory)
             elif piece.status is Status.BLOCKED and not (memory.breaker or memory.owed):
                 await self._is_at_work_elsewhere(piece, memory)
         await self._let_go(pieces)
@@ -142,6 +147,11 @@ class Check:
                 return
             piece, judgement = fresh, judge(fresh, memory, self.beat, self._now())
         self._take(piece, memory, judgement)
+
+    def _keep_in_mind(self, piece: Piece, memory: Work) -> None:
+        """What is done, and open in its source until a person closes it, is forgotten only afterwards."""
+        if self._now() - memory.updated_at > AGAIN:
+            self.plan.change(piece, {"updated_at": self._now()})
 
     def _take(self, piece: Piece, memory: Work, judgement: Judgement) -> None:
         named = str(piece.ref)

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Any
 
 from quarterdeck.heartbeat.model import Work
-from quarterdeck.heartbeat.overview import Piece, key_of
+from quarterdeck.heartbeat.overview import Piece, key_of, sign
 from quarterdeck.heartbeat.roster import Heartbeat
 from quarterdeck.heartbeat.rules import Turn, turn
 from quarterdeck.heartbeat.stall import (
@@ -196,6 +196,16 @@ def blank(piece: Piece, agent: str, now: datetime) -> Work:
 
 def places_of(piece: Piece) -> list[list[str]]:
     return [[place.ref.source, place.ref.id] for place in piece.places]
+
+
+def is_untouched(piece: Piece, memory: Work, now: datetime) -> bool:
+    """It is done, and nobody did anything to it since: it waits for whoever closes it in its source."""
+    if memory.finished_at is None or memory.own_sign is None:
+        return False
+    in_hand = [place for place in piece.places if place.status is Status.IN_PROGRESS]
+    signs = (sign(place, now) for place in in_hand)
+    is_known = all([place.ref.source, place.ref.id] in memory.places for place in in_hand)
+    return is_known and all(seen is None or seen <= memory.own_sign for seen in signs)
 
 
 def may_start(piece: Piece, memory: Work) -> bool:

@@ -191,6 +191,7 @@ class Settling:
             try:
                 place = await self._sources[name].read(Ref(name, ref)) if name in self._sources else None
             except QuarterdeckError:
+                signs.append(now)  # whatever we did there was done by now
                 continue
             if place is not None and (found := sign(place, now)):
                 signs.append(found)

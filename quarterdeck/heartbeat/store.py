@@ -17,7 +17,8 @@ from quarterdeck.heartbeat.rules import Spent
 from quarterdeck.router.model import CallRow
 
 REMEMBERED = timedelta(days=7)
-"""How long finished work is known: a second place of it may turn up when its source is back."""
+"""How long finished work is known after it was last seen: a second place of it may turn up when its source is
+back, and where nobody closes it, it is still in progress."""
 
 EVERYBODY = ""
 """The row of what concerns all agents together: an outage of all sources."""
@@ -82,7 +83,7 @@ async def pulses(session: AsyncSession) -> dict[str, Pulse]:
 
 async def work_of(session: AsyncSession, agent: str, now: datetime) -> list[Work]:
     """All that is remembered of an agent's work, except what was finished long ago."""
-    recent = or_(col(Work.finished_at).is_(None), col(Work.finished_at) > now - REMEMBERED)
+    recent = or_(col(Work.finished_at).is_(None), col(Work.updated_at) > now - REMEMBERED)
     statement = select(Work).where(col(Work.agent) == agent, recent).order_by(col(Work.source), col(Work.ref))
     return list((await session.exec(statement)).all())
 

@@ -11,10 +11,15 @@ from quarterdeck.kernel.clock import Clock
 
 
 class Place:
-    """A source in memory. `down`: it answers nothing, and takes nothing."""
+    """A source in memory. `down`: it answers nothing, and takes nothing.
+
+    Plane's has no review: work that is not reviewed yet gets a remark, and is in progress.
+    """
 
     def __init__(self, name: str, rank: int, clock: Clock, *, is_driven: bool = False) -> None:
         self.name, self.rank, self.is_driven = name, rank, is_driven
+        self._unreviewed = Status.IN_PROGRESS if name == "plane" else Status.IN_REVIEW
+        self._blocked = Status.OTHER if name == "plane" else Status.BLOCKED
         self.down: Trouble | None = None
         self.is_cached = False
         self.asked = 0
@@ -74,11 +79,11 @@ class Place:
 
     async def block(self, ref: Ref, why: str) -> None:
         self._note("block", ref, why)
-        self.change(ref.id, status=Status.BLOCKED)
+        self.change(ref.id, status=self._blocked)
 
     async def finish(self, ref: Ref, result: str, *, is_reviewed: bool) -> None:
         self._note("finish", ref, result)
-        self.change(ref.id, status=Status.DONE if is_reviewed else Status.IN_REVIEW)
+        self.change(ref.id, status=Status.DONE if is_reviewed else self._unreviewed)
 
     async def note_rounds(self, ref: Ref, rounds: int) -> None:
         self._note("note_rounds", ref, str(rounds))

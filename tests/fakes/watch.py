@@ -40,6 +40,7 @@ class Watch:
         self.board = Place("board", 0, self.clock, is_driven=True)
         self.cards = Place("workboard", 1, self.clock)
         self.multica = Place("multica", 2, self.clock)
+        self.plane = Place("plane", 4, self.clock)
         self.places = (self.board, self.cards, self.multica)
         self.sweeper = Sweeper(database, self.crew, self.places, conversations=self.talking)
 

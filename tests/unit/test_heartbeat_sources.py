@@ -87,6 +87,12 @@ async def test_work_that_somebody_must_look_at_is_not_done_and_not_to_do(place: 
     assert await status(place, ref) not in (Status.DONE, Status.TODO)
 
 
+async def test_work_that_was_done_elsewhere_is_not_to_do_here_any_more(place: Place) -> None:
+    ref = await place.put("Renew the certificate")
+    await place.source.finish(ref, "It was done as multica:ENG-1.", is_reviewed=False)
+    assert await status(place, ref) not in (Status.DONE, Status.TODO)
+
+
 async def test_blocked_work_says_why_and_is_taken_by_nobody(place: Place) -> None:
     ref = await place.put("Renew the certificate")
     for _ in range(2):

@@ -348,3 +348,19 @@ async def test_an_agent_without_a_heartbeat_is_an_error_not_an_empty_result(watc
 async def test_the_next_sweep_is_known(watch: Watch) -> None:
     for card in await watch.sweeper.overview():
         assert watch.clock.now() < card.next_at <= watch.clock.now() + timedelta(minutes=16)
+
+
+async def test_what_is_done_and_stays_in_progress_in_its_source_is_not_done_again(watch: Watch) -> None:
+    watch.sweeper.add(watch.plane)
+    watch.plane.put("p1")
+    await watch.sweep()
+    await watch.end_runs()
+    for hours in (1, 24, 6 * 24, 6 * 24):  # also when it was forgotten otherwise
+        watch.minutes(hours * 60)
+        swept = await watch.sweep()
+        assert (swept.suspected, swept.confirmed, swept.result) == ([], [], Result.QUIET)
+    assert (watch.plane.status("p1"), len(await watch.runs())) == (Status.IN_PROGRESS, 1)
+    watch.plane.change("p1")  # somebody goes on with it, and stops
+    watch.minutes(46)
+    assert (await watch.sweep()).confirmed == ["plane:p1"]
+    assert len(await watch.runs()) == 2

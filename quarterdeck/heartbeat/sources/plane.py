@@ -135,9 +135,12 @@ class PlaneIssues:
         await self._put(ref, Group.BACKLOG)
 
     async def finish(self, ref: Ref, result: str, *, is_reviewed: bool) -> None:
+        """Plane knows no review: what somebody still looks at is in progress until he closes it."""
         await self.comment(ref, result)
         if is_reviewed:
             await self._put(ref, Group.COMPLETED)
+        elif (await self._tracker.issue(*_parts(ref))).group not in (Group.STARTED, *CLOSED):
+            await self._put(ref, Group.STARTED)
 
     async def note_rounds(self, ref: Ref, rounds: int) -> None:
         await self._notes.set_rounds(ref, rounds)
