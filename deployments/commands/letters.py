@@ -25,7 +25,10 @@ def _group() -> None:
 
 @notify.command()
 def test(
-    channel: Annotated[str, typer.Argument(help="log or telegram.")] = "log", as_json: AsJson = False
+    channel: Annotated[
+        str | None, typer.Argument(help="log or telegram; without it telegram where it is connected.")
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Send a test message now; exit code 1 when it did not arrive."""
     trial = terminal.in_house(lambda house: house.notify.test(channel))

@@ -149,11 +149,13 @@ class Notify:
         if home is not None and (message.channel, message.chat) not in named:
             message.chat, message.lane = home, _lane(message.channel, home)
 
-    async def test(self, channel: str) -> Trial:
+    async def test(self, channel: str | None = None) -> Trial:
         """Send a test message now, past the outbox, and say how it fared. Raises `NotFound`.
 
+        Without a name through the channel that is connected, else the log.
         It goes the way of all others: through the channel's queue, which somebody must serve.
         """
+        channel = channel or await self._connected()
         if channel not in self.channels:
             raise NotFound.among("channel", channel, self.channels)
         port = self.channels[channel]
@@ -162,6 +164,12 @@ class Notify:
             return Trial(channel=channel, ok=False, detail=_unconfigured(channel))
         text = render(self._language, "test", None, None, {})
         return _trial(channel, await port.try_out(Outgoing(f"test:{new_id()}", chat, text)))
+
+    async def _connected(self) -> str:
+        for name, channel in self.channels.items():
+            if name != "log" and await channel.home_chat() is not None:
+                return name
+        return "log"
 
 
 def _unconfigured(channel: str) -> str:

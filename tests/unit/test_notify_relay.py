@@ -197,6 +197,11 @@ async def test_a_test_message_says_how_it_fared(heard, telegram):
         await heard.notify.test("pigeon")
 
 
+async def test_what_is_tried_without_a_name_is_what_people_are_told_through(heard, telegram, database, tmp_path):
+    assert (await heard.notify.test()).channel == "telegram" and telegram.texts()
+    assert (await NotifyRoom(database, tmp_path / "other").notify.test()).channel == "log"
+
+
 async def test_a_test_message_of_a_desk_without_a_bot_says_what_is_missing(database, tmp_path):
     missing = await NotifyRoom(database, tmp_path).notify.test("telegram")
     assert not missing.ok and "not filled in" in missing.detail

@@ -90,6 +90,11 @@ async def test_a_stranger_is_refused_politely_and_told_the_id(desk: ChatDesk) ->
     assert "999" in desk.said(999)[0] and desk.asked() == []
 
 
+async def test_in_a_group_a_stranger_is_told_its_number_too(desk: ChatDesk) -> None:
+    await desk.writes("@desk_bot who are you?", user=999, chat=GROUP)
+    assert str(GROUP) in desk.said(GROUP)[0] and "999" in desk.said(GROUP)[0]
+
+
 async def test_a_stranger_who_goes_on_writing_is_answered_once_in_a_while(
     database: Database, tmp_path: Path
 ) -> None:

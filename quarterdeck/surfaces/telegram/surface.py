@@ -268,7 +268,10 @@ class TelegramSurface:
         user = native.place.user
         if self._strangers.is_owed_an_answer(native):
             self._strangers.answer(native)
-            speaker.say(escape(say(speaker.language, "stranger", user=user, door=PLATFORM)))
+            told = [say(speaker.language, "stranger", user=user, door=PLATFORM)]
+            if not native.place.is_private:
+                told.append(say(speaker.language, "stranger_group", chat=native.place.chat))
+            speaker.say(escape("\n".join(told)))
         await self._auth.revoke(str(user))
 
     async def _handle(self, batch: Sequence[Native], speaker: Speaker) -> None:
