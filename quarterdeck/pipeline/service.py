@@ -1,5 +1,6 @@
 """What the pipeline room can do: hand out claims, and take people's decisions."""
 
+import asyncio
 import os
 import socket
 from collections.abc import Callable, Collection, Sequence
@@ -230,17 +231,31 @@ class Engine:
         return {claim.flow_run for claim in held if claim.leased_until > self.database.clock.now()}
 
     async def interrupt(self, flow_run: str, why: str) -> bool:
-        """Somebody cancelled a stage run from outside (Prefect's UI): stop its agent, then ask a person."""
+        """Somebody cancelled a stage run from outside (Prefect's UI): stop its agent, then ask a person.
+
+        What cannot be stopped now, or not from here, is left to `stop_interrupted_runs`.
+        """
         async with self.database.command("interrupt") as unit:
             claim = await store.claim_of_flow(unit.session, flow_run)
             if claim is None or claim.ended_at is not None:
                 return False
             claim.interrupted = claim.interrupted or why
             unit.session.add(claim)
-            runs = await store.open_runs_of(unit.session, [claim.item_id])
-        for run in runs:
-            await self.crew.stop(run, why)
+        await self.stop_interrupted_runs()
         return True
+
+    async def stop_interrupted_runs(self) -> int:
+        """Stop the agents on this host whose stage runs were cancelled; whoever waits for them closes them.
+
+        Raises `Unavailable` when some could not be stopped; the others were.
+        """
+        async with self.database.read() as session:
+            found = await store.interrupted_runs(session, self.crew.host)
+        stops = [self.crew.stop(run, why) for run, why in found]
+        for outcome in await asyncio.gather(*stops, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
+        return len(found)
 
     async def stop_stray_runs(self) -> int:
         """Stop and close runs whose item went elsewhere: cancelled, or taken back by a person."""

@@ -1,6 +1,6 @@
 """All queries of the pipeline room."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
@@ -231,9 +231,23 @@ async def run_of(session: AsyncSession, item_id: UUID, stage: str, round_: int) 
     return (await session.exec(statement)).one_or_none()
 
 
-async def open_runs_of(session: AsyncSession, item_ids: Iterable[UUID]) -> list[AgentRun]:
-    statement = select(AgentRun).where(
-        col(AgentRun.item_id).in_(list(item_ids)), col(AgentRun.state) != RunState.ENDED
+async def interrupted_runs(session: AsyncSession, host: str) -> list[tuple[AgentRun, str]]:
+    """Open runs on this host whose stage run was cancelled from outside, each with why."""
+    statement = (
+        select(AgentRun, Claim.interrupted)
+        .join(
+            Claim,
+            and_(
+                col(Claim.item_id) == col(AgentRun.item_id),
+                col(Claim.stage) == col(AgentRun.stage),
+                col(Claim.round) == col(AgentRun.round),
+            ),
+        )
+        .where(
+            col(AgentRun.state) != RunState.ENDED,
+            col(AgentRun.host) == host,
+            col(Claim.interrupted) != "",
+        )
     )
     return list((await session.exec(statement)).all())
 
