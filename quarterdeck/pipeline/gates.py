@@ -49,15 +49,24 @@ def documents_folder(item_key: str) -> str:
 
 async def check_documents(forge: Forge, asked: Asked) -> Answer:
     """Do the named documents exist on the branch, with something in them?"""
-    missing = []
-    for name in asked.needs:
-        path = f"{documents_folder(asked.item_key)}/{name}.md"
-        content = await forge.read_file(asked.repository, asked.branch, path)
-        if not (content or "").strip():
-            missing.append(f"{name}.md {'is empty' if content is not None else 'is missing'}")
-    if missing:
-        return Answer(GateVerdict.FAILED, ", ".join(missing))
+    complaints = [await _wrong_with(forge, asked, f"{name}.md") for name in asked.needs]
+    if any(complaints):
+        return Answer(GateVerdict.FAILED, ", ".join(filter(None, complaints)))
     return Answer(GateVerdict.PASSED)
+
+
+async def _wrong_with(forge: Forge, asked: Asked, name: str) -> str:
+    path = f"{documents_folder(asked.item_key)}/{name}"
+    try:
+        content = await forge.read_file(asked.repository, asked.branch, path)
+    except Conflict as error:
+        if error.code not in ("file_not_text", "file_too_large"):
+            raise
+        todo = error.instruction.rstrip(".")
+        return f"{error.detail.rstrip('.')}: {todo[:1].lower()}{todo[1:]}"
+    if content is None:
+        return f"{name} is missing"
+    return "" if content.strip() else f"{name} is empty"
 
 
 async def check_pr_open(forge: Forge, asked: Asked) -> Answer:

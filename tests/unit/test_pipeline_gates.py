@@ -1,0 +1,48 @@
+"""A gate says what is wrong with the work in words that its agent can mend it by."""
+
+from pathlib import Path
+
+import pytest
+
+from quarterdeck.forge.local import LocalForge
+from quarterdeck.kernel.database import Database
+from quarterdeck.pipeline.gates import Answer, Asked, check_documents
+from quarterdeck.pipeline.model import GateVerdict
+from tests.fakes.git_hand import write
+
+FOLDER = "docs/items/ET-007"
+ASKED = Asked("ET-007", "Greet", "demo", "item/ET-007", "main", needs=("brd", "acceptance"))
+
+
+@pytest.fixture
+async def forge(database: Database, tmp_path: Path) -> LocalForge:
+    forge = LocalForge(database, tmp_path / "forge")
+    await forge.ensure_repository("demo")
+    await forge.checkout("demo", ASKED.branch, "main", tmp_path / "work")
+    return forge
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("Ziel".encode("utf-16"), f"{FOLDER}/brd.md is not a text: write it as UTF-8 text"),
+        (b"x" * 1_000_001, f"{FOLDER}/brd.md is too large: 1,000,001 bytes, the limit is 1,000,000: make"),
+        (b" \n", "brd.md is empty"),
+    ],
+)
+async def test_a_document_that_cannot_be_read_is_named_like_one_that_is_missing(
+    forge: LocalForge, tmp_path: Path, content: bytes, reason: str
+) -> None:
+    write(tmp_path / "work", f"{FOLDER}/brd.md", content)
+    await forge.publish("demo", ASKED.branch, tmp_path / "work")
+    answer = await check_documents(forge, ASKED)
+    assert answer.verdict is GateVerdict.FAILED
+    assert answer.reason.startswith(reason)
+    assert answer.reason.endswith(", acceptance.md is missing")
+
+
+async def test_documents_that_have_something_in_them_pass(forge: LocalForge, tmp_path: Path) -> None:
+    for name in ASKED.needs:
+        write(tmp_path / "work", f"{FOLDER}/{name}.md", "Grüße\n".encode("latin-1"))
+    await forge.publish("demo", ASKED.branch, tmp_path / "work")
+    assert await check_documents(forge, ASKED) == Answer(GateVerdict.PASSED)
