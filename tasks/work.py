@@ -12,7 +12,7 @@ from quarterdeck.crew.runtime import Job
 from quarterdeck.forge.protocol import Verdict
 from quarterdeck.house import House
 from quarterdeck.kernel.errors import Conflict, Invalid, NotFound, Unavailable
-from quarterdeck.pipeline.gates import GATES, Answer
+from quarterdeck.pipeline.gates import GATES, Answer, only_reads
 from quarterdeck.pipeline.work import Assignment, StageWork
 from tasks.step import step
 
@@ -72,14 +72,16 @@ async def publish(house: House, work: StageWork, run_id: int) -> str:
     """Push the agent's commits; open the pull request and give the review that it reported.
 
     A reviewer only reads: what it left in the work tree is not pushed, and its word counts for the
-    commit that it was given.
+    commit that it was given. Without a word of its own it has failed, unless people may still review.
     """
     assignment = await work.assignment()
     result = await house.crew.result_of(run_id)
+    head = assignment.base
     try:
         if review := result.get("review"):
-            head = assignment.base
             await _review(house, assignment, review)
+        elif only_reads(work.stage):
+            await _must_be_reviewable(house, assignment)
         else:
             head = await house.forge.publish(
                 assignment.repository, assignment.branch, house.work_tree(assignment.item.key)
@@ -103,6 +105,14 @@ async def _propose(house: House, assignment: Assignment, proposal: dict[str, Any
         proposal.get("body") or "",
         assignment.stage.agent,
     )
+
+
+async def _must_be_reviewable(house: House, assignment: Assignment) -> None:
+    if not await house.forge.has_people(assignment.repository):
+        raise Conflict(
+            f"{assignment.stage.agent} ended without a review of {assignment.base[:10]}: a verdict, approved or "
+            "rejected, is all that this stage takes from its agent"
+        )
 
 
 async def _review(house: House, assignment: Assignment, review: dict[str, Any]) -> None:

@@ -29,6 +29,10 @@ class Forges:
         """Upkeep: pack the repositories, and copies of Gitea's, in which much lies loose; how many."""
         return await self._local.pack() + await self.gitea.pack()
 
+    async def has_people(self, repository: str) -> bool:
+        """Can people review there? The local forge knows reviews of agents alone."""
+        return await self.gitea.place(repository) is not None
+
     async def check(self, repository: str) -> None:
         """Could a project live there? Raises `Invalid` for what is no address, `Conflict` without a Gitea."""
         if await self.gitea.place(repository) is None:

@@ -9,6 +9,7 @@ from datetime import timedelta
 
 from quarterdeck.forge.protocol import CIState, CombinedStatus, Forge, PullRequestInfo, Verdict
 from quarterdeck.kernel.errors import Conflict, Forbidden
+from quarterdeck.pipeline.definition import Stage
 from quarterdeck.pipeline.model import GateVerdict
 
 NO_CI_PATIENCE = timedelta(minutes=2)
@@ -140,6 +141,17 @@ async def check_review_approved(forge: Forge, asked: Asked) -> Answer:
     if Verdict.APPROVED in verdicts:
         return Answer(GateVerdict.PASSED, commit=request.head)
     return Answer(GateVerdict.PENDING, f"no review of {request.head[:10]}", request.head)
+
+
+def only_reads(stage: Stage) -> bool:
+    """Is a review all that this stage wants of its agent?
+
+    Not if a gate asks for something that it makes; nor if failures come back to it: then it makes what
+    others review.
+    """
+    gates = {gate.name for gate in stage.gates}
+    makes = gates & {"check_documents", "check_pr_open"} or stage.back == stage.name
+    return "check_review_approved" in gates and not makes
 
 
 async def check_merged(forge: Forge, asked: Asked) -> Answer:

@@ -44,3 +44,17 @@ async def test_an_agent_that_breaks_its_repository_is_told_and_works_once_more(
     (reason,) = await reasons(desk, "work_refused")
     assert reason.startswith("The repository in the work tree cannot be used any more: fatal:")
     assert await reasons(desk, "engine_failed") == []
+
+
+async def test_a_reviewer_that_gives_no_review_is_asked_again_and_what_it_left_is_not_pushed(
+    surroundings: Surroundings, open_desk: OpenDesk, sample: Path
+) -> None:
+    spoils(surroundings, "reviewer", "echo junk > junk.txt")
+    desk = await open_desk()
+    key = await desk.file(sample)
+    await desk.rest(key)
+    card = await desk.approve(key)
+    assert card.state is State.DONE
+    (reason,) = await reasons(desk, "work_refused")
+    assert reason.startswith("reviewer ended without a review of ")
+    assert await desk.house.forge.read_file(str(sample), f"item/{key}", "junk.txt") is None

@@ -6,7 +6,8 @@ import pytest
 
 from quarterdeck.forge.local import LocalForge
 from quarterdeck.kernel.database import Database
-from quarterdeck.pipeline.gates import Answer, Asked, check_documents
+from quarterdeck.pipeline.definition import Pipeline
+from quarterdeck.pipeline.gates import Answer, Asked, check_documents, only_reads
 from quarterdeck.pipeline.model import GateVerdict
 from tests.fakes.git_hand import write
 
@@ -46,3 +47,25 @@ async def test_documents_that_have_something_in_them_pass(forge: LocalForge, tmp
         write(tmp_path / "work", f"{FOLDER}/{name}.md", "Grüße\n".encode("latin-1"))
     await forge.publish("demo", ASKED.branch, tmp_path / "work")
     assert await check_documents(forge, ASKED) == Answer(GateVerdict.PASSED)
+
+
+@pytest.mark.parametrize(
+    ("gates", "fails_to", "reads"),
+    [
+        (["check_review_approved"], "development", True),
+        (["check_ci_green", "check_review_approved"], "development", True),
+        (["check_review_approved"], "", False),
+        ([{"check_documents": ["report"]}, "check_review_approved"], "development", False),
+        (["check_pr_open", "check_review_approved"], "development", False),
+        (["check_ci_green"], "development", False),
+    ],
+)
+def test_a_stage_from_which_a_review_alone_is_wanted_only_reads(
+    gates: list[object], fails_to: str, reads: bool
+) -> None:
+    stages = [
+        {"name": "development", "agent": "developer"},
+        {"name": "review", "agent": "reviewer", "gates": gates, "fails_to": fails_to},
+    ]
+    pipeline = Pipeline.model_validate({"name": "default", "stages": stages})
+    assert only_reads(pipeline.stages[1]) is reads
