@@ -1,8 +1,8 @@
 """The places where work waits, as programs outside: slow, cached for a minute, sometimes down or half deaf.
 
 Each does with an order what its real counterpart does: OpenClaw's WorkBoard cannot give a card back but only
-block it, Plane's backlog is its way of blocking and what is done stays in progress there until somebody closes
-it, our own board wakes its engine, and lets nobody take from it what it works on or has done.
+block it, Plane's backlog is its way of blocking and what is done stays in progress there until somebody
+closes it, our own board wakes its engine, and lets nobody take from it what it works on or has done.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ OPEN_AGAIN = {"workboard": Status.BLOCKED, "plane": Status.TODO}
 
 @dataclass(eq=False)
 class Card:
-    """One piece of work in one place. `is_reported`: it is done, and stays in progress until a person closes it."""
+    """One piece of work in one place. `is_reported`: done, and in progress until a person closes it."""
 
     ref: Ref
     title: str
