@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from deployments.commands import terminal
-from deployments.commands.router_admin import Which, asking, getting, id_of, said
+from deployments.commands.router_admin import Which, asking, card_of, changed, getting, id_of, said
 from deployments.commands.terminal import AsJson
 from quarterdeck.kernel.errors import Invalid
 
@@ -26,11 +26,12 @@ def list_backends(as_json: AsJson = False) -> None:
 
     def people(console: "Console") -> None:
         rows = [
-            (b["name"], b["pool"], standing(b), b["rpm_limit"], sorted(b["model_mappings"])) for b in found
+            (b["name"], b["pool"], standing(b), b["rpm_limit"], sorted(b["model_mappings"]), b["id"])
+            for b in found
         ]
         terminal.table(
             console,
-            ("Backend", "Pool", "Status", "RPM", "Models"),
+            ("Backend", "Pool", "Status", "RPM", "Models", "Id"),
             rows,
             "There is no backend yet; `quarterdeck backend add` makes one.",
         )
@@ -118,6 +119,74 @@ def _key(file: Path | None) -> str:
     if sys.stdin.isatty():
         return str(typer.prompt("API key", hide_input=True))
     return sys.stdin.readline().strip()
+
+
+@app.command()
+def edit(
+    which: Which,
+    name: Annotated[str | None, typer.Option(help="What people call it.")] = None,
+    url: Annotated[str | None, typer.Option(help="Base URL.")] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="canonical=native id: a model more, or called otherwise there.")
+    ] = None,
+    without_model: Annotated[list[str] | None, typer.Option(help="A model that it has no more.")] = None,
+    key_file: Annotated[Path | None, typer.Option(help="File with the new API key.")] = None,
+    new_key: Annotated[
+        bool, typer.Option("--new-key", help="The key is another: it is asked for, or read from a pipe.")
+    ] = False,
+    key_connection: Annotated[
+        str | None, typer.Option(help="Name of a `Quarterdeck provider key` block, instead of a key.")
+    ] = None,
+    api: Annotated[str | None, typer.Option(help="Dialect.")] = None,
+    pool: Annotated[Pool | None, typer.Option(help="Which of the pools.")] = None,
+    rpm: Annotated[int | None, typer.Option(min=1, max=1000, help="Requests per minute.")] = None,
+    timeout: Annotated[int | None, typer.Option(min=10, max=600, help="Longest silence, in seconds.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change a backend; what is not said stays. A cooldown or an error is ended by `reset`."""
+    said_so = {
+        "name": name,
+        "api_base_url": url,
+        "key_connection": key_connection,
+        "api": api,
+        "pool": pool,
+        "rpm_limit": rpm,
+        "timeout_seconds": timeout,
+    }
+    values: dict[str, Any] = {field: value for field, value in said_so.items() if value is not None}
+    if key_file or new_key:
+        values["api_key"] = _key(key_file)
+    if model or without_model:
+        mappings = asking(lambda admin: card_of(admin, "/backends", which))["model_mappings"]
+        values["model_mappings"] = _remapped(mappings, model or [], without_model or [])
+    card = changed("/backends", which, values)
+    terminal.show(card, as_json, lambda console: console.print(f"Changed {card['name']}."))
+
+
+def _remapped(present: dict[str, Any], more: list[str], fewer: list[str]) -> dict[str, Any]:
+    """What is known of a model besides its native id stays. Raises `Invalid` for one that is not there."""
+    mappings = dict(present)
+    for canonical, mapping in map(_mapping, more):
+        mappings[canonical] = mappings.get(canonical, {}) | mapping
+    for canonical in fewer:
+        if mappings.pop(canonical, None) is None:
+            there = ", ".join(sorted(present))
+            raise Invalid(f"It has no model {canonical!r}.", f"It has: {there}.", field="without-model")
+    return mappings
+
+
+@app.command()
+def enable(which: Which, as_json: AsJson = False) -> None:
+    """Let a backend be called again."""
+    card = changed("/backends", which, {"enabled": True})
+    terminal.show(card, as_json, lambda console: console.print(f"{card['name']} may be called."))
+
+
+@app.command()
+def disable(which: Which, as_json: AsJson = False) -> None:
+    """Call a backend no more, until it is enabled again."""
+    card = changed("/backends", which, {"enabled": False})
+    terminal.show(card, as_json, lambda console: console.print(f"{card['name']} is called no more."))
 
 
 @app.command()

@@ -19,7 +19,8 @@ ASKING = "quarterdeck router ask"
 """The client of `ask`, made when calls need a key and no proxy token is known."""
 
 NEXT = {
-    401: f'If its client is disabled, `quarterdeck client remove "{ASKING}"` lets it make another.',
+    401: f'If its client is disabled, `quarterdeck client enable "{ASKING}"` lets it in again.',
+    429: f'If the budget of its client is used up, `quarterdeck client edit "{ASKING}"` changes it.',
     404: "`quarterdeck backend list` shows the models that there are.",
 }
 """What to do when the router refuses."""

@@ -16,13 +16,34 @@ T = TypeVar("T")
 Which = Annotated[str, typer.Argument(help="Name or id.")]
 
 
+async def card_of(admin: "httpx.AsyncClient", path: str, which: str) -> dict[str, Any]:
+    """What has this id, or else this name. Raises `NotFound` naming those that exist, and `Invalid` naming
+    the ids when several have the name."""
+    cards: list[dict[str, Any]] = said(await admin.get(path))
+    what = path.strip("/").removesuffix("s")
+    found = [card for card in cards if card["id"] == which] or [c for c in cards if c["name"] == which]
+    if not found:
+        raise NotFound.among(what, which, (card["name"] for card in cards))
+    if len(found) > 1:
+        ids = ", ".join(card["id"] for card in found)
+        raise Invalid(f"{len(found)} {what}s are named {which!r}.", f"Say which by its id: {ids}.")
+    return found[0]
+
+
 async def id_of(admin: "httpx.AsyncClient", path: str, which: str) -> str:
-    """The id of a name or an id. Raises `NotFound` naming those that exist."""
-    cards = said(await admin.get(path))
-    for card in cards:
-        if which in (card["id"], card["name"]):
-            return str(card["id"])
-    raise NotFound.among(path.strip("/").removesuffix("s"), which, (card["name"] for card in cards))
+    """The id of a name or an id. Raises like `card_of`."""
+    return str((await card_of(admin, path, which))["id"])
+
+
+def changed(path: str, which: str, values: dict[str, Any]) -> Any:
+    """Change something with an id or a name, and say what it is now. Raises `Invalid` for no change."""
+    if not values:
+        raise Invalid("Nothing is to be changed.", "Say what with an option; --help names them.")
+
+    async def put(admin: "httpx.AsyncClient") -> Any:
+        return said(await admin.put(f"{path}/{await id_of(admin, path, which)}", json=values))
+
+    return asking(put)
 
 
 def getting(path: str) -> "Callable[[httpx.AsyncClient], Awaitable[Any]]":

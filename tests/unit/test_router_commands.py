@@ -78,7 +78,7 @@ async def test_ask_answers_before_and_after_somebody_has_a_key(router: OpenRoute
 async def test_ask_that_is_refused_says_what_to_do(router: OpenRouter) -> None:
     await router.post("/clients", {"name": "quarterdeck router ask", "enabled": False})
     said = await router.quarterdeck("router", "ask", "rehearsal")
-    assert said.code == 1 and "answered 401" in said.err and "client remove" in said.err
+    assert said.code == 1 and "answered 401" in said.err and "client enable" in said.err
 
 
 async def test_ask_uses_the_proxy_token_where_there_is_one(
@@ -119,3 +119,72 @@ async def test_a_backend_has_the_limit_of_new_backends_unless_it_is_said(
             monkeypatch.setattr("sys.stdin", io.StringIO("sk-the-key\n"))
             said = await router.quarterdeck("backend", "add", "X", url, "--model", "a", *more, "--json")
             assert (said.code, said.json["rpm_limit"]) == (0, limit)
+
+
+async def test_of_two_backends_of_one_name_the_id_says_which(
+    router: OpenRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    older, newer = [(await router.add("Twin", f"http://127.0.0.1:{n}/v1"))["id"] for n in (7, 9)]
+    listed = await router.quarterdeck("backend", "list")
+    assert older in listed.out and newer in listed.out
+    said = await router.quarterdeck("backend", "remove", "Twin")
+    assert said.code == 2 and older in said.err and newer in said.err
+    assert (await router.quarterdeck("backend", "remove", newer)).code == 0
+    left = (await router.quarterdeck("backend", "list", "--json")).json["items"]
+    assert [card["id"] for card in left] == [older]
+
+
+async def test_a_backend_is_switched_off_and_on_and_edited(
+    router: OpenRouter, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    await router.add("One", "http://127.0.0.1:9/v1")
+    assert (await router.quarterdeck("backend", "disable", "One")).out == "One is called no more.\n"
+    assert (await router.quarterdeck("backend", "disable", "One", "--json")).json["status"] == "disabled"
+    assert (await router.quarterdeck("backend", "enable", "One", "--json")).json["status"] == "healthy"
+    (tmp_path / "key").write_text("sk-another-key-0123456789\n")
+    options = (
+        *("--name", "Two", "--url", "http://127.0.0.1:7/v1", "--pool", "fallback", "--rpm", "9"),
+        *("--timeout", "30", "--model", "claude=vendor/c", "--without-model", "gpt"),
+        *("--key-file", str(tmp_path / "key"), "--json"),
+    )
+    card = (await router.quarterdeck("backend", "edit", "One", *options)).json
+    assert (card["name"], card["api_base_url"], card["pool"]) == ("Two", "http://127.0.0.1:7/v1", "fallback")
+    assert (card["rpm_limit"], card["timeout_seconds"], card["api"]) == (9, 30, "openai-completions")
+    assert {name: mapping["native_id"] for name, mapping in card["model_mappings"].items()} == {
+        "claude": "vendor/c"
+    }
+    assert card["api_key"].startswith("sk-ano")
+    for wrong in ([], ["--without-model", "nonsense"], ["--timeout", "9"]):
+        assert (await router.quarterdeck("backend", "edit", "Two", *wrong)).code == 2
+
+
+async def test_a_model_that_is_renamed_at_its_backend_keeps_what_is_known_of_it(router: OpenRouter) -> None:
+    mapping = {"native_id": "a", "context_window": 1000, "cost": {"input": 0.001}}
+    body = {"name": "One", "api_base_url": "http://127.0.0.1:9/v1", "api_key": "k"}
+    await router.post("/backends", body | {"model_mappings": {"gpt": mapping}})
+    card = (await router.quarterdeck("backend", "edit", "One", "--model", "gpt=b", "--json")).json
+    changed = card["model_mappings"]["gpt"]
+    assert (changed["native_id"], changed["context_window"]) == ("b", 1000)
+    assert changed["cost"]["input"] == 0.001
+
+
+async def test_a_client_is_edited_switched_off_and_given_another_key(
+    router: OpenRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    key = (await router.post("/clients", {"name": "scout", "tokens_per_day": 5}))["key"]
+    edited = await router.quarterdeck(
+        "client", "edit", "scout", "--agent", "scout", "--usd-per-day", "1.5", "--no-token-budget", "--json"
+    )
+    card = edited.json
+    assert (card["agent"], card["tokens_per_day"], card["cost_per_day"]) == ("scout", None, 1.5)
+    assert (await router.quarterdeck("client", "edit", "scout")).code == 2
+    both = ("--no-token-budget", "--tokens-per-day", "5")
+    assert (await router.quarterdeck("client", "edit", "scout", *both)).code == 2
+    assert not (await router.quarterdeck("client", "disable", "scout", "--json")).json["enabled"]
+    assert (await router.quarterdeck("client", "enable", "scout", "--json")).json["enabled"]
+    renewed = (await router.quarterdeck("client", "renew", "scout", "--json")).json["key"]
+    assert renewed and renewed != key
+    listed = await router.quarterdeck("client", "list")
+    assert "Tokens today" in listed.out and "USD today" in listed.out
