@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Literal
+from uuid import UUID
 
 import typer
 
@@ -28,6 +29,13 @@ Needs = Annotated[
 ]
 Comment = Annotated[str, typer.Option("--comment", "-c", help="Why; kept in the journal.")]
 By = Annotated[str | None, typer.Option(help="Whose decision it is, if not yours.")]
+Approval = Annotated[
+    UUID | None,
+    typer.Option(help="The request that is answered, as `item show` says; refused if another waits now."),
+]
+RequestKey = Annotated[
+    str, typer.Option("--request-key", help="A word of yours: said again with it, the decision counts once.")
+]
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on until the item rests.")]
 
 
@@ -131,9 +139,17 @@ def edit(
 
 
 @app.command()
-def approve(key: Key, comment: Comment = "", by: By = None, as_json: AsJson = False) -> None:
+def approve(
+    key: Key,
+    comment: Comment = "",
+    by: By = None,
+    approval: Approval = None,
+    request_key: RequestKey = "",
+    as_json: AsJson = False,
+) -> None:
     """Approve what waits for a decision."""
-    _decide(as_json, key, True, comment, by)
+    said = {"approved": True, "comment": comment, "by": by, "asked": approval, "request_key": request_key}
+    _decide(as_json, key, said)
 
 
 @app.command()
@@ -141,10 +157,13 @@ def reject(
     key: Key,
     comment: Annotated[str, typer.Option("--comment", "-c", help="What must change.")],
     by: By = None,
+    approval: Approval = None,
+    request_key: RequestKey = "",
     as_json: AsJson = False,
 ) -> None:
     """Reject what waits for a decision; the comment goes back to the agent."""
-    _decide(as_json, key, False, comment, by)
+    said = {"approved": False, "comment": comment, "by": by, "asked": approval, "request_key": request_key}
+    _decide(as_json, key, said)
 
 
 @app.command()
@@ -262,9 +281,9 @@ async def _say(house: "House", key: str, run_id: int | None, follow: bool, as_js
     return "".join(said)
 
 
-def _decide(as_json: bool, key: str, approved: bool, comment: str, by: str | None) -> None:
+def _decide(as_json: bool, key: str, said: dict[str, Any]) -> None:
     async def decided(house: "House") -> "Card":
-        await house.engine.decide(key, terminal.owner(), approved=approved, comment=comment, by=by)
+        await house.engine.decide(key, terminal.owner(), **said)
         return await house.board.item(key)
 
     _answer(as_json, decided)
@@ -285,6 +304,7 @@ def _answer(as_json: bool, work: "Callable[[House], Awaitable[Card]]") -> None:
                 ("Since", move.get("since")),
                 ("Why", move.get("why")),
                 ("What to do", move.get("todo")),
+                ("Approval", move.get("approval")),
                 ("Waits for", card.waiting_for),
                 ("Priority", card.priority.value),
                 ("Assignee", card.assignee),

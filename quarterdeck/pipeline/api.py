@@ -1,12 +1,15 @@
 """The pipeline's HTTP routes: what people decide about items. `app.state.engine` is the service."""
 
 from typing import Annotated
+from uuid import UUID
 
 from fastapi import Depends, Request
 from pydantic import BaseModel, ConfigDict, Field
 
+from quarterdeck.board.api import RequestKey
 from quarterdeck.board.cards import Card, LongText, Slug
 from quarterdeck.crew.cards import RunCard
+from quarterdeck.kernel.identity import Caller
 from quarterdeck.kernel.paging import Page
 from quarterdeck.kernel.web import Known, problems, room
 from quarterdeck.pipeline.service import Engine
@@ -23,6 +26,10 @@ class Opinion(BaseModel):
 
     comment: LongText = ""
     by: Slug | None = None
+    approval: UUID | None = Field(
+        default=None,
+        description="The request that is answered: `move.approval` of the item. 409 if another waits now.",
+    )
 
 
 class Reason(BaseModel):
@@ -43,20 +50,48 @@ async def _card(request: Request, key: str) -> Card:
     return card
 
 
+async def _decide(
+    engine: Engine, caller: Caller, key: str, opinion: Opinion, request_key: str, *, approved: bool
+) -> None:
+    await engine.decide(
+        key,
+        caller,
+        approved=approved,
+        comment=opinion.comment,
+        by=opinion.by,
+        asked=opinion.approval,
+        request_key=request_key,
+    )
+
+
 TheEngine = Annotated[Engine, Depends(_engine)]
 
 
 @router.post("/items/{key}/approve", summary="Approve", responses=problems(403, 404, 409))
-async def approve(request: Request, engine: TheEngine, caller: Known, key: str, opinion: Opinion) -> Card:
+async def approve(
+    request: Request,
+    engine: TheEngine,
+    caller: Known,
+    key: str,
+    opinion: Opinion,
+    request_key: RequestKey = "",
+) -> Card:
     """Say yes to what waits for approval. The first decision wins; a later one is told who decided."""
-    await engine.decide(key, caller, approved=True, comment=opinion.comment, by=opinion.by)
+    await _decide(engine, caller, key, opinion, request_key, approved=True)
     return await _card(request, key)
 
 
 @router.post("/items/{key}/reject", summary="Reject", responses=problems(403, 404, 409))
-async def reject(request: Request, engine: TheEngine, caller: Known, key: str, opinion: Opinion) -> Card:
+async def reject(
+    request: Request,
+    engine: TheEngine,
+    caller: Known,
+    key: str,
+    opinion: Opinion,
+    request_key: RequestKey = "",
+) -> Card:
     """Say no; the comment goes back to the agent that asked."""
-    await engine.decide(key, caller, approved=False, comment=opinion.comment, by=opinion.by)
+    await _decide(engine, caller, key, opinion, request_key, approved=False)
     return await _card(request, key)
 
 

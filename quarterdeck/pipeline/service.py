@@ -325,7 +325,7 @@ class Engine:
         item = await store.item_for_update(unit.session, key)
         approval = await store.newest_approval(unit.session, item.id)
         if asked is not None and (approval is None or approval.id != asked):
-            raise _no_longer_asked(item.key, await store.approval(unit.session, asked))
+            raise _no_longer_asked(item.key, await store.approval(unit.session, asked, of=item.id))
         self._must_be_open(item, approval)
         assert approval is not None
         if name == approval.requested_by:

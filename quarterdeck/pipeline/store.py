@@ -356,9 +356,10 @@ async def projects(session: AsyncSession) -> list[Project]:
     return list((await session.exec(select(Project).where(col(Project.archived).is_(False)))).all())
 
 
-async def approval(session: AsyncSession, approval_id: UUID) -> Approval:
+async def approval(session: AsyncSession, approval_id: UUID, of: UUID | None = None) -> Approval:
+    """A request for a decision; with `of` only if it is this item's. Raises `NotFound`."""
     found = (await session.exec(select(Approval).where(col(Approval.id) == approval_id))).one_or_none()
-    if found is None:
+    if found is None or of not in (None, found.item_id):
         raise NotFound(f"There is no approval {approval_id}.", "See `GET /api/v1/items/{key}`.")
     return found
 

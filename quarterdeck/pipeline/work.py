@@ -294,7 +294,7 @@ class StageWork:
             "approver",
             f"{self.stage.agent} asks for approval of {self.ticket.stage}.",
             "Approve or reject.",
-        )
+        ) | {"approval": str(approval.id)}
         transitions.touch(unit, item)
         unit.record("approval_requested", item=item.key, stage=self.ticket.stage, approval=str(approval.id))
         unit.wake("approvals", approval.id)

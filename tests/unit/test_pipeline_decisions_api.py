@@ -1,0 +1,118 @@
+"""Decisions over the API and the command line say which question they answer, and may be repeated."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from deployments.cli import run
+from quarterdeck.board.model import State
+from quarterdeck.house import House
+from quarterdeck.kernel.database import Database
+from quarterdeck.kernel.settings import Settings
+from tests.fakes.company import environment
+from tests.fakes.doors import desk_doors
+from tests.fakes.homes import furnished
+from tests.fakes.stage_work import OWNER, filed, pass_stage, state
+
+PIPELINE = """
+name: default
+stages:
+  - {name: analysis, agent: analyst, gates: [{check_documents: [brd]}], approval: true}
+  - {name: design, agent: developer, gates: [{check_documents: [sad]}], approval: true}
+"""
+
+
+@pytest.fixture
+async def house(database: Database, tmp_path: Path) -> AsyncIterator[House]:
+    async with furnished(database, Settings(home=tmp_path), pipeline=PIPELINE) as house:
+        yield house
+
+
+@pytest.fixture
+async def anna(house: House) -> AsyncIterator[httpx.AsyncClient]:
+    headers = {"Authorization": "Bearer anna-token"}
+    doors = httpx.ASGITransport(desk_doors(house))
+    async with httpx.AsyncClient(transport=doors, base_url="http://desk/api/v1", headers=headers) as api:
+        yield api
+
+
+async def asks(house: House, key: str) -> str:
+    """Work on the item's stage until it asks for approval; the request's id."""
+    await pass_stage(house, key)
+    return str((await state(house, key)).move["approval"])  # type: ignore[index]
+
+
+async def say(api: httpx.AsyncClient, key: str, verb: str, request_key: str = "", **body: Any) -> Any:
+    headers = {"Idempotency-Key": request_key} if request_key else {}
+    return await api.post(f"/items/{key}/{verb}", json={"comment": "read it"} | body, headers=headers)
+
+
+async def test_a_decision_that_is_repeated_does_not_answer_the_next_question(
+    house: House, anna: httpx.AsyncClient
+) -> None:
+    key = await filed(house)
+    await asks(house, key)
+    assert (await say(anna, key, "approve", "once")).status_code == 200
+    await asks(house, key)
+    again = await say(anna, key, "approve", "once")
+    assert (again.status_code, again.json()["state"]) == (200, "waiting_approval")
+    assert (await state(house, key)).state is State.WAITING_APPROVAL
+    other = await say(anna, key, "reject", "once")
+    assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
+
+
+@pytest.mark.parametrize("verb", ["approve", "reject"])
+async def test_a_decision_about_what_was_asked_before_is_refused(
+    house: House, anna: httpx.AsyncClient, verb: str
+) -> None:
+    key = await filed(house)
+    first = await asks(house, key)
+    await house.engine.decide(key, OWNER, approved=False, comment="who pays?")
+    second = await asks(house, key)
+    late = await say(anna, key, verb, approval=first)
+    assert (late.status_code, late.json()["code"]) == (409, "already_decided")
+    assert (await say(anna, key, verb, approval=second)).status_code == 200
+
+
+async def test_the_request_of_another_item_is_not_taken_for_one_of_this(
+    house: House, anna: httpx.AsyncClient
+) -> None:
+    key, other = await filed(house), await filed(house)
+    await asks(house, key)
+    answer = await say(anna, key, "approve", approval=await asks(house, other))
+    assert answer.status_code == 404
+    assert (await state(house, key)).state is State.WAITING_APPROVAL
+
+
+async def test_the_command_line_names_the_request_and_may_be_repeated(
+    house: House,
+    tmp_path: Path,
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    logs_left_as_they_were: None,
+) -> None:
+    for name, value in environment(tmp_path, database_url).items():
+        monkeypatch.setenv(name, value)
+
+    async def command(*arguments: str) -> tuple[int, Any]:
+        code = await asyncio.to_thread(run, ["item", *arguments, "--json"])
+        said = capsys.readouterr()
+        return code, json.loads(said.out or said.err)
+
+    key = await filed(house)
+    first = await asks(house, key)
+    assert (await command("show", key))[1]["move"]["approval"] == first
+    approved = ("approve", key, "--approval", first, "--request-key", "once")
+    assert (await command(*approved))[0] == 0
+    second = await asks(house, key)
+    code, card = await command(*approved)
+    assert (code, card["state"]) == (0, "waiting_approval")
+    code, refusal = await command("reject", key, "-c", "no", "--approval", first)
+    assert (code, refusal["code"]) == (1, "already_decided")
+    assert (await command("reject", key, "-c", "no", "--approval", second))[0] == 0
