@@ -40,7 +40,11 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True)
 class Turn:
-    """What is known of the agent's turn; `cost_usd` is exact, as text."""
+    """What is known of the agent's turn; `cost_usd` is exact, as text.
+
+    `question` numbers what was asked: the same number is the same words (`is_again`: as a reminder), asked
+    once more for the same turn. `tries` counts what led nowhere.
+    """
 
     stage: Stage = Stage.NEW
     run_id: str = ""
@@ -48,6 +52,8 @@ class Turn:
     tokens: int | None = None
     cost_usd: str | None = None
     tries: int = 0
+    question: int = 0
+    is_again: bool = False
 
     def with_usage(self, tokens: int | None, cost: Decimal | float | None) -> "Turn":
         return replace(self, tokens=tokens, cost_usd=None if cost is None else str(Decimal(str(cost))))

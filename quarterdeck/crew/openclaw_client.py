@@ -39,6 +39,11 @@ class Conversation:
         self._order = errand.order
         self._mark = prompt.mark(errand.job)
         self._by_hook = self._order["route"] == "hooks"
+        self._was_refused = False
+        self._goes_on = False
+        """Is the turn surely under way at the gateway?"""
+        self._joins = False
+        """Is the same question to be repeated, because the gateway may be at it?"""
         prefix = self._order["session_prefix"]
         if prefix is None:
             prefix = "hook:" if self._by_hook else ""
@@ -55,19 +60,29 @@ class Conversation:
                 await self._ask()
                 return
             except Unavailable as error:
-                if self._errand.turn.tries >= MOST_TRIES:
-                    raise
                 say(f"\n[quarterdeck: {error.detail}]")
+                self._was_refused, problem = "status" in error.data, error
             if await self._found():
                 return
+            if self._errand.turn.tries >= MOST_TRIES and not self._goes_on:
+                raise problem
 
     async def _ask(self) -> None:
-        tries = self._errand.turn.tries + 1
-        self._errand.note(stage=Stage.INTENT, tries=tries)
+        if not self._joins:
+            await self._make_question()
+        elif not self._goes_on:
+            self._errand.note(tries=self._errand.turn.tries + 1)
         message = prompt.message(self._errand.job)
-        if tries > 1 and (await self._look()).progress is not Progress.ABSENT:
+        if self._errand.turn.is_again:
             message = f"{self._mark} {AGAIN}\n\n{message}"
         await (self._by_hooks(message) if self._by_hook else self._by_chat(message))
+
+    async def _make_question(self) -> None:
+        turn = self._errand.turn
+        is_again = turn.tries > 0 and (await self._look()).progress is not Progress.ABSENT
+        self._errand.note(
+            stage=Stage.INTENT, tries=turn.tries + 1, question=turn.question + 1, is_again=is_again
+        )
 
     async def _by_chat(self, message: str) -> None:
         said = await self._gateway.ask(
@@ -89,8 +104,7 @@ class Conversation:
         until = time.monotonic() + self._order["busy_seconds"]
         words = f"{prompt.system(self._errand.job)}\n\n{message}".strip()
         while True:
-            turn = self._errand.turn
-            key = f"quarterdeck-run-{self._errand.job['run_id']}-{turn.tries}"
+            key = f"quarterdeck-run-{self._errand.job['run_id']}-{self._errand.turn.question}"
             self._errand.note(stage=Stage.SENT)
             try:
                 run_id, status = await self._gateway.run_agent(
@@ -102,29 +116,44 @@ class Conversation:
                 )
                 break
             except Unavailable as error:
-                is_busy = error.data.get("status") in (429, 503) and time.monotonic() < until
-                if not is_busy or (await self._look()).progress is not Progress.ABSENT:
+                if error.data.get("status") not in (429, 503):
                     raise
-                say("[quarterdeck: the session is busy; asked again]")
-                self._errand.note(tries=turn.tries + 1)
-                await asyncio.sleep(min(float(error.data.get("retry_after") or 1), 60))
+                await self._while_busy(error, until)
+            self._errand.note(question=self._errand.turn.question + 1)  # what was refused cannot be joined
         told = await self._settled(_is_over, SETTLE)
         if status == "error" or told.progress is Progress.FAILED:
             raise _failed(told)
         say(told.text)
         self._take(told, run_id)
 
+    async def _while_busy(self, busy: Unavailable, until: float) -> None:
+        """Wait for a session that is at work: with our own turn, which is let go on, or with something else.
+
+        Raises `busy` once our turn is over, or when the other work was waited for long enough.
+        """
+        if (await self._look()).progress is not Progress.ABSENT:
+            say("[quarterdeck: the turn goes on; waited for]")
+            if _is_over(await self._settled(_is_over, self._order["busy_seconds"])):
+                raise busy
+        elif time.monotonic() >= until:
+            raise busy
+        else:
+            say("[quarterdeck: the session is busy; asked again]")
+            await asyncio.sleep(min(float(busy.data.get("retry_after") or 1), 60))
+
     async def _found(self) -> bool:
         """Is there an answer already, or does one come without us? True: it was taken.
 
         A gateway that was restarted since takes the turn up by itself; one that was not goes on with a
-        hook's turn, which asking again with the same key joins, and has ended a chat's with its caller.
+        hook's turn, which the same words with the same key join, and has ended a chat's with its caller.
         """
         began = time.time()
-        patience = SETTLE
-        if await self._was_restarted():
-            patience = float(self._order["resume_seconds"])
+        was_restarted = await self._was_restarted()
+        patience = float(self._order["resume_seconds"]) if was_restarted else SETTLE
         turn = await self._settled(_is_over, patience)
+        can_join = self._by_hook and not was_restarted
+        self._goes_on = can_join and turn.progress is Progress.OPEN
+        self._joins = self._goes_on or (can_join and not self._was_refused)
         if turn.progress is Progress.FAILED:
             raise _failed(turn)
         if turn.progress is Progress.ANSWERED:

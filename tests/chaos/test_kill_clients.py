@@ -13,6 +13,9 @@ from tests.fakes.far_sides import REMOTE, Bench, Gateway, far_side, until
 
 pytestmark = pytest.mark.services
 
+SILENCE = 8.0
+"""Seconds in which an agent says nothing: longer than a client looks for what became of a turn."""
+
 DOCUMENT = "=== docs/laps.md ===\nCount them.\n=== end ==="
 
 
@@ -33,6 +36,38 @@ async def test_a_client_that_is_killed_is_replaced_and_the_answer_comes(remote: 
     assert outcome.result == {"summary": "Done at last."}
     if remote.far.name == "openclaw-hooks":
         assert remote.far.begun() == 1  # the turn went on without us, and was joined
+
+
+async def test_a_long_turn_by_hook_whose_client_is_killed_is_joined_and_not_done_twice(
+    tmp_path: Path,
+) -> None:
+    async with far_side("openclaw-hooks", tmp_path) as bench:
+        assert isinstance(bench.far, Gateway)
+        bench.far.gateway.admission = 15  # as the real one: another question would be begun after this one
+        bench.says("Done at last.", seconds=SILENCE)
+        await bench.runtime.start(bench.job())
+        await until(lambda: bench.far.begun() == 1)
+        os.kill(bench.pid(), signal.SIGKILL)
+        outcome = await bench.runtime.wait(bench.folder)
+        assert outcome.succeeded, bench.log()
+        assert outcome.result == {"summary": "Done at last."}
+        assert bench.far.begun() == 1
+
+
+async def test_a_turn_that_a_restarted_gateway_is_long_silent_in_is_waited_for(tmp_path: Path) -> None:
+    async with far_side("openclaw-hooks", tmp_path) as bench:
+        assert isinstance(bench.far, Gateway)
+        bench.far.parameters["resume_seconds"] = 0.5
+        bench.says("Resumed by itself.", seconds=SILENCE)
+        await bench.runtime.start(bench.job())
+        await until(lambda: bench.far.begun() == 1)
+        await bench.far.gateway.stop()
+        await bench.far.gateway.start()
+        outcome = await bench.runtime.wait(bench.folder)
+        assert outcome.succeeded, bench.log()
+        assert outcome.result == {"summary": "Resumed by itself."}
+        assert bench.far.begun() == 1
+        assert "asked again" not in bench.log()
 
 
 async def test_a_client_whose_keeper_is_killed_is_replaced_as_well(remote: Bench) -> None:

@@ -30,7 +30,7 @@ PAGE = ("<!doctype html><title>OpenClaw</title>", "text/html")
 
 @dataclass
 class Reply:
-    """How the model behind a turn behaves."""
+    """How the model behind a turn behaves. A turn by hook goes on when `released`, if that is given."""
 
     text: str = "Done."
     seconds: float = 0.0
@@ -39,6 +39,7 @@ class Reply:
     breaks_off: bool = False
     repeat: int = 1
     fails: bool = False
+    released: asyncio.Event | None = None
 
 
 @dataclass
@@ -133,13 +134,15 @@ class FakeOpenClaw:
         return task
 
     async def _resume(self, turn: Turn) -> None:
-        await asyncio.sleep(0.2)
         again = "[System] Your previous turn was interrupted by a gateway restart. Continue."
-        reply, session = self._reply(), self._sessions[turn.session]
-        _said(session, "user", again, "", 0)
-        await asyncio.sleep(reply.seconds)
-        _said(session, "assistant", reply.text * reply.repeat, str(uuid.uuid4()), 120)
-        turn.is_over = True
+        session = self._sessions[turn.session]
+        async with session.lane:
+            await asyncio.sleep(0.2)
+            reply = self._reply()
+            _said(session, "user", again, "", 0)
+            await asyncio.sleep(reply.seconds)
+            _said(session, "assistant", reply.text * reply.repeat, str(uuid.uuid4()), 120)
+            turn.is_over = True
 
     def _reply(self) -> Reply:
         return self._replies.popleft() if len(self._replies) > 1 else self._replies[0]
@@ -235,6 +238,8 @@ class FakeOpenClaw:
         wrapped = f"SECURITY NOTICE: EXTERNAL, UNTRUSTED source\n<<<EXTERNAL_UNTRUSTED_CONTENT>>>\n{message}"
         async with self._turn(key, wrapped, str(uuid.uuid4())) as (_, reply):
             await asyncio.sleep(reply.seconds)
+            if reply.released:
+                await reply.released.wait()
         return "error" if reply.fails else "ok"
 
     async def _wake(self, request: web.Request) -> web.Response:

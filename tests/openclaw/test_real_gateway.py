@@ -4,6 +4,9 @@ make test-openclaw
 """
 
 import asyncio
+import json
+import os
+import signal
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,6 +17,7 @@ import pytest
 from quarterdeck.board.cards import Draft, ProjectDraft
 from quarterdeck.crew.model import AgentRun, RunState
 from quarterdeck.crew.openclaw import Address, Gateway
+from quarterdeck.crew.openclaw_history import text_of
 from quarterdeck.crew.roster import AgentEntry
 from quarterdeck.crew.waking import Wake
 from quarterdeck.house import House
@@ -27,6 +31,9 @@ from tests.fakes.router_process import RouterProcess
 from tests.openclaw.gateway import HOOKS_TOKEN, TOKEN, RealGateway, chain
 
 pytestmark = pytest.mark.timeout(400)
+
+SILENCE = 20.0
+"""Seconds; the gateway refuses another question of a session that is at work after fifteen."""
 
 
 @dataclass
@@ -115,6 +122,34 @@ async def test_a_gateway_that_is_killed_in_a_turn_answers_after_its_restart(scen
     assert done.exit_code == 0, said(scene, run)
     assert done.result and done.result["summary"]
     print(said(scene, run))
+
+
+async def test_a_turn_by_hook_whose_client_is_killed_is_joined_and_not_begun_twice(scene: Scene) -> None:
+    release = scene.provider.hold("native-gpt", after=3)
+    run = await assigned(scene, "claw-hooks")
+    await scene.provider.until(lambda: bool(scene.provider.to("native-gpt")), 60)
+    started = json.loads((scene.house.crew.folder_of(run) / "started.json").read_text())
+    os.kill(int(started["pid"]), signal.SIGKILL)
+    async with asyncio.timeout(60):
+        while "no answer after" not in said(scene, run):
+            await asyncio.sleep(0.2)
+    await asyncio.sleep(SILENCE)
+    release.set()
+    done = await ended(scene, run)
+    assert done.exit_code == 0, said(scene, run)
+    assert done.result and done.result["summary"]
+    assert await _questions(scene, run) == 1, said(scene, run)
+
+
+async def _questions(scene: Scene, run: AgentRun) -> int:
+    """How often the gateway was asked for this run, as its session's history tells."""
+    gateway = Gateway(Address(scene.gateway.url, TOKEN, HOOKS_TOKEN))
+    try:
+        messages = await gateway.history("hook:task:ET-001", lambda _: False)
+    finally:
+        await gateway.close()
+    asked = [text_of(message) for message in messages if message["role"] == "user"]
+    return sum(f"[quarterdeck run {run.id}]" in text for text in asked)
 
 
 async def test_an_agent_that_is_woken_calls_its_model_with_what_it_was_told(scene: Scene) -> None:

@@ -98,15 +98,19 @@ async def test_a_run_waits_for_a_session_that_is_busy_with_something_else(tmp_pa
         fake = bench.far.gateway
         fake.admission = 0.05
         other = Gateway(Address(fake.url, GATEWAY_TOKEN, HOOKS_TOKEN))
-        fake.says(Reply("By hand.", 1.0), Reply("By the run."))
+        released = asyncio.Event()
+        fake.says(Reply("By hand.", released=released), Reply("By the run."))
         by_hand = asyncio.create_task(by_hook(other, "Count by hand.", "by-hand"))
         await until(lambda: len(fake.turns) == 1)
-        outcome = await bench.run()
+        job = bench.job()
+        await bench.runtime.start(job)
+        await until(lambda: bench.stage() == "sent" and "the session is busy" in bench.log())
+        released.set()
+        outcome = await bench.runtime.wait(job.folder)
         await by_hand
         await other.close()
         assert outcome.succeeded, bench.log()
         assert outcome.result == {"summary": "By the run."}
-        assert "the session is busy" in bench.log()
         assert len(fake.turns) == 2
 
 
