@@ -99,7 +99,13 @@ def _names(parameter: Any) -> str:
     return ", ".join(f"`{name}`" for name in (*parameter.opts, *parameter.secondary_opts))
 
 
-_WORK = {"work": "ENG-12", "ref": "multica:ENG-12", "title": "Fix the login", "agent": "developer"}
+_WORK = {
+    "work": "ENG-12",
+    "name": "multica:ENG-12",
+    "ref": "multica:(id)",
+    "title": "Fix the login",
+    "agent": "developer",
+}
 _TO_COO = _WORK | {"to": "coo"}
 
 SAMPLES: dict[str, dict[str, Any]] = {

@@ -76,11 +76,17 @@ def list_heartbeats(as_json: AsJson = False) -> None:
             (
                 *(c.agent, c.cron, c.zone, c.scheduler),
                 *(terminal.clock(c.last_finished), terminal.clock(c.next_at)),
-                [breaker.work for breaker in c.breakers],
+                [breaker.name for breaker in c.breakers],
             )
             for c in cards
         ]
         terminal.table(console, head, rows, "No agent has a `heartbeat:` in the roster.")
+        for card in cards:
+            for work in card.waiting:
+                line = (
+                    f"Waits for a yes: {work.title}\n  quarterdeck heartbeat allow {card.agent} {work.name}"
+                )
+                console.print(line, markup=False, soft_wrap=True)
 
     terminal.show({"items": cards, "next_cursor": None}, as_json, people)
 
@@ -114,4 +120,4 @@ def allow(agent: Agent, work: Work, as_json: AsJson = False) -> None:
 
 def _told(do: "Callable[[House], Awaitable[Breaker]]", what: str, as_json: bool) -> None:
     done = terminal.in_house(do)
-    terminal.show(done, as_json, lambda console: console.print(f"{done.work} {what}.", markup=False))
+    terminal.show(done, as_json, lambda console: console.print(f"{done.name} {what}.", markup=False))

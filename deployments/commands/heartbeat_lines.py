@@ -35,6 +35,7 @@ def _troubles(beats: Sequence[Beat]) -> Iterator[str]:
         yield from (f"{agent}: {work} is idle" for work in beat["suspected"])
         yield from (f"{agent}: {work} is stuck" for work in beat["confirmed"])
         yield from (f"{agent}: held back {work}" for work in beat["held_back"])
+        yield from (f"{agent}: {work} waits for a yes" for work in beat.get("waiting", ()))
 
 
 def sources(beats: Sequence[Beat]) -> str:

@@ -57,7 +57,8 @@ def _heartbeat(card: "HeartbeatCard") -> dict[str, Any]:
         "sources": {name: source.state for name, source in last.sources.items()} if last else {},
         "suspected": last.suspected if last else [],
         "confirmed": last.confirmed if last else [],
-        "held_back": [f"{breaker.work}: {breaker.reason}" for breaker in card.breakers],
+        "held_back": [f"{breaker.name}: {breaker.reason}" for breaker in card.breakers],
+        "waiting": [work.name for work in card.waiting],
     }
 
 

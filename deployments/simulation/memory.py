@@ -206,14 +206,13 @@ class MemoryRecords:
     async def work(self, session: AsyncSession, source: str, ref: str) -> Work | None:
         return cast(Work | None, memory(session).mine(Work, (source, ref)))
 
-    async def work_of_item(self, session: AsyncSession, item_key: str) -> Work | None:
-        rows: Collection[Work] = memory(session).tables.rows[Work].values()
-        found = next((row for row in rows if row.item_key == item_key), None)
-        return await self.work(session, found.source, found.ref) if found else None
+    async def work_known(self, session: AsyncSession, agent: str) -> list[Work]:
+        return list(memory(session).tables.work_by_agent[agent].values())
 
-    async def work_known(self, session: AsyncSession, agent: str) -> list[str]:
-        rows = memory(session).tables.work_by_agent[agent].values()
-        return [f"{row.source}:{row.ref}" for row in rows][:20]
+    async def waiting(self, session: AsyncSession) -> list[Work]:
+        rows: Collection[Work] = memory(session).tables.rows[Work].values()
+        held = (row for row in rows if row.told.get("approval") and not row.is_allowed)
+        return sorted((row for row in held if row.finished_at is None), key=lambda row: row.updated_at)
 
     async def broken(self, session: AsyncSession) -> list[Work]:
         rows: Collection[Work] = memory(session).tables.rows[Work].values()

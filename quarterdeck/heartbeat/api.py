@@ -22,7 +22,13 @@ def _sweeper(request: Request) -> Sweeper:
 TheSweeper = Annotated[Sweeper, Depends(_sweeper)]
 Agent = Annotated[str, Path(max_length=50, examples=["developer"])]
 WorkName = Annotated[
-    Text, Field(min_length=1, max_length=500, examples=["multica:ENG-12"], description="Or its item's key.")
+    Text,
+    Field(
+        min_length=1,
+        max_length=500,
+        examples=["multica:ENG-12"],
+        description="As it was shown; or its item's key.",
+    ),
 ]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from quarterdeck.heartbeat.model import Pulse, Result, Sweep, Work
+from quarterdeck.heartbeat.naming import name_of_row
 from quarterdeck.heartbeat.roster import Heartbeat
 
 
@@ -40,9 +41,10 @@ class SweepCard(BaseModel):
 
 
 class Breaker(BaseModel):
-    """Work that is held back, or was; `reason` is empty when it is not."""
+    """Work that is held back, or was; `reason` is empty when it is not. `name` is what people call it."""
 
-    work: str = Field(examples=["multica:ENG-12"])
+    work: str = Field(examples=["multica:9f0c2d1e-4b6a-4c1d-8e55-0a1b2c3d4e5f"])
+    name: str = Field(examples=["multica:ENG-12"])
     item: str | None = Field(examples=["HB-001"])
     title: str
     reason: str = Field(examples=["3 runs in a row ended the same way: no change"])
@@ -54,6 +56,7 @@ class Breaker(BaseModel):
     def of(cls, row: Work) -> "Breaker":
         return cls(
             work=f"{row.source}:{row.ref}",
+            name=name_of_row(row),
             item=row.item_key,
             title=row.title,
             reason=row.breaker,
@@ -80,6 +83,7 @@ class HeartbeatCard(BaseModel):
     is_deferred: bool = Field(description="Waits for the end of a conversation.")
     skipped: int = Field(description="Ticks that came while a sweep went on.")
     breakers: list[Breaker]
+    waiting: list[Breaker] = Field(description="Waits for a yes: money, or outside resources.")
 
 
 def sweep_card(row: Sweep) -> SweepCard:
@@ -91,6 +95,7 @@ def heartbeat_card(
     pulse: Pulse | None,
     last: Sweep | None,
     broken: Sequence[Work],
+    waiting: Sequence[Work] = (),
     *,
     is_stale: bool,
     next_at: datetime,
@@ -109,4 +114,5 @@ def heartbeat_card(
         is_deferred=known.get("is_deferred", False),
         skipped=known.get("skipped", 0),
         breakers=[Breaker.of(row) for row in broken],
+        waiting=[Breaker.of(row) for row in waiting],
     )

@@ -196,8 +196,13 @@ class Check:
             places = [Ref(name, ref) for name, ref in [*row.places, *row.held]]
             is_at_rest = row.run_id is None and not row.owed and row.finished_at is None
             hidden = self._memories.down.intersection(place.source for place in places)
-            if row.held and is_at_rest and not hidden and seen.isdisjoint(places):
+            if hidden or not is_at_rest or not seen.isdisjoint(places):
+                continue
+            if row.held:
                 await self._conclude(row, places[-1])
+            elif "approval" in row.told:
+                gone = Piece((Found(Ref(row.source, row.ref), row.title, Status.CANCELLED),))
+                self.plan.change(gone, {"told": {k: v for k, v in row.told.items() if k != "approval"}})
 
     async def _conclude(self, row: Work, ref: Ref) -> None:
         source = self._means.sources.get(ref.source)

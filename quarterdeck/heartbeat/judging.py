@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Any
 
 from quarterdeck.heartbeat.model import Work
+from quarterdeck.heartbeat.naming import name_of
 from quarterdeck.heartbeat.overview import Piece, key_of, sign
 from quarterdeck.heartbeat.roster import Heartbeat
 from quarterdeck.heartbeat.rules import Turn, turn
@@ -124,6 +125,7 @@ def about(piece: Piece, beat: Heartbeat, to: Sequence[str]) -> dict[str, Any]:
     """What every event about a piece of work says."""
     return {
         "work": piece.shown,
+        "name": name_of(piece),
         "ref": str(piece.ref),
         "title": piece.title[:200],
         "agent": beat.agent,

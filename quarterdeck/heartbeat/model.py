@@ -70,8 +70,9 @@ class Work(SQLModel, table=True):
     `held` are places in which somebody else was at it when they were last seen: it is not begun where else it
     stands while they cannot be seen. `sign` is the last sign of life that counted, `own_sign` one that we
     caused ourselves. `timed_out_at` is the sign at which the last timeout was counted, `acted` whether its
-    platform action was taken. `told` are the things said once. What is spent counts against the budget from
-    `budget_since` on. `owed` are actions on sources that were decided and not done yet, in their order.
+    platform action was taken. `told` are the things said once; its `creator` and the `names` that people were
+    shown stand there too. What is spent counts against the budget from `budget_since` on. `owed` are actions
+    on sources that were decided and not done yet, in their order.
     """
 
     __tablename__ = "heartbeat_work"

@@ -24,6 +24,7 @@ from quarterdeck.heartbeat.adoption import Adoption, Starter
 from quarterdeck.heartbeat.cards import Breaker, HeartbeatCard, SweepCard, heartbeat_card, sweep_card
 from quarterdeck.heartbeat.checking import Means, Recovery
 from quarterdeck.heartbeat.model import Pulse, Result, Sweep, Work
+from quarterdeck.heartbeat.naming import named
 from quarterdeck.heartbeat.overview import Overview, Piece
 from quarterdeck.heartbeat.roster import Heartbeat, read_all
 from quarterdeck.heartbeat.settling import Settling, everywhere, said
@@ -296,8 +297,9 @@ class Sweeper:
     async def unblock(self, caller: Caller, agent: str, work: str, comment: str = "") -> Breaker:
         """Let a piece of work go on: breaker, timeouts, repeats and budget begin anew, and it is given back.
 
-        `work` is `source:id`, or the key of the item that stands for it. Raises `NotFound`, `Forbidden`, and
-        `Conflict` when by now it is done, or at work again: an answer to old news spoils nothing.
+        `work` is its name as it was shown (`multica:ENG-12`), `source:id`, or the key of its item. Raises
+        `NotFound`, `Invalid` when several are called so, `Forbidden`, and `Conflict` when by now it is done,
+        or at work again: an answer to old news spoils nothing.
         """
         caller.must_write()
         async with self.database.command("unblock work") as unit:
@@ -346,11 +348,10 @@ class Sweeper:
         return Breaker.of(row)
 
     async def _named(self, unit: Unit, agent: str, name: str) -> Work:
-        source, _, ref = name.partition(":")
-        row = await self._records.work(unit.session, source, ref)
-        row = row or await self._records.work_of_item(unit.session, name)
-        if row is None or row.agent != agent:
-            raise NotFound.among("work", name, await self._records.work_known(unit.session, agent))
+        """By whatever people call it; what is known of it is locked."""
+        known = named(await self._records.work_known(unit.session, agent), name)
+        row = await self._records.work(unit.session, known.source, known.ref)
+        assert row is not None  # rows are never removed
         return row
 
     async def overview(self) -> list[HeartbeatCard]:
@@ -360,12 +361,14 @@ class Sweeper:
             pulses = await self._records.pulses(session)
             sweeps = await self._records.newest_sweeps(session, list(beats))
             broken = await self._records.broken(session)
+            waiting = await self._records.waiting(session)
         return [
             heartbeat_card(
                 beat,
                 pulses.get(agent),
                 sweeps.get(agent),
                 [row for row in broken if row.agent == agent],
+                [row for row in waiting if row.agent == agent],
                 is_stale=self._is_shown_stale(beat, pulses.get(agent)),
                 next_at=rules.next_sweep(beat, now),
             )

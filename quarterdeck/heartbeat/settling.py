@@ -16,6 +16,7 @@ from quarterdeck.crew.model import AgentRun
 from quarterdeck.crew.runtime import CLOSED
 from quarterdeck.heartbeat.adoption import Starter
 from quarterdeck.heartbeat.model import Work
+from quarterdeck.heartbeat.naming import name_of_row
 from quarterdeck.heartbeat.overview import sign
 from quarterdeck.heartbeat.roster import Heartbeat
 from quarterdeck.heartbeat.rules import day_begins, fingerprint, repeats
@@ -117,7 +118,7 @@ class Settling:
             row.owed = [*owed, *_unfinished(unit, row, end, beat)]
         if row.item_key:
             state = State.BLOCKED if row.breaker else State.DONE if row.finished_at else State.QUEUED
-            todo = f"quarterdeck heartbeat unblock {row.agent} {row.source}:{row.ref}"
+            todo = f"quarterdeck heartbeat unblock {row.agent} {name_of_row(row)}"
             await self._starter.settle(unit, row.item_key, state, row.breaker, todo)
 
     @staticmethod
@@ -224,7 +225,8 @@ async def act(source: Source, ref: Ref, entry: Mapping[str, Any]) -> None:
 def said(row: Work, to: Sequence[str] = ()) -> dict[str, Any]:
     """What every event about remembered work says."""
     return {
-        "work": row.item_key or row.ref[:40],
+        "work": row.item_key or name_of_row(row)[:60],
+        "name": name_of_row(row),
         "ref": f"{row.source}:{row.ref}",
         "title": row.title[:200],
         "agent": row.agent,

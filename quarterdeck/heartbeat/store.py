@@ -37,9 +37,9 @@ class Records(Protocol):
 
     async def work(self, session: AsyncSession, source: str, ref: str) -> Work | None: ...
 
-    async def work_of_item(self, session: AsyncSession, item_key: str) -> Work | None: ...
+    async def work_known(self, session: AsyncSession, agent: str) -> list[Work]: ...
 
-    async def work_known(self, session: AsyncSession, agent: str) -> list[str]: ...
+    async def waiting(self, session: AsyncSession) -> list[Work]: ...
 
     async def broken(self, session: AsyncSession) -> list[Work]: ...
 
@@ -94,9 +94,16 @@ async def work(session: AsyncSession, source: str, ref: str) -> Work | None:
     return (await session.exec(statement)).one_or_none()
 
 
-async def work_known(session: AsyncSession, agent: str) -> list[str]:
-    rows = await session.exec(select(Work.source, Work.ref).where(col(Work.agent) == agent).limit(20))
-    return [f"{source}:{ref}" for source, ref in rows.all()]
+async def work_known(session: AsyncSession, agent: str) -> list[Work]:
+    """All that was ever remembered of an agent's work, for looking."""
+    return list((await session.exec(select(Work).where(col(Work.agent) == agent))).all())
+
+
+async def waiting(session: AsyncSession) -> list[Work]:
+    """Work that waits for a yes."""
+    is_told = col(Work.told).contains({"approval": True})
+    statement = select(Work).where(is_told, col(Work.is_allowed).is_(False), col(Work.finished_at).is_(None))
+    return list((await session.exec(statement.order_by(col(Work.updated_at)))).all())
 
 
 async def broken(session: AsyncSession) -> list[Work]:
@@ -189,9 +196,3 @@ async def spent(
     booked, pico = (await session.exec(calls)).one()
     usd = max(Decimal(micro or 0) / 10**6, Decimal(pico or 0) / 10**12)
     return Spent(rounds=count, tokens=max(int(tokens or 0), int(booked or 0)), usd=usd)
-
-
-async def work_of_item(session: AsyncSession, item_key: str) -> Work | None:
-    """The work that an item stands for, locked."""
-    statement = select(Work).where(col(Work.item_key) == item_key).with_for_update()
-    return (await session.exec(statement)).first()

@@ -36,6 +36,7 @@ from quarterdeck.heartbeat.judging import (
     places_of,
 )
 from quarterdeck.heartbeat.model import Pulse, Result, Sweep, Work
+from quarterdeck.heartbeat.naming import NAMES, names
 from quarterdeck.heartbeat.overview import Overview, Piece
 from quarterdeck.heartbeat.roster import Heartbeat
 from quarterdeck.heartbeat.settling import due, everywhere, open_breaker, said, tell_resumed
@@ -268,6 +269,7 @@ class SweepUnderWay:
         if row is None:
             row = blank(piece, self.beat.agent, unit.now)
         row.places = self._places(row, piece)
+        row.told = row.told | {NAMES: names(row.told.get(NAMES, ()), piece)}
         row.agent, row.updated_at = self.beat.agent, unit.now
         unit.session.add(row)
         return row

@@ -115,6 +115,11 @@ def duration(words: Mapping[str, str], seconds: float) -> str:
     return words["seconds"].format(n=whole) if whole < 60 else words["minutes"].format(n=(whole + 30) // 60)
 
 
+def _command(do: str, facts: "_Facts") -> str:
+    """What to type, on a line of its own."""
+    return f"\nquarterdeck heartbeat {do} {facts['agent']} {facts['name']}" if facts["name"] else ""
+
+
 class _Facts(dict[str, str]):
     def __missing__(self, name: str) -> str:
         return ""
@@ -138,6 +143,8 @@ def _pieces(words: Mapping[str, str], facts: _Facts, known: list[str]) -> dict[s
         "started": words["started"].format(agent=facts["agent"]) if facts["agent"] else "",
         "why": words["colon"] + why if why else "",
         "step": f" → {facts['todo']}" if facts["todo"] else "",
+        "allow": _command("allow", facts),
+        "unblock": _command("unblock", facts),
         "for": f" → {facts['to']}" if facts["to"] else "",
     }
 
