@@ -128,6 +128,7 @@ SAMPLES: dict[str, dict[str, Any]] = {
     "approval_decided": {"approval": "(id)", "approved": True, "by": "anna", "door": "api", "comment": ""},
     "run_cancelled": {"agent": "developer"},
     "project_created": {"project": "ET", "by": "anna"},
+    "project_edited": {"project": "ET", "by": "anna", "fields": ["pipeline"]},
     "work_published": {"commit": "1f0c9d2e4b6a"},
     "work_refused": {"reason": "the branch moved on"},
     "engine_failed": {"reason": "The disk is full.", "tries": 1},
@@ -160,7 +161,10 @@ SAMPLES: dict[str, dict[str, Any]] = {
 }
 """One event of every kind that has a text."""
 
-OF_NO_ITEM = ("project_created", "connection_changed", "bot_registered", "bot_forgotten", "agent_woken")
+OF_NO_ITEM = (
+    *("project_created", "project_edited", "connection_changed", "bot_registered", "bot_forgotten"),
+    "agent_woken",
+)
 
 
 def events() -> str:

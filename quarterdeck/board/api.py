@@ -1,18 +1,29 @@
 """The board's HTTP routes. `app.state.board` is the service."""
 
 import re
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from fastapi import Depends, Header, Query, Request, Response
 from pydantic import Field
 
-from quarterdeck.board.cards import Card, Changes, Draft, Entry, ProjectCard, ProjectDraft, Wanted
+from quarterdeck.board.cards import (
+    Card,
+    Changes,
+    Draft,
+    Entry,
+    ProjectCard,
+    ProjectChanges,
+    ProjectDraft,
+    Wanted,
+)
 from quarterdeck.board.service import Board
 from quarterdeck.kernel.errors import Invalid
 from quarterdeck.kernel.paging import MOST, Page
 from quarterdeck.kernel.web import Known, problems, room
 
 router = room("Board")
+
+Shown = TypeVar("Shown", Card, ProjectCard)
 
 
 def _board(request: Request) -> Board:
@@ -31,6 +42,7 @@ RequestKey = Annotated[
         description="Repeating a request with the same key and body changes nothing and answers the same.",
     ),
 ]
+IfMatch = Annotated[str, Header(description="The ETag that was read.", examples=['"3"'])]
 
 
 class ItemQuery(Wanted):
@@ -55,9 +67,22 @@ async def list_projects(board: TheBoard, cursor: Cursor = None, limit: Limit = 5
 
 
 @router.get("/projects/{key}", summary="Show a project", responses=problems(404))
-async def show_project(board: TheBoard, key: str) -> ProjectCard:
-    """One project."""
-    return await board.project(key)
+async def show_project(board: TheBoard, key: str, response: Response) -> ProjectCard:
+    """One project. The ETag is its version."""
+    return _tagged(response, await board.project(key))
+
+
+@router.patch("/projects/{key}", summary="Edit a project", responses=problems(403, 404, 409, 412))
+async def edit_project(
+    board: TheBoard,
+    caller: Known,
+    key: str,
+    changes: ProjectChanges,
+    response: Response,
+    if_match: IfMatch = "*",
+) -> ProjectCard:
+    """Only the named fields change. In an archived project nothing is filed; what is open there goes on."""
+    return _tagged(response, await board.edit_project(caller, key, changes, _version(if_match)))
 
 
 @router.post("/items", status_code=201, summary="File a work item", responses=problems(403, 404, 409))
@@ -88,7 +113,7 @@ async def edit_item(
     key: str,
     changes: Changes,
     response: Response,
-    if_match: Annotated[str, Header(description="The ETag that was read.", examples=['"3"'])] = "*",
+    if_match: IfMatch = "*",
 ) -> Card:
     """Only the named fields change. With `If-Match` or `version` a change to an old version is refused."""
     return _tagged(response, await board.edit(caller, key, changes, _version(if_match)))
@@ -105,7 +130,7 @@ async def list_events(
     return await board.events(key, cursor, limit)
 
 
-def _tagged(response: Response, card: Card) -> Card:
+def _tagged(response: Response, card: Shown) -> Shown:
     response.headers["ETag"] = f'"{card.version}"'
     return card
 
@@ -116,6 +141,8 @@ def _version(if_match: str) -> int | None:
     found = re.fullmatch(r'"?([0-9]{1,9})"?', if_match)
     if not found:
         raise Invalid(
-            "If-Match is not an ETag of an item.", 'Send it as it was read: `"3"`.', field="If-Match"
+            "If-Match is not an ETag of an item or a project.",
+            'Send it as it was read: `"3"`.',
+            field="If-Match",
         )
     return int(found[1])

@@ -40,6 +40,28 @@ class ProjectDraft(BaseModel):
     default_branch: Branch = "main"
 
 
+class ProjectChanges(BaseModel):
+    """What to change of a project; a field that is not named stays as it is.
+
+    `pipeline` is for items to come. `repository` and `default_branch` can be changed while no item is open.
+    `version` is the one that was read: the change is refused if the project has changed since.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        json_schema_extra={"examples": [{"name": "Enduro Trails", "archived": False, "version": 1}]},
+    )
+
+    name: ProjectName = Field(default_factory=str)
+    description: LongText = Field(default_factory=str)
+    pipeline: Slug = Field(default_factory=str)
+    repository: Address = Field(default_factory=str)
+    default_branch: Branch = Field(default_factory=str)
+    archived: bool = Field(default_factory=bool)
+    version: int | None = Field(default=None, ge=1, le=2**31 - 1)
+
+
 class ProjectCard(BaseModel):
     """A project, as it is shown."""
 

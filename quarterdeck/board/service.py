@@ -8,7 +8,16 @@ from uuid import UUID
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from quarterdeck.board import rules, store
-from quarterdeck.board.cards import Card, Changes, Draft, Entry, ProjectCard, ProjectDraft, Wanted
+from quarterdeck.board.cards import (
+    Card,
+    Changes,
+    Draft,
+    Entry,
+    ProjectCard,
+    ProjectChanges,
+    ProjectDraft,
+    Wanted,
+)
 from quarterdeck.board.model import Project, State, WorkItem
 from quarterdeck.kernel.database import Database, Unit
 from quarterdeck.kernel.errors import Conflict, NotFound, Stale
@@ -17,6 +26,9 @@ from quarterdeck.kernel.identity import Caller
 from quarterdeck.kernel.ids import item_key
 from quarterdeck.kernel.journal import Event
 from quarterdeck.kernel.paging import Page, bad_cursor, cursor, place
+
+_PLACE = frozenset({"repository", "default_branch"})
+"""Where the work of open items lies and goes."""
 
 
 class Surroundings(Protocol):
@@ -75,6 +87,34 @@ class Board:
             if request:
                 await remember(unit, request, card.model_dump(mode="json"))
         return card
+
+    async def edit_project(
+        self, caller: Caller, key: str, changes: ProjectChanges, version: int | None = None
+    ) -> ProjectCard:
+        """Change a project, put it away or take it back. Changing nothing leaves its version as it is.
+
+        Raises `Stale` when it has changed since `version`, `NotFound` for an unknown project or pipeline,
+        `Conflict` for another repository or branch while items are open, `Invalid` for an impossible one.
+        """
+        caller.must_write()
+        wanted = changes.model_dump(exclude_unset=True, exclude={"version"})
+        if "repository" in wanted:
+            wanted["repository"] = wanted["repository"] or key.lower()
+            await self.surroundings.check_repository(wanted["repository"])
+        if "pipeline" in wanted:
+            await self.surroundings.first_stage(wanted["pipeline"])
+        async with self.database.command("edit project") as unit:
+            row = await _project(unit.session, key, lock=True)
+            _must_be_current(row, version or changes.version)
+            changed = sorted(field for field, value in wanted.items() if getattr(row, field) != value)
+            if set(changed) & _PLACE:
+                await _must_be_at_rest(unit.session, row)
+            if changed:
+                row.sqlmodel_update(
+                    {field: wanted[field] for field in changed} | {"version": row.version + 1}
+                )
+                unit.record("project_edited", project=key, by=caller.name, fields=changed)
+            return ProjectCard.model_validate(row)
 
     async def projects(self, after: str | None = None, limit: int = 50) -> Page[ProjectCard]:
         """All projects, by key."""
@@ -206,8 +246,18 @@ def _new_project(draft: ProjectDraft, now: datetime) -> Project:
     return Project(**draft.model_dump(), created_at=now)
 
 
-async def _project(session: AsyncSession, key: str) -> Project:
-    row = await store.project(session, key)
+async def _must_be_at_rest(session: AsyncSession, project: Project) -> None:
+    if keys := await store.open_keys(session, project.id):
+        raise Conflict(
+            f"{project.key} has open items: {', '.join(keys[:5])}{', …' if len(keys) > 5 else ''}.",
+            "Their work lies in the repository and goes into the branch that are known now: finish or cancel"
+            " them first.",
+            code="items_open",
+        )
+
+
+async def _project(session: AsyncSession, key: str, *, lock: bool = False) -> Project:
+    row = await store.project(session, key, lock=lock)
     if row is None:
         raise NotFound.among("project", key, await store.project_keys(session))
     return row
@@ -237,10 +287,13 @@ async def _ids(session: AsyncSession, keys: Collection[str]) -> dict[str, UUID]:
 
 async def _add_item(unit: Unit, draft: Draft, reporter: str, stage: str) -> WorkItem:
     linked = await _ids(unit.session, [*draft.depends_on, *([draft.parent] if draft.parent else [])])
-    project = await _project(unit.session, draft.project)
+    project = await _project(unit.session, draft.project, lock=True)
     if project.archived:
         raise Conflict(
-            f"The project {project.key} is archived.", "File the item in another project.", code="archived"
+            f"The project {project.key} is archived.",
+            "File the item in another project, or take this one back:"
+            f" `quarterdeck project unarchive {project.key}`.",
+            code="archived",
         )
     number = await store.take_number(unit.session, project.id)
     item = WorkItem(
@@ -262,12 +315,12 @@ async def _add_item(unit: Unit, draft: Draft, reporter: str, stage: str) -> Work
     return item
 
 
-def _must_be_current(item: WorkItem, version: int | None) -> None:
-    if version is not None and version != item.version:
+def _must_be_current(row: WorkItem | Project, version: int | None) -> None:
+    if version is not None and version != row.version:
         raise Stale(
-            f"{item.key} is at version {item.version} now; the change was made to version {version}.",
-            "Read the item again, look at what changed, and repeat the change if it still fits.",
-            version=item.version,
+            f"{row.key} is at version {row.version} now; the change was made to version {version}.",
+            "Read it again, look at what changed, and repeat the change if it still fits.",
+            version=row.version,
         )
 
 

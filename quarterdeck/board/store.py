@@ -13,15 +13,23 @@ from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from quarterdeck.board.cards import Card, Wanted
-from quarterdeck.board.model import ItemDependency, Project, State, WorkItem
+from quarterdeck.board.model import FINAL, ItemDependency, Project, State, WorkItem
 from quarterdeck.kernel.journal import Event
 
 SHOWN = 21
 """How many names an error looks up: twenty are shown, one more says that there are others."""
 
 
-async def project(session: AsyncSession, key: str) -> Project | None:
-    return (await session.exec(select(Project).where(Project.key == key))).first()
+async def project(session: AsyncSession, key: str, *, lock: bool = False) -> Project | None:
+    """One project; with `lock` nobody changes it or files an item in it until the transaction ends."""
+    rows = select(Project).where(Project.key == key)
+    return (await session.exec(rows.with_for_update(key_share=True) if lock else rows)).first()
+
+
+async def open_keys(session: AsyncSession, project_id: UUID) -> Sequence[str]:
+    """The oldest items of a project that are neither done nor cancelled."""
+    rows = select(WorkItem.key).where(WorkItem.project_id == project_id, col(WorkItem.state).not_in(FINAL))
+    return (await session.exec(rows.order_by(col(WorkItem.number)).limit(SHOWN))).all()
 
 
 async def projects(session: AsyncSession, after: str, limit: int) -> Sequence[Project]:

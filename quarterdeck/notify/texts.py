@@ -68,6 +68,7 @@ KINDS = TOLD | {
     "run_cancelled",
     "ci_finished",
     "project_created",
+    "project_edited",
     "work_published",
     "work_refused",
     "engine_failed",

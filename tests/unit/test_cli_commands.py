@@ -78,6 +78,25 @@ def test_an_item_is_filed_shown_edited_and_found(quarterdeck: Command):
     assert "ET-001" in quarterdeck("item", "list").out
 
 
+def test_a_project_is_shown_edited_put_away_and_taken_back(quarterdeck: Command):
+    edited = quarterdeck(
+        "project", "edit", "ET", "--name", "Trails", "--branch", "trunk", "--version", "1", "--json"
+    )
+    assert (edited.json["name"], edited.json["default_branch"], edited.json["version"]) == (
+        "Trails",
+        "trunk",
+        2,
+    )
+    assert quarterdeck("project", "edit", "ET", "--name", "Other", "--version", "1").code == 1
+    assert quarterdeck("project", "archive", "ET").out.strip() == "ET is archived."
+    assert "ET: Trails (archived)" in quarterdeck("project", "show", "ET").out
+    assert quarterdeck("item", "create", "ET", "Greet").code == 1
+    assert quarterdeck("project", "unarchive", "ET", "--json").json["archived"] is False
+    quarterdeck("project", "create", "WEB", "Site")
+    listed = quarterdeck("project", "list", "--limit", "1")
+    assert "Trails" in listed.out and "There are more: --cursor" in listed.out
+
+
 def test_a_bot_is_registered_moved_to_another_server_and_forgotten(
     quarterdeck: Command, monkeypatch: pytest.MonkeyPatch
 ):

@@ -93,6 +93,7 @@ async def test_a_viewer_changes_nothing_anywhere(house: House, anna: Client):
     before = (await anna.get("/items")).json()
     bodies = {
         "/api/v1/projects": {"key": "XX", "name": "x"},
+        "/api/v1/projects/{key}": {"name": "x"},
         "/api/v1/items": ITEM,
         "/api/v1/items/{key}": {"title": "x"},
         "/api/v1/items/{key}/approve": {},

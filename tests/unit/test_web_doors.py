@@ -63,6 +63,16 @@ async def test_an_item_is_filed_shown_edited_and_listed(anna: Client):
     assert [e["kind"] for e in later["items"]] == ["item_edited"]
 
 
+async def test_a_project_is_edited_at_the_version_that_was_read(anna: Client):
+    tag = (await anna.get("/api/v1/projects/ET")).headers["etag"]
+    edited = await anna.patch("/api/v1/projects/ET", json={"archived": True}, headers={"If-Match": tag})
+    assert (edited.status_code, edited.json()["archived"], edited.headers["etag"]) == (200, True, '"2"')
+    late = await anna.patch("/api/v1/projects/ET", json={"name": "Late"}, headers={"If-Match": tag})
+    assert late.status_code == 412
+    odd = await anna.patch("/api/v1/projects/ET", json={"key": "XX", "name": "x"})
+    assert odd.status_code == 422 and fields(odd.json()) == ["key"]
+
+
 @pytest.mark.parametrize(
     "path", ["/projects", "/projects/ET", "/items", "/items/ET-001", "/items/ET-001/events"]
 )
