@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from quarterdeck.heartbeat.sources import programs, reading, workboard
+from quarterdeck.heartbeat.sources import multica_cli
 from quarterdeck.heartbeat.sources.multica import Multica
 from quarterdeck.heartbeat.sources.multica import look_of as multica_look
 from quarterdeck.heartbeat.sources.openclaw_cli import TEMPLATES, filled
@@ -166,6 +167,39 @@ async def test_pages_are_read_to_the_end_and_own_statuses_count_by_their_categor
     custom = {"id": "1", "status": "qa", "status_category": "in_review", "assignee_id": None}
     [found] = multica_look([custom], Times(NOW)).found
     assert (found.status, found.agent) == (Status.IN_REVIEW, None)
+
+
+@pytest.mark.parametrize("via", ["cli", "rest"])
+async def test_work_in_statuses_of_the_workspaces_own_is_found_by_either_way(
+    house: House, tmp_path: Path, via: str
+) -> None:
+    agents = watched(tmp_path)
+    with FakeMultica(tmp_path / via) as multica:
+        await connect(house, "multica", multica.connection(via))
+        multica.set(custom={"ready": "todo", "qa": "in_review", "shipped": "done"})
+        for status in ("ready", "qa", "shipped", "todo", "done"):
+            multica.file(status, status=status, assignee_id=agents[0].multica_id)
+        found = (await house.sources.multica.look(agents)).found
+    told = {f.title: f.status for f in found}
+    assert told == {"ready": Status.TODO, "qa": Status.IN_REVIEW, "todo": Status.TODO}
+
+
+async def test_where_there_is_much_in_multica_its_own_statuses_are_learned_look_by_look(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(multica_cli, "LEARNED", 2)
+    monkeypatch.setattr(multica_cli, "PAGE", 2)
+    agents = watched(tmp_path)
+    with FakeMultica(tmp_path / "multica") as multica:
+        await connect(house, "multica", multica.connection("cli"))
+        multica.set(custom={"ready": "todo"})
+        for status in ("done", "done", "done", "ready", "done", "todo", "ready"):
+            multica.file(status, status=status, assignee_id=agents[0].multica_id)
+        seen = []
+        for _ in range(6):
+            await house.sources.polls["multica"].invalidate()
+            seen.append(sorted(f.title for f in (await house.sources.multica.look(agents)).found))
+    assert seen == [["todo"], *[["ready", "ready", "todo"]] * 5]
 
 
 async def test_a_parent_that_cannot_be_looked_up_is_unknown(house: House, tmp_path: Path) -> None:

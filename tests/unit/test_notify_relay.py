@@ -197,7 +197,9 @@ async def test_a_test_message_says_how_it_fared(heard, telegram):
         await heard.notify.test("pigeon")
 
 
-async def test_what_is_tried_without_a_name_is_what_people_are_told_through(heard, telegram, database, tmp_path):
+async def test_what_is_tried_without_a_name_is_what_people_are_told_through(
+    heard, telegram, database, tmp_path
+):
     assert (await heard.notify.test()).channel == "telegram" and telegram.texts()
     assert (await NotifyRoom(database, tmp_path / "other").notify.test()).channel == "log"
 

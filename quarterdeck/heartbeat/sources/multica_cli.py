@@ -4,15 +4,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from quarterdeck.heartbeat.sources import programs
-from quarterdeck.heartbeat.sources.multica import MOST_ISSUES, OPEN, connection
+from quarterdeck.heartbeat.sources.multica import MOST_ISSUES, OPEN, STATUSES, connection, status_of
 from quarterdeck.heartbeat.sources.polling import Turns
-from quarterdeck.heartbeat.sources.reading import mapping, rows
+from quarterdeck.heartbeat.sources.reading import mapping, rows, word
 from quarterdeck.heartbeat.sources.trouble import refused, unavailable
-from quarterdeck.heartbeat.work import Trouble
+from quarterdeck.heartbeat.work import Status, Trouble
 from quarterdeck.kernel.connections import Connections
 from quarterdeck.kernel.errors import Conflict, Invalid, NotFound
 
 PAGE = 100
+LEARNED = 500
+"""Issues that a look reads whatever their status: as many calls as there are keys of Multica's own."""
 NETWORK, AUTH, NOT_FOUND, VALIDATION = 2, 3, 4, 5
 _TOLD = {"MULTICA_SERVER_URL": "url", "MULTICA_TOKEN": "token"}
 
@@ -24,6 +26,8 @@ class MulticaProgram:
         self._connections = connections
         self._turns = turns
         self._seconds = seconds
+        self._learned = 0
+        self._own: set[str] = set()
 
     async def path(self) -> str | None:
         """Where the program is; `None` = nowhere."""
@@ -31,24 +35,45 @@ class MulticaProgram:
         return programs.found(_program(value), _environment(value))
 
     async def open_issues(self) -> list[Any]:
-        found: list[Any] = []
-        for status in OPEN:
-            found += await self._pages(status)
+        """All that are not closed, and some that are.
+
+        The program filters by key alone, and knows no list of a workspace's own keys. Whatever is read
+        without a filter teaches those: all at once where it is not much, else a stretch at each look.
+        """
+        found, end = await self._pages(self._learned, LEARNED)
+        is_all, self._learned = end is None and not self._learned, end or 0
+        if is_all:
+            return found
+        self._own |= {key for issue in found if (key := _own_key(mapping(issue)))}
+        for status in (*OPEN, *sorted(self._own)):
+            found += await self._in_status(status)
         return found
 
-    async def _pages(self, status: str) -> list[Any]:
+    async def _in_status(self, status: str) -> list[Any]:
+        try:
+            found, end = await self._pages(0, MOST_ISSUES, "--status", status)
+        except Conflict:
+            if status in OPEN:
+                raise
+            self._own.discard(status)  # the workspace has it no more
+            return []
+        if end is not None:
+            raise unavailable(Trouble.TOO_LARGE, f"Multica has more than {MOST_ISSUES} open issues.")
+        return found
+
+    async def _pages(self, start: int, most: int, *filters: str) -> tuple[list[Any], int | None]:
+        """At most so many issues from there on, and where the next ones begin; `None` = there are none."""
         found: list[Any] = []
-        while True:
-            asked = ("--status", status, "--limit", str(PAGE), "--offset", str(len(found)))
+        while len(found) < most:
+            asked = (*filters, "--limit", str(PAGE), "--offset", str(start + len(found)))
             told = await self._json("issue", "list", *asked, "--output", "json")
             page = told if isinstance(told, list) else rows(mapping(told).get("issues"))
             if not isinstance(told, list) and not isinstance(mapping(told).get("issues"), list):
                 raise unavailable(Trouble.UNREADABLE, "multica told something that is no list of issues.")
             found += page
             if not page or not mapping(told).get("has_more"):
-                return found
-            if len(found) >= MOST_ISSUES:
-                raise unavailable(Trouble.TOO_LARGE, f"Multica has more than {MOST_ISSUES} open issues.")
+                return found, None
+        return found, start + len(found)
 
     async def issue(self, identity: str) -> Mapping[str, Any] | None:
         try:
@@ -93,6 +118,13 @@ def _program(value: Mapping[str, Any]) -> str:
 def _environment(value: Mapping[str, Any]) -> dict[str, str]:
     told = {name: str(value[key]) for name, key in _TOLD.items() if value.get(key)}
     return programs.environment(told, path=str(value.get("path") or ""))
+
+
+def _own_key(issue: Mapping[str, Any]) -> str:
+    """The issue's status if the workspace made it and it is not closed; else empty."""
+    key = word(issue.get("status"))
+    is_open = status_of(issue) not in (Status.DONE, Status.CANCELLED)
+    return key if is_open and key not in STATUSES and key not in ("", "backlog") else ""
 
 
 def _safe(identity: str) -> str:
