@@ -1,9 +1,10 @@
-"""The command line, put together. Exit codes: 0 ok, 1 failed, 2 wrong use."""
+"""The command line, put together. Exit codes: 0 ok, 1 failed, 2 wrong use, 130 stopped by Ctrl-C."""
 
 import sys
 from typing import Annotated
 
 import typer
+from typer._click.exceptions import ClickException  # typer has its own click, and no other name for this
 
 from deployments.commands import (
     agent,
@@ -25,7 +26,7 @@ from deployments.commands import (
     webhook,
 )
 from deployments.commands.heartbeat_upkeep import app as heartbeat_app
-from quarterdeck.kernel.errors import QuarterdeckError
+from quarterdeck.kernel.errors import Invalid, QuarterdeckError
 
 app = typer.Typer(
     name="quarterdeck",
@@ -69,23 +70,38 @@ for single in (processes.desk, processes.web, processes.runner):
 
 def run(arguments: list[str]) -> int:
     """Do what the arguments say; the exit code."""
+    as_json = "--json" in arguments
     try:
-        app(args=arguments, prog_name="quarterdeck")
+        code = app(args=arguments, prog_name="quarterdeck", standalone_mode=not as_json)
+        return code if isinstance(code, int) else 0
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
+    except ClickException as error:
+        return terminal.complain(_wrong_use(error), as_json)
     except QuarterdeckError as error:
         if "--debug" in arguments:
             raise
-        return terminal.complain(error, as_json="--json" in arguments)
-    except KeyboardInterrupt:
+        return terminal.complain(error, as_json)
+    except (KeyboardInterrupt, typer.Abort):
         return 130
     except Exception as error:
         if "--debug" in arguments:
             raise
-        print(f"Something unexpected happened: {type(error).__name__}.", file=sys.stderr)
-        print("The same command with `quarterdeck --debug …` shows where.", file=sys.stderr)
-        return 1
-    return 0
+        return terminal.complain(_unexpected(error), as_json)
+
+
+def _wrong_use(error: ClickException) -> Invalid:
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "quarterdeck"
+    return Invalid(error.format_message(), f"`{command} --help` says how it is used.", code="usage")
+
+
+def _unexpected(error: Exception) -> QuarterdeckError:
+    return QuarterdeckError(
+        f"Something unexpected happened: {type(error).__name__}.",
+        "The same command with `quarterdeck --debug …` shows where.",
+        code="internal",
+    )
 
 
 def main() -> None:

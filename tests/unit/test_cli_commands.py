@@ -191,6 +191,42 @@ def test_wrong_use_ends_with_two(quarterdeck: Command, arguments):
     assert "Traceback" not in said.err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["item", "list", "--limit", "999"], "--limit"),
+        (["item", "show"], "KEY"),
+        (["item", "create", "ET", "Greet", "--priority", "soon"], "soon"),
+        (["item", "list", "--nonsense"], "--nonsense"),
+        (["nonsense"], "nonsense"),
+        (["demo"], "--heartbeat"),
+    ],
+)
+def test_wrong_use_is_told_to_programs_as_json(
+    arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]
+):
+    code = run([*arguments, "--json"])
+    said = capsys.readouterr()
+    assert (code, said.out) == (2, "")
+    told = json.loads(said.err)
+    assert told["code"] == "usage" and named in told["detail"] and "--help" in told["instruction"]
+
+
+def test_a_good_end_stays_one_for_programs(quarterdeck: Command):
+    assert quarterdeck("item", "list", "--json").code == 0
+    assert quarterdeck("item", "list", "--json", "--help").code == 0
+    assert quarterdeck("notify", "test", "telegram", "--json").code == 1
+
+
+def test_ctrl_c_ends_with_130(quarterdeck: Command, monkeypatch: pytest.MonkeyPatch):
+    async def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("quarterdeck.board.service.Board.item", stopped)
+    for more in ([], ["--json"]):
+        assert quarterdeck("item", "show", "ET-001", *more).code == 130
+
+
 def test_agents_and_their_work_are_listed(quarterdeck: Command):
     slugs = [agent["slug"] for agent in quarterdeck("agent", "list", "--json").json["items"]]
     assert slugs == ["analyst", "architect", "developer", "reviewer"]
@@ -262,6 +298,9 @@ def test_an_unexpected_error_shows_its_traceback_only_to_who_asks(quarterdeck: C
     assert said.code == 1
     assert "--debug" in said.err
     assert "Traceback" not in said.err
+    told = json.loads(quarterdeck("item", "show", "ET-001", "--json").err)
+    assert (told["code"], "--debug" in told["instruction"]) == ("internal", True)
+    assert "canary" not in told["detail"]
     with pytest.raises(RuntimeError, match="canary"):
         quarterdeck("--debug", "item", "show", "ET-001")
 
