@@ -110,8 +110,8 @@ async def _propose(house: House, assignment: Assignment, proposal: dict[str, Any
 async def _must_be_reviewable(house: House, assignment: Assignment) -> None:
     if not await house.forge.has_people(assignment.repository):
         raise Conflict(
-            f"{assignment.stage.agent} ended without a review of {assignment.base[:10]}: a verdict, approved or "
-            "rejected, is all that this stage takes from its agent"
+            f"{assignment.stage.agent} ended without a review of {assignment.base[:10]}: a verdict, approved "
+            "or rejected, is all that this stage takes from its agent"
         )
 
 
