@@ -18,6 +18,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.states import Cancelled, Crashed
 
+from quarterdeck.forge.packing import Packed
 from quarterdeck.house import House
 from tasks.approvals import is_open, open_form
 from tasks.connections import copy_blocks
@@ -66,8 +67,8 @@ async def forget_telegram(house: House) -> int:
     return await house.bots.forget_old()
 
 
-@step("pack repositories", seconds=400, retries=3)
-async def pack_repositories(house: House) -> int:
+@step("pack repositories", seconds=400)  # what could not be packed waits for the next upkeep
+async def pack_repositories(house: House) -> Packed:
     """Repositories in which much lay loose: each loose file costs every copy that is made of it."""
     return await house.forge.pack()
 

@@ -14,8 +14,6 @@ from quarterdeck.forge.rules import FILE_LIMIT, Address, SourceFile, address
 from quarterdeck.kernel.errors import Conflict, Invalid, NotFound, Unavailable
 
 _CLONE_LIMIT = 1800.0  # seconds; once per imported repository
-_LOOSE = 500  # objects, each in a file of its own; an item makes about thirty
-_PACK_LIMIT = 300.0  # seconds
 _USAGE = 129  # git's exit code for an option it does not know
 
 
@@ -73,18 +71,12 @@ class Bare:
         return False
 
     def copied(self) -> AbstractAsyncContextManager[None]:
-        """While its files are copied nobody packs them: the copy would lack what was moved."""
+        """While its files are copied, or packs put there, nobody packs: what is moved would be missed."""
         return locked(self._packing, fcntl.LOCK_SH)
 
-    async def pack(self) -> bool:
-        """Put loose files into one if they are many: each of them costs every copy. False: they are few."""
-        if int((await self.git.run("count-objects", at=self.path)).text.split()[0]) < _LOOSE:
-            return False
-        async with locked(self._packing):
-            order = ("repack", "--geometric=2", "-d", "--quiet")
-            await self.git.run(*order, at=self.path, limit_seconds=_PACK_LIMIT)
-            await self.git.run("pack-refs", "--all", at=self.path)
-        return True
+    def packed(self) -> AbstractAsyncContextManager[None]:
+        """Nobody copies its files meanwhile."""
+        return locked(self._packing)
 
     @property
     def _packing(self) -> Path:
@@ -248,10 +240,10 @@ class Repositories:
         commit = (await self._git.run(*order, at=bare.path, identity=DESK)).text
         await self._git.run("update-ref", f"refs/heads/{branch}", commit, at=bare.path)
 
-    async def pack(self) -> int:
-        """Pack those in which much lies loose; how many."""
+    def every(self) -> list[Bare]:
+        """Those that there are, imported ones too."""
         paths = [*self.folder.glob("*.git"), *self.folder.glob("imported/*.git")]
-        return sum([await Bare(self._git, path.stem, path).pack() for path in paths])
+        return [Bare(self._git, path.stem, path) for path in paths if (path / "HEAD").is_file()]
 
     def _path(self, place: Address) -> Path:
         if place.source is None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from quarterdeck.forge.ci import CI
 from quarterdeck.forge.gitea import GiteaForge
 from quarterdeck.forge.local import LocalForge
+from quarterdeck.forge.packing import Packed
 from quarterdeck.forge.protocol import CombinedStatus, Forge, PullRequestInfo, Verdict
 from quarterdeck.forge.rules import address
 from quarterdeck.kernel.errors import Conflict
@@ -25,8 +26,8 @@ class Forges:
     async def close(self) -> None:
         await self.gitea.close()
 
-    async def pack(self) -> int:
-        """Upkeep: pack the repositories, and copies of Gitea's, in which much lies loose; how many."""
+    async def pack(self) -> Packed:
+        """Upkeep: pack the repositories, and copies of Gitea's, in which much lies loose."""
         return await self._local.pack() + await self.gitea.pack()
 
     async def has_people(self, repository: str) -> bool:

@@ -20,7 +20,7 @@ _OVER_ALL = ("-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false")
 
 # git hands the command line's settings to no program it starts for another repository (upload-pack,
 # receive-pack); this file reaches those too. Git packs nothing by itself: a copy that is made at that moment
-# would lack what was moved (see `Bare.pack`).
+# would lack what was moved (see `packing`).
 _CONFIG = """\
 [safe]
 	directory = *

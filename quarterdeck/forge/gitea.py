@@ -12,6 +12,7 @@ from quarterdeck.forge.gitea_address import Place
 from quarterdeck.forge.gitea_address import place as place_of
 from quarterdeck.forge.gitea_api import MEND, Answer, GiteaApi, refusal
 from quarterdeck.forge.gitea_mirror import Mirror
+from quarterdeck.forge.packing import Packed, pack_every
 from quarterdeck.forge.protocol import CombinedStatus, PullRequestInfo, ReviewInfo, Verdict
 from quarterdeck.forge.worktree import WorkTree
 from quarterdeck.kernel.connections import Connections
@@ -57,9 +58,9 @@ class GiteaForge:
             self._api = GiteaApi(url, token)
         return self._api
 
-    async def pack(self) -> int:
-        """Upkeep: pack the copies in which much lies loose; how many."""
-        return await Repositories(self._git, self._folder).pack()
+    async def pack(self) -> Packed:
+        """Upkeep: pack the copies in which much lies loose."""
+        return await pack_every(Repositories(self._git, self._folder).every())
 
     async def is_connected(self) -> bool:
         value = await self._connections.get(KIND) or {}

@@ -58,7 +58,8 @@ class Mirror:
         async with locked(path.with_name(f"{path.name}.lock")):  # two at once would trip over git's own locks
             await self._make()
             order = ("fetch", "--quiet", "--prune", "--no-tags", self._address, *_REFS)
-            answer = await self._remote(order, FETCH_LIMIT)
+            async with self.bare.copied():
+                answer = await self._remote(order, FETCH_LIMIT)
             if answer.code:
                 raise refusal(answer)
 

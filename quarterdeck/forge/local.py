@@ -12,6 +12,7 @@ from quarterdeck.forge.bare import Bare, Repositories
 from quarterdeck.forge.ci import CI
 from quarterdeck.forge.git import Git
 from quarterdeck.forge.model import CIRun, PullRequest, Review
+from quarterdeck.forge.packing import Packed, pack_every
 from quarterdeck.forge.protocol import CombinedStatus, PullRequestInfo, ReviewInfo, Verdict
 from quarterdeck.forge.worktree import WorkTree
 from quarterdeck.kernel.database import Database, Unit
@@ -155,9 +156,9 @@ class LocalForge:
             )
         return row.merged_commit
 
-    async def pack(self) -> int:
-        """Upkeep: pack the repositories in which much lies loose; how many."""
-        return await self._repositories.pack()
+    async def pack(self) -> Packed:
+        """Upkeep: pack the repositories in which much lies loose."""
+        return await pack_every(self._repositories.every())
 
     async def _merged(self, unit: Unit, bare: Bare, row: PullRequest, head: str, title: str) -> str:
         """The merge commit of `head`: the one that git has already, else a new one."""

@@ -1,15 +1,21 @@
 """Repositories are packed before their loose files slow every copy, and never while one is made."""
 
 import asyncio
+import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
+from quarterdeck.forge import packing as packing_module
 from quarterdeck.forge.bare import Repositories
 from quarterdeck.forge.folders import locked
 from quarterdeck.forge.git import Git
 from quarterdeck.forge.local import LocalForge
+from quarterdeck.forge.packing import Packed, pack_every
+from quarterdeck.kernel import disk
 from quarterdeck.kernel.database import Database
 from tests.fakes import git_hand
 from tests.fakes.git_hand import git
@@ -46,23 +52,23 @@ async def test_much_that_lies_loose_is_packed_and_nothing_is_lost(forge: LocalFo
     await forge.checkout("demo", BRANCH, "main", tmp_path / "work")
     git_hand.commit(tmp_path / "work", "hello.txt")
     head = await forge.publish("demo", BRANCH, tmp_path / "work")
-    assert await forge.pack() == 0, "a few loose files are left"
+    assert await forge.pack() == Packed(0), "a few loose files are left"
     scatter(bare(tmp_path), tmp_path / "files", 500)
     lonely = git(bare(tmp_path), "hash-object", str(tmp_path / "files" / "7"))
 
-    assert await forge.pack() == 1
+    assert await forge.pack() == Packed(1)
     assert loose(bare(tmp_path)) == 0
     assert await forge.head("demo", BRANCH) == head
     assert await forge.read_file("demo", BRANCH, "hello.txt") == "text\n"
     assert git(bare(tmp_path), "cat-file", "blob", lonely) == "7", "somebody may be about to refer to it"
-    assert await forge.pack() == 0
+    assert await forge.pack() == Packed(0)
 
 
 async def test_copies_of_others_repositories_are_packed_too(forge: LocalForge, tmp_path: Path):
     await forge.ensure_repository(str(git_hand.repository(tmp_path / "theirs")))
     (copy,) = (tmp_path / "forge" / "imported").iterdir()
     scatter(copy, tmp_path / "files", 500)
-    assert await forge.pack() == 1
+    assert await forge.pack() == Packed(1)
     assert loose(copy) == 0
 
 
@@ -74,7 +80,7 @@ async def test_nothing_is_packed_while_a_work_tree_is_copied(forge: LocalForge, 
         await forge.checkout("demo", BRANCH, "main", tmp_path / "work")  # others may copy as well
         assert not packing.done()
         assert loose(bare(tmp_path)) >= 500
-    assert await packing == 1
+    assert await packing == Packed(1)
 
 
 async def test_a_copy_waits_until_packing_is_done(forge: LocalForge, tmp_path: Path):
@@ -84,6 +90,55 @@ async def test_a_copy_waits_until_packing_is_done(forge: LocalForge, tmp_path: P
         assert not (tmp_path / ".work.new").exists()
     await copying
     assert git(tmp_path / "work", "branch", "--show-current") == BRANCH
+
+
+async def test_a_repository_that_is_copied_all_the_time_is_packed_another_time(
+    forge: LocalForge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(packing_module, "_BUSY", 0.01)
+    scatter(bare(tmp_path), tmp_path / "files", 500)
+    async with Repositories(Git(tmp_path / "gitconfig"), tmp_path / "forge").find("demo").copied():
+        assert await forge.pack() == Packed(0)
+    assert await forge.pack() == Packed(1)
+
+
+async def test_a_pack_that_could_not_be_finished_leaves_nothing_behind(forge: LocalForge, tmp_path: Path):
+    scatter(bare(tmp_path), tmp_path / "files", 500)
+    git_hand.write(
+        tmp_path, "git", "#!/bin/sh\ntrap '' XFSZ\nulimit -f 2\nexec git \"$@\"\n", executable=True
+    )
+    short = Git(tmp_path / "gitconfig", program=str(tmp_path / "git"))
+    packs = bare(tmp_path) / "objects" / "pack"
+    git_hand.write(packs, "tmp_pack_theirs", "somebody is at it")
+    git_hand.write(packs, "tmp_pack_old", "nobody is any more")
+    os.utime(packs / "tmp_pack_old", (0, time.time() - 3700))
+
+    assert await pack_every(Repositories(short, tmp_path / "forge").every()) == Packed(0, ("demo",))
+    assert git_hand.names(packs) == ["tmp_pack_theirs"]
+    assert await forge.pack() == Packed(1)
+
+
+async def test_without_room_for_it_nothing_is_packed(
+    forge: LocalForge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    scatter(bare(tmp_path), tmp_path / "files", 500)
+    monkeypatch.setattr(disk, "RESERVE", disk.free(tmp_path))
+    with capture_logs() as logs:
+        assert await forge.pack() == Packed(0, ("demo",))
+    (told,) = logs
+    assert (told["log_level"], told["event"]) == ("warning", "repository_not_packed")
+    assert told["reason"].startswith(f"There is no room to pack {bare(tmp_path)}: ")
+    assert loose(bare(tmp_path)) >= 500
+
+
+async def test_a_broken_repository_does_not_keep_the_others_from_being_packed(
+    forge: LocalForge, tmp_path: Path
+):
+    scatter(bare(tmp_path), tmp_path / "files", 500)
+    (tmp_path / "forge" / "nothing.git").mkdir()
+    git_hand.write(tmp_path / "forge", "broken.git/HEAD", "rubbish")
+    assert await forge.pack() == Packed(1, ("broken",))
+    assert loose(bare(tmp_path)) == 0
 
 
 async def test_git_packs_nothing_by_itself(forge: LocalForge, tmp_path: Path):
