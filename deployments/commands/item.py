@@ -239,6 +239,40 @@ def runs(key: Key, as_json: AsJson = False) -> None:
     terminal.show({"items": cards, "next_cursor": None}, as_json, people)
 
 
+@app.command()
+def stop(
+    key: Key,
+    run: Annotated[
+        int | None, typer.Option(help="Which run; the newest that goes on and was given by hand.")
+    ] = None,
+    comment: Comment = "",
+    as_json: AsJson = False,
+) -> None:
+    """Stop an agent that was given something to do by hand; the item goes on as it was."""
+    from quarterdeck.crew.cards import run_card
+
+    async def stopped(house: "House") -> "RunCard":
+        number = await _given_by_hand(house, key, run)
+        return run_card(await house.assignments.cancel(terminal.owner(), number, comment))
+
+    card = terminal.in_house(stopped)
+    terminal.show(card, as_json, lambda console: console.print(f"Run {card.id} of {card.agent} has ended."))
+
+
+async def _given_by_hand(house: "House", key: str, wanted: int | None) -> int:
+    """The run of this item that is meant. Raises `NotFound`."""
+    from quarterdeck.crew.model import ASSIGNED
+    from quarterdeck.kernel.errors import NotFound
+
+    await house.board.item(key)
+    known = await house.crew.runs_of(key)
+    going_on = [run.id for run in known if run.stage == ASSIGNED and run.ended_at is None]
+    found = wanted if wanted in [run.id for run in known] else None if wanted else max(going_on, default=None)
+    if found is None:
+        raise NotFound.among("run", str(wanted or ""), map(str, going_on))
+    return found
+
+
 def _ending(run: "RunCard") -> str:
     if run.ended_at is None:
         return run.state.value

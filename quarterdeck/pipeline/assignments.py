@@ -13,7 +13,7 @@ from datetime import timedelta
 from functools import partial
 
 from quarterdeck.board.model import FINAL
-from quarterdeck.crew.model import ASSIGNED, AgentRun
+from quarterdeck.crew.model import ASSIGNED, AgentRun, RunState
 from quarterdeck.crew.runtime import Job, Outcome
 from quarterdeck.crew.service import Crew
 from quarterdeck.kernel.database import Database, Unit
@@ -76,9 +76,27 @@ class Assignments:
         except Conflict as error:
             if error.code not in ("busy", "agent_disabled"):
                 raise
-            what = "busy" if error.code == "busy" else "disabled"
-            raise NotAssigned(f"Agent is {what}", error.instruction, code=error.code) from None
+            raise _not_assigned(wish.agent, error) from None
         return run
+
+    async def cancel(self, caller: Caller, run_id: int, comment: str = "") -> AgentRun:
+        """Stop such a run, and see it ended; it is not begun anew. Its item goes on as it was.
+
+        Raises `Forbidden`, `NotFound`, `Conflict` for a run of a stage or one that has ended, and
+        `Unavailable` when it is another host's, or cannot be stopped now.
+        """
+        caller.must_write()
+        run = await self._crew.run(run_id)
+        _must_be_under_way(run)
+        outcome = await self._crew.stop(run, f"stopped by {caller.name}: {comment}".rstrip(": "))
+        if outcome is None:
+            raise Unavailable(
+                f"Run {run.id} belongs to the host {run.host}; this is {self._crew.host}.",
+                "Stop it there, or cancel its item.",
+                code="run_elsewhere",
+            )
+        await self._close(run, outcome, may_begin_anew=False)
+        return await self._crew.run(run_id)
 
     async def see_through(self) -> float:
         """Start, adopt and follow every such run of this host; seconds until it should be looked at again."""
@@ -101,16 +119,18 @@ class Assignments:
 
     async def _follow(self, run: AgentRun) -> None:
         """One run, to its recorded end. What is down meanwhile is found again at the next look."""
-        assert run.id is not None
         with suppress(Unavailable):
-            outcome = await self._outcome(run)
-            async with self._database.command("end run") as unit:
-                if await self._crew.close_run(unit, run.id, outcome):
-                    limit = timedelta(seconds=run.limit_seconds)
-                    tell_outcome(unit, run.item_key, run.id, run.agent, limit, outcome)
-                    unit.wake("items")  # the slot may be what an item waits for
-                    if outcome.was_closed:
-                        await self._begin_anew(unit, run)
+            await self._close(run, await self._outcome(run), may_begin_anew=True)
+
+    async def _close(self, run: AgentRun, outcome: Outcome, *, may_begin_anew: bool) -> None:
+        assert run.id is not None
+        async with self._database.command("end run") as unit:
+            if await self._crew.close_run(unit, run.id, outcome):
+                limit = timedelta(seconds=run.limit_seconds)
+                tell_outcome(unit, run.item_key, run.id, run.agent, limit, outcome)
+                unit.wake("items")  # the slot may be what an item waits for
+                if outcome.was_closed and may_begin_anew:
+                    await self._begin_anew(unit, run)
 
     async def _outcome(self, run: AgentRun) -> Outcome:
         """Start the run, or adopt it, and wait for its end; one whose agent is gone is stopped."""
@@ -159,3 +179,22 @@ class Assignments:
             branch="",
             limit=timedelta(seconds=run.limit_seconds),
         )
+
+
+def _not_assigned(agent: str, error: Conflict) -> NotAssigned:
+    """Why nothing was begun. Unlike a stage, nobody asks again by himself."""
+    if error.code != "busy":
+        return NotAssigned("Agent is disabled", error.instruction, code=error.code)
+    todo = f"Ask again when one has ended: `GET /api/v1/agents/{agent}` counts them."
+    return NotAssigned("Agent is busy", f"{error.detail} {todo}", code=error.code)
+
+
+def _must_be_under_way(run: AgentRun) -> None:
+    if run.stage != ASSIGNED:
+        raise Conflict(
+            f"Run {run.id} works on the stage {run.stage} of {run.item_key}.",
+            f"Cancel its stage run in Prefect, or the item: `POST /api/v1/items/{run.item_key}/cancel`.",
+            code="run_of_a_stage",
+        )
+    if run.state is RunState.ENDED:
+        raise Conflict(f"Run {run.id} has ended already.", "Nothing to do.", code="run_ended")

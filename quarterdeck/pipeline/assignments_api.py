@@ -6,11 +6,12 @@ from typing import Annotated
 from fastapi import Depends, Header, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from quarterdeck.crew.api import AgentId, TheCrew
+from quarterdeck.crew.api import AgentId, RunId, TheCrew
 from quarterdeck.crew.callbacks import Callback
 from quarterdeck.crew.cards import RunCard, run_card
 from quarterdeck.kernel.outside import STORABLE
 from quarterdeck.kernel.web import Known, problems, room
+from quarterdeck.pipeline.api import Reason
 from quarterdeck.pipeline.assignments import Assignments, Wish
 
 router = room("Crew")
@@ -35,6 +36,9 @@ def _assignments(request: Request) -> Assignments:
     return assignments
 
 
+TheAssignments = Annotated[Assignments, Depends(_assignments)]
+
+
 @router.post(
     "/agents/{agent_id}/assign",
     status_code=201,
@@ -43,7 +47,7 @@ def _assignments(request: Request) -> Assignments:
 )
 async def assign(
     crew: TheCrew,
-    assignments: Annotated[Assignments, Depends(_assignments)],
+    assignments: TheAssignments,
     caller: Known,
     agent_id: AgentId,
     wanted: Assignment,
@@ -56,6 +60,19 @@ async def assign(
     agent = await crew.agent_named(agent_id)
     wish = Wish(agent.slug, wanted.task_id, wanted.prompt, timedelta(seconds=wanted.limit_seconds))
     return run_card(await assignments.assign(caller, wish, request_key))
+
+
+@router.post(
+    "/runs/{run_id}/cancel", summary="Stop a run that was given by hand", responses=problems(403, 404, 409)
+)
+async def cancel_run(
+    assignments: TheAssignments, caller: Known, run_id: RunId, why: Reason | None = None
+) -> RunCard:
+    """Answers when the agent has ended. The item goes on as it was.
+
+    409: the run belongs to a stage (cancel the item instead), or has ended. 503: it is another host's.
+    """
+    return run_card(await assignments.cancel(caller, run_id, why.comment if why else ""))
 
 
 @router.post("/agents/callback", summary="Report a run as finished", responses=problems(403, 404, 409))

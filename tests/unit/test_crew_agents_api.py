@@ -313,6 +313,26 @@ async def test_a_run_of_a_cancelled_item_is_stopped(house: House, agent: FakeAge
     assert (await house.crew.run(run_id)).cancelled
 
 
+async def test_a_run_that_was_given_by_hand_is_stopped_over_the_api_with_its_agent(
+    house: House, agent: FakeAgent
+) -> None:
+    agent.says([Pause(60), END])
+    await hired(house, agent)
+    run_id = (await assigned(house)).json()["id"]
+    await house.assignments.see_through()
+    await until(lambda: agent.messages)
+    async with client(house, VIKTOR) as viewer:
+        assert (await viewer.post(f"/runs/{run_id}/cancel")).status_code == 403
+    async with client(house, ANNA) as api:
+        stopped = await api.post(f"/runs/{run_id}/cancel", json={"comment": "enough"})
+        assert stopped.status_code == 200, stopped.text
+        assert (stopped.json()["state"], stopped.json()["error"]) == ("ended", "stopped by anna: enough")
+        assert (await api.post(f"/runs/{run_id}/cancel")).status_code == 409
+        assert (await api.post(f"/runs/{run_id + 1}/cancel")).status_code == 404
+        assert (await api.get("/agents/talker")).json()["current_tasks"] == 0
+        assert (await api.get("/items/ET-001")).json()["state"] == "queued"
+
+
 def delivery(**changes: Any) -> Delivery:
     body = {"jobId": "j", "action": "finished", "status": "ok", "summary": "By cron.", "runAtMs": 1} | changes
     at = datetime.now(UTC)

@@ -1,22 +1,28 @@
 """Runs that were asked for by hand are seen through, whatever becomes of the desk and of their agent."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import update
 from sqlmodel import col, select
 
+from deployments.cli import run
 from quarterdeck.crew.model import AgentRun, RunState
 from quarterdeck.crew.roster import Roster
 from quarterdeck.crew.runtime import CLOSED
 from quarterdeck.house import House
 from quarterdeck.kernel.database import Database
+from quarterdeck.kernel.errors import Conflict, Unavailable
 from quarterdeck.kernel.settings import Settings
-from quarterdeck.pipeline.assignments import Wish
+from quarterdeck.pipeline.assignments import NotAssigned, Wish
+from tests.fakes.company import environment
 from tests.fakes.homes import furnished
-from tests.fakes.stage_work import OWNER, PIPELINE, filed, kinds
+from tests.fakes.stage_work import OWNER, PIPELINE, filed, kinds, taken
 
 
 @pytest.fixture
@@ -83,3 +89,80 @@ async def test_nothing_is_begun_anew_for_an_item_that_was_cancelled_meanwhile(ho
     await house.engine.cancel(key, OWNER)
     await seen_through(house, run)
     assert len(await runs(house)) == 1
+
+
+async def test_a_run_that_was_given_by_hand_is_stopped_and_told_once(house: House) -> None:
+    key = await filed(house)
+    run = await assigned(house, key)
+    ended = await house.assignments.cancel(OWNER, run.id or 0, "wrong ducks")
+    assert (ended.state, ended.cancelled, ended.error) == (
+        RunState.ENDED, True, "stopped by owner: wrong ducks",
+    )  # fmt: skip
+    await seen_through(house, run)
+    assert await kinds(house, key) == ["item_filed", "run_cancelled"]
+    assert len(await runs(house)) == 1
+    with pytest.raises(Conflict) as again:
+        await house.assignments.cancel(OWNER, run.id or 0)
+    assert again.value.code == "run_ended"
+
+
+async def test_what_a_person_stopped_while_everything_was_closed_is_not_begun_anew(house: House) -> None:
+    run = await assigned(house, await filed(house))
+    await house.crew.stop(run, CLOSED)
+    await house.assignments.cancel(OWNER, run.id or 0)
+    assert len(await runs(house)) == 1
+
+
+async def test_a_run_of_a_stage_is_not_stopped_as_one_given_by_hand(house: House) -> None:
+    run = await (await taken(house, await filed(house))).open_run("0" * 40)
+    with pytest.raises(Conflict) as refused:
+        await house.assignments.cancel(OWNER, run.id or 0)
+    assert refused.value.code == "run_of_a_stage"
+    assert not house.crew.folder_of(run).exists()
+
+
+async def test_a_run_of_another_host_is_stopped_there(house: House) -> None:
+    run = await assigned(house, await filed(house))
+    async with house.database.command("go elsewhere") as unit:
+        await unit.session.exec(update(AgentRun).values(host="elsewhere"))
+    with pytest.raises(Unavailable) as refused:
+        await house.assignments.cancel(OWNER, run.id or 0)
+    assert (refused.value.code, "elsewhere" in refused.value.detail) == ("run_elsewhere", True)
+
+
+async def test_who_finds_the_agent_busy_is_told_to_ask_again(house: House) -> None:
+    key = await filed(house)
+    await assigned(house, key)
+    with pytest.raises(NotAssigned) as refused:
+        await assigned(house, key)
+    assert refused.value.detail == "Agent is busy"
+    assert "busy with 1 of 1 runs" in refused.value.instruction
+    assert "`GET /api/v1/agents/analyst`" in refused.value.instruction
+    assert "by itself" not in refused.value.instruction and "tried again" not in refused.value.instruction
+
+
+async def test_the_command_line_stops_the_run_that_was_given_by_hand(
+    house: House,
+    tmp_path: Path,
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    logs_left_as_they_were: None,
+) -> None:
+    for name, value in environment(tmp_path, database_url).items():
+        monkeypatch.setenv(name, value)
+
+    async def stopped(*arguments: str) -> tuple[int, Any]:
+        code = await asyncio.to_thread(run, ["item", "stop", *arguments, "--json"])
+        said = capsys.readouterr()
+        return code, json.loads(said.out or said.err)
+
+    key = await filed(house)
+    given = await assigned(house, key)
+    code, card = await stopped(key, "--comment", "enough")
+    assert (code, card["id"], card["error"]) == (0, given.id, "stopped by owner: enough")
+    code, refusal = await stopped(key)
+    assert (code, refusal["code"]) == (1, "unknown_run")
+    code, refusal = await stopped(key, "--run", str(given.id))
+    assert (code, refusal["code"]) == (1, "run_ended")
+    assert (await stopped(await filed(house), "--run", str(given.id)))[1]["code"] == "unknown_run"

@@ -114,6 +114,7 @@ async def test_a_viewer_changes_nothing_anywhere(house: House, anna: Client):
             for method in set(found) - {"get"} if path.startswith("/api") else ():
                 address = path.replace("{key}", "ET-001").replace("{id}", "1").replace("{name}", "stage")
                 address = address.replace("{agent_id}", "analyst").replace("{agent}", "analyst")
+                address = address.replace("{run_id}", "1")
                 answer = await viewer.request(method, f"http://desk{address}", json=bodies.get(path))
                 assert answer.status_code == 403, f"{method} {path}: {answer.text}"
     assert (await anna.get("/items")).json() == before
