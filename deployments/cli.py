@@ -26,6 +26,7 @@ from deployments.commands import (
     webhook,
 )
 from deployments.commands.heartbeat_upkeep import app as heartbeat_app
+from quarterdeck import __version__
 from quarterdeck.kernel.errors import Invalid, QuarterdeckError
 
 app = typer.Typer(
@@ -36,8 +37,17 @@ app = typer.Typer(
 )
 
 
+def _tell_version(is_asked: bool) -> None:
+    if is_asked:
+        print(f"quarterdeck {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version.")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Log everything and show tracebacks.")] = False,
 ) -> None:
     """The desk from which a small company runs a crew of AI agents."""

@@ -86,6 +86,14 @@ def prefect_port(settings: Settings) -> int:
     return running.prefect_port if running else 0
 
 
+def web_address(settings: Settings) -> str:
+    """Where this machine finds the web process: at the port of the desk that is open, else as set."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.http_host, settings.http_host)  # noqa: S104
+    running = read(settings)
+    port = running.http_port if running and born(running.pid) else settings.http_port
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
 def born(pid: int) -> float:
     """When a process was started; tells it from a later one with the same number. 0 = it is gone."""
     with suppress(psutil.Error):

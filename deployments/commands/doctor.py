@@ -7,6 +7,7 @@ import typer
 
 from deployments.commands import terminal
 from deployments.commands.terminal import AsJson
+from quarterdeck import __version__
 
 if TYPE_CHECKING:
     from deployments.doctor import Result
@@ -24,7 +25,7 @@ def doctor(
     results = asyncio.run(_examine(fix, as_json))
     is_well = all(result.verdict != "fail" for result in results)
     if as_json:
-        answer = {"ok": is_well, "checks": [asdict(result) for result in results]}
+        answer = {"ok": is_well, "version": __version__, "checks": [asdict(result) for result in results]}
         terminal.show(answer, as_json, lambda console: None)
     raise typer.Exit(0 if is_well else 1)
 
@@ -34,6 +35,8 @@ async def _examine(fix: bool, as_json: bool) -> "list[Result]":
     from deployments.doctor import examine
 
     results = []
+    if not as_json:
+        print(f"quarterdeck {__version__}")
     async for result in examine(terminal.here(), CHECKS, fix=fix):
         results.append(result)
         if not as_json:

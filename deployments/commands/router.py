@@ -82,9 +82,9 @@ def ask(
     as_json: AsJson = False,
 ) -> None:
     """Try it: one short chat through the router, with the proxy token or, if need be, a key of its own."""
-    from quarterdeck.router.config import RouterSettings
+    from quarterdeck.router import config
 
-    proxy = RouterSettings().proxy_token
+    proxy = config.load().proxy_token
     body = {"model": model, "max_tokens": 50, "messages": [{"role": "user", "content": words}]}
 
     async def chatted(admin: "httpx.AsyncClient") -> Any:

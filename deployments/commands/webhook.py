@@ -72,8 +72,10 @@ def replay(number: Number, as_json: AsJson = False) -> None:
 @app.command()
 def test(source: Source, url: Address = "", as_json: AsJson = False) -> None:
     """Ring at the desk's door as a source would, and see what comes of it; exit code 1 when nothing does."""
+    from deployments import home
+
     settings = terminal.here()
-    where = url or settings.public_url or f"http://127.0.0.1:{settings.http_port}"
+    where = url or settings.public_url or home.web_address(settings)
     card = terminal.in_house(
         lambda house: house.deliveries.test(terminal.owner(), source, where, house.database.clock.now())
     )

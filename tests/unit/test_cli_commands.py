@@ -12,6 +12,7 @@ import pytest
 
 from deployments.cli import run
 from deployments.commands.item import Priority as Offered
+from quarterdeck import __version__
 from quarterdeck.board.model import Priority
 from tests.fakes.company import company, environment
 from tests.fakes.telegram import TOKEN, FakeTelegram
@@ -303,6 +304,19 @@ def test_an_unexpected_error_shows_its_traceback_only_to_who_asks(quarterdeck: C
     assert "canary" not in told["detail"]
     with pytest.raises(RuntimeError, match="canary"):
         quarterdeck("--debug", "item", "show", "ET-001")
+
+
+def test_the_version_is_told_without_a_desk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("QUARTERDECK_HOME", str(tmp_path / "nowhere"))
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"quarterdeck {__version__}\n"
+    monkeypatch.setattr("deployments.checks.CHECKS", ())
+    assert run(["doctor"]) == 0
+    assert __version__ in capsys.readouterr().out
+    assert run(["doctor", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["version"] == __version__
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]):

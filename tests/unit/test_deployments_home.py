@@ -105,3 +105,30 @@ def test_a_home_that_cannot_be_made_is_named(
     said = "".join(capfd.readouterr())
     assert f"{tmp_path / 'file' / 'home'} cannot be used: Not a directory" in said
     assert "set QUARTERDECK_HOME to another folder" in said
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "open_at", "address"),
+    [
+        ("127.0.0.1", 8500, None, "http://127.0.0.1:8500"),
+        ("0.0.0.0", 8500, None, "http://127.0.0.1:8500"),
+        ("::", 8500, None, "http://[::1]:8500"),
+        ("192.0.2.7", 0, 8611, "http://192.0.2.7:8611"),
+        ("127.0.0.1", 8500, 8611, "http://127.0.0.1:8611"),
+    ],
+)
+def test_the_address_of_the_web_process_is_where_it_really_is(
+    tmp_path: Path, host: str, port: int, open_at: int | None, address: str
+) -> None:
+    settings = Settings(home=tmp_path, http_host=host, http_port=port)
+    if open_at:
+        home.folder(settings).mkdir()
+        home.write(settings, home.Running(os.getpid(), open_at, 4200))
+    assert home.web_address(settings) == address
+
+
+def test_a_desk_that_died_is_at_no_address(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    home.folder(settings).mkdir()
+    home.write(settings, home.Running(2**22 + 1, 8611, 4200))
+    assert home.web_address(settings) == "http://127.0.0.1:8500"
