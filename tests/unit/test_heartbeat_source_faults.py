@@ -16,8 +16,8 @@ from typing import Any
 import psutil
 import pytest
 
-from quarterdeck.heartbeat.sources import programs, reading, workboard
-from quarterdeck.heartbeat.sources import multica_cli
+from quarterdeck.heartbeat.sources import multica as multica_source
+from quarterdeck.heartbeat.sources import multica_cli, programs, reading, workboard
 from quarterdeck.heartbeat.sources.multica import Multica
 from quarterdeck.heartbeat.sources.multica import look_of as multica_look
 from quarterdeck.heartbeat.sources.openclaw_cli import TEMPLATES, filled
@@ -213,6 +213,27 @@ async def test_a_parent_that_cannot_be_looked_up_is_unknown(house: House, tmp_pa
         found = {f.title: f for f in (await house.sources.multica.look(agents)).found}
         assert [need.status for need in found["A"].needs] == [Status.DONE]
         assert [need.status for need in found["B"].needs] == [None]
+
+
+async def test_however_many_closed_parents_there_are_each_is_looked_up_and_once(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(multica_source, "MOST_PARENTS", 2)
+    agents = watched(tmp_path)
+    with FakeMultica(tmp_path / "multica") as multica:
+        await connect(house, "multica", multica.connection("rest"))
+        gone = [f"99999999-9999-4999-8999-99999999999{number}" for number in range(2)]
+        done = [multica.file(f"Before {number}", status="done")["id"] for number in range(4)]
+        for parent in (*gone, *done):
+            multica.file("After", assignee_id=agents[0].multica_id, parent_issue_id=parent)
+        met = []
+        for _ in range(4):
+            await house.sources.polls["multica"].invalidate()
+            found = (await house.sources.multica.look(agents)).found
+            met.append(sum(need.status is Status.DONE for f in found for need in f.needs))
+        read = [path for _, path, _ in multica.state["calls"]]
+    assert met == [0, 2, 4, 4]
+    assert [read.count(f"/api/issues/{parent}") for parent in done] == [1, 1, 1, 1]
 
 
 async def test_a_plug_in_that_is_off_and_a_missing_program_say_what_to_do(

@@ -44,6 +44,7 @@ STATUSES = {
 }
 """By key and by category; `backlog` is not to be taken yet."""
 OPEN = ("todo", "in_progress", "in_review", "blocked")
+CLOSED = (Status.DONE, Status.CANCELLED)
 MOST_ISSUES = 5000
 MOST_PARENTS = 50
 _ROUNDS = re.compile(r"<!-- quarterdeck rounds=(\d{1,9}) -->")
@@ -85,6 +86,7 @@ class Multica:
         self._polling = polling
         self._clock = clock
         self._ids: dict[str, str] = {}
+        self._asked: dict[str, int] = {}
 
     async def look(self, agents: Sequence[Watched]) -> Answer:
         self._ids |= {agent.slug: agent.multica_id for agent in agents if agent.multica_id}
@@ -103,12 +105,18 @@ class Multica:
         return replace(look, found=tuple(_with_parents(found, parents) for found in look.found))
 
     async def _parents(self, door: Door, found: Sequence[Found]) -> dict[str, Status | None]:
-        """Where the parents stand; one that cannot be looked up is unknown, and so not met (H7)."""
-        known: dict[str, Status | None] = {f.ref.id: f.status for f in found}
-        for identity in dict.fromkeys(need.ref.id for f in found for need in f.needs):
-            if identity not in known and len(known) - len(found) < MOST_PARENTS:
-                known[identity] = await _status_of(door, identity)
-        return known
+        """Where the parents stand; one that cannot be looked up is unknown, and so not met (H7).
+
+        What was closed and is not among the open is closed still. Of all others so many are looked up in
+        one look, those first whose turn is longest ago.
+        """
+        known: dict[str, Status | None] = dict(_closed_parents(await self._polling.before()))
+        known |= {f.ref.id: f.status for f in found}
+        wanted = {need.ref.id: self._asked.get(need.ref.id, 0) for f in found for need in f.needs}
+        turns = sorted((i for i in wanted if i not in known), key=wanted.__getitem__)[:MOST_PARENTS]
+        number = max(wanted.values(), default=0) + 1
+        self._asked = wanted | dict.fromkeys(turns, number)
+        return known | {identity: await _status_of(door, identity) for identity in turns}
 
     async def read(self, ref: Ref) -> Found | None:
         door = await self.door()
@@ -194,8 +202,7 @@ def harmless(text: str) -> str:
 def look_of(issues: list[Any], times: Times) -> Look:
     """The issues that are not closed."""
     read = [issue_of(mapping(issue), times) for issue in issues]
-    closed = (Status.DONE, Status.CANCELLED)
-    found = {f.ref: f for f in read if f and f.status not in closed}  # a page may tell one twice
+    found = {f.ref: f for f in read if f and f.status not in CLOSED}  # a page may tell one twice
     if unread := read.count(None):
         return Look(
             tuple(found.values()), Trouble.UNREADABLE, f"{unread} of {len(issues)} issues have no id."
@@ -241,6 +248,11 @@ async def _status_of(door: Door, identity: str) -> Status | None:
     except QuarterdeckError:
         return None
     return status_of(issue) if issue is not None else None
+
+
+def _closed_parents(found: Sequence[Found]) -> dict[str, Status]:
+    needs = [need for f in found for need in f.needs]
+    return {need.ref.id: need.status for need in needs if need.status in CLOSED}
 
 
 def _with_parents(found: Found, known: Mapping[str, Status | None]) -> Found:

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from quarterdeck.heartbeat.sources import programs
-from quarterdeck.heartbeat.sources.multica import MOST_ISSUES, OPEN, STATUSES, connection, status_of
+from quarterdeck.heartbeat.sources.multica import CLOSED, MOST_ISSUES, OPEN, STATUSES, connection, status_of
 from quarterdeck.heartbeat.sources.polling import Turns
 from quarterdeck.heartbeat.sources.reading import mapping, rows, word
 from quarterdeck.heartbeat.sources.trouble import refused, unavailable
-from quarterdeck.heartbeat.work import Status, Trouble
+from quarterdeck.heartbeat.work import Trouble
 from quarterdeck.kernel.connections import Connections
 from quarterdeck.kernel.errors import Conflict, Invalid, NotFound
 
@@ -123,8 +123,9 @@ def _environment(value: Mapping[str, Any]) -> dict[str, str]:
 def _own_key(issue: Mapping[str, Any]) -> str:
     """The issue's status if the workspace made it and it is not closed; else empty."""
     key = word(issue.get("status"))
-    is_open = status_of(issue) not in (Status.DONE, Status.CANCELLED)
-    return key if is_open and key not in STATUSES and key not in ("", "backlog") else ""
+    return (
+        key if status_of(issue) not in CLOSED and key not in STATUSES and key not in ("", "backlog") else ""
+    )
 
 
 def _safe(identity: str) -> str:

@@ -153,6 +153,12 @@ class Polling:
                 return Seen(failed, self._database.clock.now())
             return self._mine
 
+    async def before(self) -> tuple[Found, ...]:
+        """What the last look that succeeded saw, of whomever and however old."""
+        async with self._database.read() as session:
+            row = await self._rows.sighting(session, self.place)
+        return _FOUND.validate_python(row.found) if row else ()
+
     def forget(self) -> None:
         """What this process saw is out of date: it has just changed something there."""
         self._mine = None
