@@ -7,6 +7,7 @@ Prefect in the shell is not for our server: every inherited `PREFECT_*` variable
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from cryptography.fernet import Fernet
 
@@ -66,14 +67,17 @@ def server_environment(
     settings: Settings, port: int, database_url: str, base: Mapping[str, str]
 ) -> dict[str, str]:
     """The environment of the server, and nothing of ours beside it. `database_url` is for asyncpg."""
+    public = settings.prefect_public_url.rstrip("/")
     return _bare(base) | {
         "PREFECT_HOME": str(folder(settings)),
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": database_url,
         "PREFECT_SERVER_ENCRYPTION_KEY": encryption_key(settings),
         "PREFECT_SERVER_API_AUTH_STRING": auth_string(settings),
-        "PREFECT_SERVER_UI_API_URL": f"{address(port)}/api",
+        "PREFECT_SERVER_UI_API_URL": f"{public or address(port)}/api",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-        "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": f"{address(port)},http://localhost:{port}",
+        "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": ",".join(
+            [address(port), f"http://localhost:{port}", *([_origin(public)] if public else [])]
+        ),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
         # Four times less CPU per task run. The interval is cut to an integer: 0 would spin for ever.
@@ -83,6 +87,11 @@ def server_environment(
         "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
         "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(_KEEP_RUNS),
     }
+
+
+def _origin(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 def client_environment(settings: Settings, port: int, base: Mapping[str, str]) -> dict[str, str]:

@@ -37,7 +37,12 @@ class Settings(BaseSettings):
     http_port: int = Field(default=8500, ge=0, le=65535, description="Port of the web process.")
     prefect_port: int = Field(default=4200, ge=0, le=65535, description="Port of Prefect's server and UI.")
     public_url: str = Field(
-        default="", description="Base address in links to items and runs; empty = no links."
+        default="", description="Address at which others reach the web process, such as a code host's hooks."
+    )
+    prefect_public_url: str = Field(
+        default="",
+        description="Where people open Prefect's UI, a host name of its own that your proxy serves: messages"
+        " link to runs there, and the UI finds its API there; unset = no links, and the UI on this machine.",
     )
     router_url: str = Field(
         default="", description="Where the model router is; unset = where the one of this home says it is."

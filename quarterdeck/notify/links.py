@@ -1,9 +1,12 @@
-"""Links from a message to its work item and to its Prefect run."""
+"""Links from a message into Prefect's UI: to all runs of its work item, and to its own run.
+
+The API's own addresses are no links for people: a browser has no token to send with them.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from quarterdeck.kernel.settings import Settings
 from quarterdeck.notify.markup import MAX_UNITS, escape, shorten, units
@@ -18,13 +21,12 @@ class Links:
 
     @classmethod
     def of(cls, settings: Settings) -> "Links":
-        """Both below the public address; Prefect's UI on the same host, on its own port."""
-        base = settings.public_url.rstrip("/")
-        if not base:
-            return cls()
-        parts = urlsplit(base)
-        prefect = f"{parts.scheme}://{parts.hostname}:{settings.prefect_port}"
-        return cls(item=base + "/api/v1/items/{key}", run=prefect + "/runs/flow-run/{run}")
+        """Both in Prefect's UI, which asks people to sign in; none while nobody said where it can be opened.
+
+        `tag` is the filter of its list of runs: every stage run has its item's key as a tag.
+        """
+        base = settings.prefect_public_url.rstrip("/")
+        return cls(base + "/runs?tag={key}", base + "/runs/flow-run/{run}") if base else cls()
 
     def append(self, words: Mapping[str, str], text: str, key: str | None, data: Mapping[str, Any]) -> str:
         """The text, and on a line of its own what it links to (a run is named by `flow_run` in the data)."""

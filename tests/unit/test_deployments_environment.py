@@ -35,6 +35,19 @@ def test_the_servers_environment_holds_no_secret_of_ours(settings: Settings) -> 
     assert told["PATH"] == "/bin"
 
 
+def test_the_ui_finds_its_api_where_people_open_it(settings: Settings) -> None:
+    def told(public_url: str) -> tuple[str, list[str]]:
+        known = settings.model_copy(update={"prefect_public_url": public_url})
+        said = prefect_server.server_environment(known, 4321, "postgresql+asyncpg:///prefect", SHELL)
+        origins = said["PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS"].split(",")
+        return said["PREFECT_SERVER_UI_API_URL"], origins
+
+    here = ["http://127.0.0.1:4321", "http://localhost:4321"]
+    assert told("") == ("http://127.0.0.1:4321/api", here)
+    public = "https://runs.example"
+    assert told(f"{public}/") == (f"{public}/api", [*here, public])
+
+
 def test_a_shells_prefect_settings_reach_none_of_our_processes(settings: Settings) -> None:
     told = parts.environment(settings, SHELL)
     assert told["PREFECT_API_URL"] == "http://127.0.0.1:4321/api"

@@ -141,24 +141,32 @@ def test_a_wrong_entry_is_named_with_what_is_wrong(entry, complaint):
 
 
 async def test_links_stand_on_a_line_of_their_own_below_the_exact_text(database, tmp_path):
-    room = NotifyRoom(database, tmp_path, public_url="https://desk.example/x/", prefect_port=4201)
+    room = NotifyRoom(database, tmp_path, prefect_public_url="https://runs.example/")
     async with database.command("tell") as unit:
         unit.record("item_done", item="ET-007", flow_run="0b1c")
     [message] = await room.outbox()
     assert message.text.splitlines() == [
         "🎉 ET-007: задача завершена! PR merged.",
-        '<a href="https://desk.example/x/api/v1/items/ET-007">задача</a> · '
-        '<a href="https://desk.example:4201/runs/flow-run/0b1c">запуск в Prefect</a>',
+        '<a href="https://runs.example/runs?tag=ET-007">все запуски</a> · '
+        '<a href="https://runs.example/runs/flow-run/0b1c">запуск в Prefect</a>',
     ]
 
 
+async def test_there_is_no_link_that_a_browser_cannot_open(database, tmp_path):
+    room = NotifyRoom(database, tmp_path, public_url="https://desk.example", prefect_port=4201)
+    async with database.command("tell") as unit:
+        unit.record("item_done", item="ET-007", flow_run="0b1c")
+    [message] = await room.outbox()
+    assert message.text == "🎉 ET-007: задача завершена! PR merged."
+
+
 async def test_a_long_text_is_shortened_so_that_its_links_fit(database, tmp_path):
-    room = NotifyRoom(database, tmp_path, public_url="https://desk.example")
+    room = NotifyRoom(database, tmp_path, prefect_public_url="https://runs.example")
     await room.tell("<&>" * 4000)
     [message] = await room.outbox()
     text = parsed(message.text)
     assert len(text) <= 4096
-    assert text.endswith("…\nзадача")
+    assert text.endswith("…\nвсе запуски")
 
 
 async def test_the_language_is_the_configured_one(database, tmp_path):
