@@ -74,7 +74,7 @@ def parse(text: str) -> Answer:
 
 def _sections(text: str) -> Iterator[tuple[str, str]]:
     head, lines = "", list[str]()
-    for line in text.splitlines():
+    for line in text.replace("\r\n", "\n").split("\n"):  # `splitlines` knows other ends, too
         if found := _HEAD.match(line):
             yield head, "\n".join(lines)
             head, lines = found[1], []
@@ -85,7 +85,7 @@ def _sections(text: str) -> Iterator[tuple[str, str]]:
 
 def _content(path: str, body: str) -> str:
     """A file's text; a fence around the whole of it is the model's habit, not the file's."""
-    lines = body.strip("\n").splitlines()
+    lines = body.strip("\n").split("\n")
     if len(lines) > 1 and _FENCE.match(lines[0]) and lines[-1].strip() == "```":
         lines = lines[1:-1]
     content = "\n".join(lines) + "\n"
