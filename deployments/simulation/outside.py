@@ -153,6 +153,13 @@ class Outside:
             self._say(card, why)
             card.change(self.now(), OPEN_AGAIN.get(self.name, Status.TODO))
 
+    async def reopen(self, ref: Ref, why: str) -> None:
+        async with _Order(self, ref) as card:
+            if self.is_driven and card.status is not Status.BLOCKED:
+                return
+            self._say(card, why)
+            card.change(self.now(), Status.TODO)
+
     async def block(self, ref: Ref, why: str) -> None:
         async with _Order(self, ref) as card:
             if self.is_driven and card.status in CLOSED:

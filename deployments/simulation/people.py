@@ -18,6 +18,12 @@ from quarterdeck.kernel.journal import Event
 
 OWNER = Caller(name="owner", door="simulation", is_owner=True, may_write=True, may_approve=True)
 HELD = (Status.BLOCKED, Status.OTHER)
+OPENED = frozenset({"breaker_opened", "work_timed_out", "rounds_exhausted"})
+"""What is unblocked by a command, or by whoever opens the work again where it stands."""
+BY_COMMAND = frozenset({"work_needs_approval", "rounds_exhausted"})
+"""What only a command answers."""
+WHERE_IT_STANDS = 0.3
+"""How many act there instead."""
 IN_VAIN = 0.1
 """How many of those who are told never do anything."""
 
@@ -67,13 +73,16 @@ class People:
                 card.needs.clear()
                 card.change(self._clock.now())
         assert self.sweeper is not None
-        for card in job.cards:
+        acts_there = self._chance.random() < WHERE_IT_STANDS and not job.told & BY_COMMAND
+        for card in job.cards if not acts_there else ():
             named = f"{card.ref.source}:{card.ref.id}"
             try:
                 await self._permit(self.sweeper, job, named)
             except QuarterdeckError:
                 continue  # another place of it is the one that is remembered
-        for card in job.cards:
+        if acts_there:
+            job.cure()
+        for card in job.cards if acts_there or not job.told & OPENED else ():
             if card.status in HELD:
                 card.change(self._clock.now(), Status.TODO)
 
@@ -83,7 +92,7 @@ class People:
             job.is_allowed = True
         if "rounds_exhausted" in job.told:
             await sweeper.raise_limit(OWNER, job.agent, named, 1000)
-        if job.told & {"breaker_opened", "work_timed_out", "rounds_exhausted"}:
+        if job.told & OPENED:
             job.cure()
             await sweeper.unblock(OWNER, job.agent, named)
 

@@ -56,7 +56,7 @@ async def list_heartbeats(sweeper: TheSweeper) -> Page[HeartbeatCard]:
     "/heartbeats/{agent}/unblock", summary="Let held-back work go on", responses=problems(403, 404, 409)
 )
 async def unblock(sweeper: TheSweeper, caller: Known, agent: Agent, wanted: WorkIn) -> Breaker:
-    """Its breaker, timeouts, repeats and budget begin anew, and it is given back in every place."""
+    """Its breaker, timeouts, repeats and budget begin anew, and it is to do again in every place."""
     return await sweeper.unblock(caller, agent, wanted.work, wanted.comment)
 
 

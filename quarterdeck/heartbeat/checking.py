@@ -18,6 +18,8 @@ from quarterdeck.heartbeat.judging import (
     Tell,
     about,
     blank,
+    freed,
+    is_lifted,
     is_untouched,
     judge,
     may_start,
@@ -112,6 +114,9 @@ class Check:
             memory = self._memory(piece, now)
             self._remember_places(piece, memory)
             self._remember_who_holds_it(piece, memory)
+            if is_lifted(piece, memory, now):
+                self.plan.recoveries.append(Recovery(piece, Judgement(Standing.MOVING, Step.LIFT)))
+                memory = freed(memory, now)
             if piece.status is Status.IN_PROGRESS and not is_untouched(piece, memory, now):
                 await self._check_progress(piece, memory, at_work)
             elif piece.status is Status.TODO and not await self._is_done_already(piece, memory):
@@ -275,6 +280,8 @@ class Check:
         changes, tells = rounds(piece, memory, self.beat)
         self.plan.change(piece, changes)
         self.plan.tells += tells
+        if memory.breaker and not memory.owed:
+            self.plan.warnings.append(f"{piece.shown} is to do, and held back: {memory.breaker}")
         if is_driven(self._means.sources, piece) or not may_start(piece, memory):
             return
         if piece.requires_approval and not memory.is_allowed:

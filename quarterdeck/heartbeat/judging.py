@@ -36,6 +36,7 @@ class Step(StrEnum):
     ACT = "act"
     GIVE_UP = "give up"
     PAUSE = "pause"
+    LIFT = "lift"
 
 
 @dataclass(frozen=True)
@@ -208,6 +209,31 @@ def is_untouched(piece: Piece, memory: Work, now: datetime) -> bool:
     signs = (sign(place, now) for place in in_hand)
     is_known = all([place.ref.source, place.ref.id] in memory.places for place in in_hand)
     return is_known and all(seen is None or seen <= memory.own_sign for seen in signs)
+
+
+def free(row: Work, now: datetime) -> None:
+    """Breaker, timeouts, repeats and budget begin anew."""
+    row.breaker, row.broken_at, row.repeats, row.fingerprint = "", None, 0, ""
+    row.timeouts, row.timed_out_at, row.acted, row.suspected_since = 0, None, False, None
+    row.silent_rounds, row.budget_since, row.finished_at = 0, now, None
+    row.told = {key: value for key, value in row.told.items() if key != "unfinished"}
+
+
+def freed(memory: Work, now: datetime) -> Work:
+    """As it will be remembered then."""
+    copy = Work(**memory.model_dump())
+    free(copy, now)
+    return copy
+
+
+def is_lifted(piece: Piece, memory: Work, now: datetime) -> bool:
+    """A person let it go on where it stands: it is open again, and that came after all that we did to it."""
+    if not memory.breaker or memory.owed or memory.run_id is not None:
+        return False
+    seen = piece.sign(now)
+    ours = [moment for moment in (memory.broken_at, memory.own_sign) if moment is not None]
+    is_open = piece.status in (Status.TODO, Status.IN_PROGRESS)
+    return is_open and seen is not None and all(seen > moment for moment in ours)
 
 
 def may_start(piece: Piece, memory: Work) -> bool:

@@ -23,6 +23,7 @@ from quarterdeck.heartbeat import rules, store
 from quarterdeck.heartbeat.adoption import Adoption, Starter
 from quarterdeck.heartbeat.cards import Breaker, HeartbeatCard, SweepCard, heartbeat_card, sweep_card
 from quarterdeck.heartbeat.checking import Means, Recovery
+from quarterdeck.heartbeat.judging import free
 from quarterdeck.heartbeat.model import Pulse, Result, Sweep, Work
 from quarterdeck.heartbeat.naming import named
 from quarterdeck.heartbeat.overview import Overview, Piece
@@ -305,12 +306,9 @@ class Sweeper:
         async with self.database.command("unblock work") as unit:
             row = await self._named(unit, agent, work)
             _must_stand_still(row, work)
-            row.breaker, row.broken_at, row.repeats, row.fingerprint = "", None, 0, ""
-            row.timeouts, row.timed_out_at, row.acted, row.suspected_since = 0, None, False, None
-            row.silent_rounds, row.budget_since = 0, unit.now
-            row.finished_at, row.updated_at = None, unit.now
-            row.told = {key: value for key, value in row.told.items() if key != "unfinished"}
-            row.owed = [*row.owed, *everywhere(row, "release", comment or f"Unblocked by {caller.name}.")]
+            free(row, unit.now)
+            row.updated_at = unit.now
+            row.owed = [*row.owed, *everywhere(row, "reopen", comment or f"Unblocked by {caller.name}.")]
             unit.session.add(row)
             unit.record("work_unblocked", item=row.item_key, **said(row), by=caller.name)
             unit.wake("heartbeats", agent)

@@ -214,6 +214,8 @@ async def act(source: Source, ref: Ref, entry: Mapping[str, Any]) -> None:
             await source.comment(ref, entry["text"])
         case "release":
             await source.release(ref, entry["text"])
+        case "reopen":
+            await source.reopen(ref, entry["text"])
         case "block":
             await source.block(ref, entry["text"])
         case "finish":

@@ -32,6 +32,7 @@ from quarterdeck.heartbeat.judging import (
     Tell,
     blank,
     episode,
+    free,
     may_start,
     places_of,
 )
@@ -157,6 +158,8 @@ class SweepUnderWay:
                 _climb(row, judgement)
                 self._act(unit, row, piece, judgement)
                 row.breaker, row.broken_at = f"it timed out {row.timeouts} times", unit.now
+            case Step.LIFT:
+                self._lift(unit, row, piece.ref.source)
             case Step.PAUSE:
                 self._pause(unit, row, piece)
 
@@ -186,6 +189,12 @@ class SweepUnderWay:
     @staticmethod
     def _mark(source: str, number: int) -> str:
         return "block" if number >= LAST or source in PLATFORMS_WITHOUT_RELEASE else "release"
+
+    @staticmethod
+    def _lift(unit: Unit, row: Work, by: str) -> None:
+        """Somebody let it go on where it stands."""
+        free(row, unit.now)
+        unit.record("work_unblocked", item=row.item_key, **said(row), by=by)
 
     def _pause(self, unit: Unit, row: Work, piece: Piece) -> None:
         if row.breaker:
@@ -270,6 +279,8 @@ class SweepUnderWay:
             row = blank(piece, self.beat.agent, unit.now)
         row.places = self._places(row, piece)
         row.told = row.told | {NAMES: names(row.told.get(NAMES, ()), piece)}
+        if row.agent != self.beat.agent and row.breaker:
+            self._lift(unit, row, piece.ref.source)  # it was given to somebody else
         row.agent, row.updated_at = self.beat.agent, unit.now
         unit.session.add(row)
         return row

@@ -140,6 +140,10 @@ class Source(Protocol):
         """Give it back, with the reason, so that somebody else can take it."""
         ...
 
+    async def reopen(self, ref: Ref, why: str) -> None:
+        """A person lets it go on: it is to do again, whatever held it there."""
+        ...
+
     async def block(self, ref: Ref, why: str) -> None:
         """Nobody may take it until a person has acted; the reason stands with it."""
         ...

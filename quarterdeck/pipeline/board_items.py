@@ -88,6 +88,18 @@ class BoardItems:
             _say(unit, item, why)
             await transitions.put(unit, item, rules.Standing(item.stage, State.QUEUED, item.spent, why))
 
+    async def reopen(self, key: str, why: str) -> None:
+        """Another try of the stage where it is blocked; what goes on, or is about to, is left alone."""
+        async with self._database.command("reopen item") as unit:
+            item = await store.item_for_update(unit.session, key)
+            if item.state in (State.QUEUED, State.RUNNING):
+                return
+            if item.state is not State.BLOCKED:
+                raise _not_now(item)
+            _, stage = await self._engine.pipelines.way_of(unit.session, item)
+            await transitions.put(unit, item, rules.retried(transitions.standing(item), stage))
+            unit.record("item_retried", item=key, by=BY, stage=item.stage, comment=why)
+
     async def block(self, key: str, why: str) -> None:
         """Stop here until a person retries it."""
         async with self._database.command("block item") as unit:

@@ -13,12 +13,14 @@ from quarterdeck.kernel.clock import Clock
 class Place:
     """A source in memory. `down`: it answers nothing, and takes nothing.
 
-    Plane's has no review: work that is not reviewed yet gets a remark, and is in progress.
+    Plane's has no review: work that is not reviewed yet gets a remark, and is in progress. OpenClaw's board
+    cannot give a card back: it is blocked.
     """
 
     def __init__(self, name: str, rank: int, clock: Clock, *, is_driven: bool = False) -> None:
         self.name, self.rank, self.is_driven = name, rank, is_driven
         self._unreviewed = Status.IN_PROGRESS if name == "plane" else Status.IN_REVIEW
+        self._released = Status.BLOCKED if name == "workboard" else Status.TODO
         self._blocked = Status.OTHER if name == "plane" else Status.BLOCKED
         self.down: Trouble | None = None
         self.is_cached = False
@@ -75,6 +77,10 @@ class Place:
 
     async def release(self, ref: Ref, why: str) -> None:
         self._note("release", ref, why)
+        self.change(ref.id, status=self._released)
+
+    async def reopen(self, ref: Ref, why: str) -> None:
+        self._note("reopen", ref, why)
         self.change(ref.id, status=Status.TODO)
 
     async def block(self, ref: Ref, why: str) -> None:

@@ -86,16 +86,17 @@ async def test_what_failed_in_one_place_and_was_done_in_another_meanwhile_is_clo
 
 
 async def test_the_breaker_counts_on_where_only_another_place_of_the_work_can_be_seen(watch: Watch) -> None:
-    watch.cards.put("c1", "Fix the login")
+    watch.sweeper.add(watch.plane)
+    watch.plane.put("p1", "Fix the login")
     await in_vain_again(watch)
-    watch.cards.down = Trouble.FAILED
+    watch.plane.down = Trouble.FAILED
     watch.multica.put("ENG-1", "Fix the login")
     await in_vain_again(watch)
-    watch.cards.down = None
+    watch.plane.down = None
     for _ in range(3):
         await in_vain_again(watch)
     assert len(await watch.runs()) == 3
-    assert watch.cards.status("c1") is watch.multica.status("ENG-1") is Status.BLOCKED
+    assert (watch.plane.status("p1"), watch.multica.status("ENG-1")) == (Status.OTHER, Status.BLOCKED)
 
 
 async def test_what_turned_up_while_our_own_engine_did_finished_work_anew_is_closed_too(watch: Watch) -> None:

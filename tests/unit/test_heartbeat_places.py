@@ -67,11 +67,11 @@ async def test_work_that_stands_elsewhere_too_does_not_wait_for_a_source_that_so
     watch.cards.put("c1", "Fix the login")
     watch.multica.put("ENG-1", "Fix the login")
     await watch.sweep()
-    watch.multica.down = Trouble.NOT_CONFIGURED
+    watch.cards.down = Trouble.NOT_CONFIGURED
     await watch.end_runs(exit_code=1, error="it broke")
     watch.minutes(15)
     await watch.sweep()
-    assert [len(await watch.runs()), watch.cards.status("c1")] == [2, Status.IN_PROGRESS]
+    assert [len(await watch.runs()), watch.multica.status("ENG-1")] == [2, Status.IN_PROGRESS]
 
 
 async def test_what_our_own_engine_did_is_closed_in_its_other_place_not_done_again(watch: Watch) -> None:

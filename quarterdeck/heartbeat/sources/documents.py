@@ -131,6 +131,9 @@ class Documents:
         await self._notes.say(ref, why)
         await self._mark(ref, state=None, why=why)
 
+    async def reopen(self, ref: Ref, why: str) -> None:
+        await self.release(ref, why)
+
     async def block(self, ref: Ref, why: str) -> None:
         """The line is marked in place; where lines become cards, it names its card."""
         await self._notes.say(ref, why)

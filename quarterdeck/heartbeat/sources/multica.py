@@ -151,6 +151,9 @@ class Multica:
         await self.comment(ref, why)
         await self._set(ref, "todo")
 
+    async def reopen(self, ref: Ref, why: str) -> None:
+        await self.release(ref, why)
+
     async def block(self, ref: Ref, why: str) -> None:
         await self.comment(ref, why)
         await self._set(ref, "blocked")

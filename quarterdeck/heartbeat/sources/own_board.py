@@ -51,6 +51,8 @@ class Items(Protocol):
 
     async def give_back(self, key: str, why: str) -> None: ...
 
+    async def reopen(self, key: str, why: str) -> None: ...
+
     async def block(self, key: str, why: str) -> None: ...
 
     async def done_elsewhere(self, key: str, result: str, *, is_reviewed: bool) -> None: ...
@@ -120,6 +122,10 @@ class OwnBoard:
 
     async def release(self, ref: Ref, why: str) -> None:
         await self._items.give_back(ref.id, why)
+        self._glance.forget()
+
+    async def reopen(self, ref: Ref, why: str) -> None:
+        await self._items.reopen(ref.id, why)
         self._glance.forget()
 
     async def block(self, ref: Ref, why: str) -> None:

@@ -129,6 +129,9 @@ class PlaneIssues:
         await self.comment(ref, why)
         await self._put(ref, Group.UNSTARTED)
 
+    async def reopen(self, ref: Ref, why: str) -> None:
+        await self.release(ref, why)
+
     async def block(self, ref: Ref, why: str) -> None:
         """Into the backlog: whoever wants it done moves it out again."""
         await self.comment(ref, why)

@@ -100,6 +100,10 @@ class WorkBoard:
         else:
             await self._move(ref, "blocked")
 
+    async def reopen(self, ref: Ref, why: str) -> None:
+        await self.comment(ref, why)
+        await self._move(ref, "todo")
+
     async def block(self, ref: Ref, why: str) -> None:
         await self.comment(ref, why)
         await self._move(ref, "blocked")
