@@ -11,7 +11,7 @@ class MulticaWorkspace(ConnectionBlock):
     """A workspace of Multica, by its command line or over HTTP.
 
     No call leaves without the workspace. Save the block under the name `default`, and try it with
-    `quarterdeck heartbeat test multica`. See docs/how-to/multica.md.
+    `quarterdeck heartbeat test multica`. See docs/how-to/sources.md.
 
     Example:
         ```python

@@ -11,7 +11,7 @@ class OpenClawProgram(ConnectionBlock):
     """OpenClaw's command line on this machine.
 
     It needs the plug-in: `openclaw plugins enable workboard`. Save the block under the name `default`, and
-    try it with `quarterdeck heartbeat test workboard`. See docs/how-to/workboard.md.
+    try it with `quarterdeck heartbeat test workboard`. See docs/how-to/sources.md.
 
     Example:
         ```python

@@ -1,8 +1,8 @@
 """The rooms of the core, put together: what every process of Quarterdeck opens first.
 
 It stands above all rooms and below the flows, because a flow that Prefect starts in a process of its own
-must be able to open it too (docs/decisions/0004-the-house.md). It binds what rooms must know of each
-other through protocols, and knows no Prefect.
+must be able to open it too (docs/decisions/0004-the-house-below-the-flows.md). It binds what rooms must
+know of each other through protocols, and knows no Prefect.
 """
 
 from collections.abc import AsyncIterator, Collection, Sequence

@@ -202,7 +202,7 @@ def load() -> RouterSettings:
         wrong = "; ".join(f"{str(e['loc'][0]).upper()}: {_said(e)}" for e in found)
         raise Misconfigured(
             f"A setting is wrong: {wrong}.",
-            "See docs/reference/settings.md, correct the variable, start again.",
+            "See docs/reference/router.md, correct the variable, start again.",
         ) from None
 
 

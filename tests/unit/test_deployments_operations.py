@@ -36,6 +36,15 @@ def test_compose_and_systemd_wait_longer_than_the_router_drains(service: dict[st
     )
 
 
+def test_systemd_lets_the_desk_end_in_order_and_its_agents_outlive_a_crash() -> None:
+    lines = (FOLDER / "quarterdeck.service").read_text(encoding="utf-8").splitlines()
+    unit = dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+    assert unit["KillMode"] == "process"  # else systemd would end PostgreSQL and the agents' keepers, too
+    assert int(unit["TimeoutStopSec"]) > 10  # what `quarterdeck up` may take to stop
+    assert unit["ExecStart"].endswith("/quarterdeck up") and unit["User"] != "root"
+    assert unit["Environment"].startswith(f"QUARTERDECK_HOME={unit['WorkingDirectory']}/")
+
+
 def test_the_image_does_not_run_as_root() -> None:
     lines = (FOLDER / "Dockerfile").read_text(encoding="utf-8").splitlines()
     assert lines.index("USER quarterdeck") < next(i for i, line in enumerate(lines) if line.startswith("CMD"))

@@ -11,12 +11,15 @@ from deployments import generated
 from deployments.catalogue import CATALOGUE
 from deployments.cli import app
 from deployments.generated import REFERENCE, ROOT
+from quarterdeck.kernel.errors import Misconfigured
 from quarterdeck.notify.texts import KINDS
 from quarterdeck.pipeline.definition import Pipeline, Stage
 from quarterdeck.pipeline.gates import GATES
+from quarterdeck.router import config
 
 DOCS = ROOT / "docs"
 PAGES = sorted([*DOCS.rglob("*.md"), ROOT / "README.md", ROOT / "CHANGELOG.md"])
+OPERATIONS = ROOT / "deployments" / "operations"
 DECISIONS = sorted(DOCS.glob("decisions/0*.md"))
 COMMANDS = [path for path, _ in generated.leaves(get_command(app))]
 PACKAGES = ("quarterdeck", "flows", "tasks", "blocks", "deployments")
@@ -92,11 +95,36 @@ def test_every_make_target_in_the_text_exists() -> None:
             assert target in targets, f"{name(page)} says `make {target}`"
 
 
+def test_every_page_that_code_and_operations_name_exists() -> None:
+    texts = [*SOURCES, *OPERATIONS.iterdir(), ROOT / "Makefile", ROOT / "prefect.yaml"]
+    named = {
+        (name(source), page)
+        for source in texts
+        for page in re.findall(r"\bdocs/[\w./-]+\.md\b", source.read_text("utf-8"))
+    }
+    missing = {(source, page) for source, page in named if not (ROOT / page).exists()}
+    assert named and missing == {("quarterdeck/forge/rules.py", "docs/readme.md")}  # an example of a path
+
+
+def test_every_unit_that_is_named_exists() -> None:
+    for source in [*PAGES, *OPERATIONS.iterdir()]:
+        for unit in re.findall(r"\b(quarterdeck[\w-]*\.service)\b", source.read_text("utf-8")):
+            assert (OPERATIONS / unit).exists(), f"{name(source)} names {unit}"
+
+
 def test_every_variable_of_ours_that_the_code_reads_is_documented() -> None:
     documented = "".join(page.read_text("utf-8") for page in REFERENCE.glob("*.md"))
     for source in SOURCES:
         for variable in re.findall(r"\bQUARTERDECK_[A-Z_]*[A-Z]", source.read_text("utf-8")):
             assert f"`{variable}`" in documented, f"{name(source)} reads {variable}"
+
+
+def test_an_error_of_a_routers_setting_names_the_page_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIDECAR_PORT", "canary")
+    with pytest.raises(Misconfigured) as error:
+        config.load()
+    (page,) = re.findall(r"docs/[\w./-]+\.md", error.value.instruction)
+    assert "`SIDECAR_PORT`" in (ROOT / page).read_text("utf-8")
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
