@@ -31,21 +31,25 @@ async def run_next_ci(house: House) -> bool:
 
 
 async def _execute(house: House, order: CIOrder) -> None:
+    keeping = asyncio.create_task(_keep(house, order))
+    try:
+        outcome, log_path = await _outcome(house, order)
+    finally:
+        keeping.cancel()
+    await _finish(house, order, outcome, log_path)
+    await house.forge.ci.clear(order)
+
+
+async def _outcome(house: House, order: CIOrder) -> tuple[Outcome, str]:
+    """How it ended, and where its log is."""
     try:
         await _stop_former(house, order)
         job = await house.forge.ci.prepare(order)
     except Unavailable:
         raise  # the lease runs out and somebody tries again
     except QuarterdeckError as error:
-        await _finish(house, order, Outcome(error=error.detail), "")
-        return
-    keeping = asyncio.create_task(_keep(house, order))
-    try:
-        outcome, log_path = await _run(house, order, job)
-    finally:
-        keeping.cancel()
-    await _finish(house, order, outcome, log_path)
-    await house.forge.ci.clear(order)
+        return Outcome(error=error.detail), ""
+    return await _run(house, order, job)
 
 
 async def _stop_former(house: House, order: CIOrder) -> None:

@@ -1,13 +1,20 @@
 """Tests that a desk had begun when it died or was closed are begun anew by the next, at once and once."""
 
 import asyncio
+from datetime import datetime
 from pathlib import Path
 
 import psutil
+import pytest
+from sqlmodel import select
 
+from quarterdeck.forge.folders import locked
+from quarterdeck.forge.model import CIRun
 from quarterdeck.forge.protocol import CIState
+from quarterdeck.house import House
 from quarterdeck.pipeline.service import this_holder
 from tasks.ci import run_next_ci
+from tests.fakes.clock import ManualClock
 from tests.fakes.quiet_desk import OpenDesk
 from tests.fakes.repositories import git, make_repository
 
@@ -36,3 +43,30 @@ async def test_what_a_closed_desk_left_running_is_ended_and_its_tests_begin_anew
     status = await house.forge.combined_status(str(sample), git(sample, "rev-parse", "HEAD"))
     assert status.state is CIState.SUCCESS
     assert len(begun.read_text().split()) == 2
+
+
+async def test_who_waits_for_the_repository_keeps_the_order_meanwhile(
+    open_desk: OpenDesk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.ci.RENEW", 0.01)
+    house = (await open_desk()).house
+    clock = house.database.clock = ManualClock()
+    sample = make_repository(tmp_path / "sample", {".quarterdeck.yaml": "test: 'true'\n"})
+    await house.forge.ensure_repository(str(sample))
+    (repository,) = (house.settings.forge_folder / "imported").iterdir()
+    async with locked(repository / "quarterdeck.lock"):
+        testing = asyncio.create_task(run_next_ci(house))
+        async with asyncio.timeout(10):
+            for _ in range(4):
+                began = await leased_until(house)
+                clock.go(30)
+                while await leased_until(house) == began:
+                    await asyncio.sleep(0.01)
+    assert await testing
+    assert await leased_until(house) is None
+
+
+async def leased_until(house: House) -> datetime | None:
+    """Of the only CI run that there is."""
+    async with house.database.read() as session:
+        return (await session.exec(select(CIRun.leased_until))).one()
