@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -92,6 +92,9 @@ class Workshop:
         self._keys[order.key] = run
         self._spawn(self._execute(run.id, self._jobs[order.piece.ref]))
         return Opened(run.id, run.item_key)
+
+    async def cancelled_at(self, unit: Unit, item: str) -> datetime | None:
+        return None  # whoever gives work up does so where it stands
 
     async def settle(self, unit: Unit, item: str, state: State, why: str = "", todo: str = "") -> None:
         self.states[item] = state

@@ -6,7 +6,7 @@ asked for by hand.
 """
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from sqlmodel import col, select
@@ -51,6 +51,10 @@ class Starter(Protocol):
 
     async def start(self, unit: Unit, order: Order) -> Opened:
         """Raises `Conflict` (`busy`, `agent_disabled`) when the agent takes nothing up now."""
+        ...
+
+    async def cancelled_at(self, unit: Unit, item: str) -> datetime | None:
+        """When a person gave the item up; `None` = nobody did."""
         ...
 
     async def settle(self, unit: Unit, item: str, state: State, why: str = "", todo: str = "") -> None:
@@ -109,6 +113,10 @@ class Adoption:
         await unit.session.flush()
         unit.record("item_filed", item=item.key, title=item.title, stage=item.stage, by=order.agent)
         return item
+
+    async def cancelled_at(self, unit: Unit, item: str) -> datetime | None:
+        row = await board_store.item(unit.session, item, lock=True)
+        return row.finished_at or unit.now if row is not None and row.state is State.CANCELLED else None
 
     async def settle(self, unit: Unit, item: str, state: State, why: str = "", todo: str = "") -> None:
         row = await board_store.item(unit.session, item, lock=True)

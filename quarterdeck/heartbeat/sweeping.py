@@ -41,7 +41,7 @@ from quarterdeck.heartbeat.naming import NAMES, names
 from quarterdeck.heartbeat.overview import Overview, Piece
 from quarterdeck.heartbeat.roster import Heartbeat
 from quarterdeck.heartbeat.settling import due, everywhere, open_breaker, said, tell_resumed
-from quarterdeck.heartbeat.stall import LAST, Rung, climbed, people, recipients
+from quarterdeck.heartbeat.stall import LAST, OWNER, Rung, climbed, people, recipients
 from quarterdeck.heartbeat.store import EVERYBODY
 from quarterdeck.heartbeat.work import Answer, Ref, Source, Status, Trouble
 from quarterdeck.kernel.database import Unit
@@ -174,6 +174,8 @@ class SweepUnderWay:
             row.owed = [*row.owed, *everywhere(row, "start", row.agent)]
         elif day := await self._day_over(unit):
             self._tell_day(day)
+        elif given_up := await self._given_up(unit, row):
+            row.owed = [*row.owed, *open_breaker(unit, row, self.beat, given_up, OWNER)]
         else:
             await self._open(unit, row, piece, "recovery")
 
@@ -222,6 +224,9 @@ class SweepUnderWay:
                 row = await self._row(unit, fresh)
                 if not may_start(fresh, row):
                     return True
+                if given_up := await self._given_up(unit, row):
+                    row.owed = [*row.owed, *open_breaker(unit, row, self.beat, given_up, OWNER)]
+                    return True
                 if over := await self._item_over(unit, row):
                     row.owed = [*row.owed, *open_breaker(unit, row, self.beat, over, self.beat.escalate[0])]
                     return True
@@ -267,6 +272,12 @@ class SweepUnderWay:
             return ""
         spent = await self._means.records.spent(unit.session, item=row.item_key, since=row.budget_since)
         return rules.item_over(self.beat.budget, spent)
+
+    async def _given_up(self, unit: Unit, row: Work) -> str:
+        """That a person cancelled its item since it was last unblocked, in words; empty = nobody did."""
+        at = await self._means.starter.cancelled_at(unit, row.item_key) if row.item_key else None
+        is_old = at is None or (row.budget_since is not None and at <= row.budget_since)
+        return "" if is_old else f"a person cancelled {row.item_key}"
 
     # Rows
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from quarterdeck.board.model import State
+from quarterdeck.board.store import item as board_item
 from quarterdeck.heartbeat.model import Work
 from quarterdeck.heartbeat.work import Status
 from quarterdeck.house import House
@@ -100,3 +102,42 @@ async def test_unblocking_opens_blocked_work_in_its_own_source(house: House, pla
     await house.sweeper.settle()
     found = await place.source.read(ref)
     assert found is not None and found.status is Status.TODO
+
+
+async def test_an_adopted_item_that_a_person_cancelled_is_taken_up_only_when_it_is_unblocked(
+    watch: Watch,
+) -> None:
+    watch.multica.put("ENG-1")
+    await watch.sweep()
+    await watch.end_runs(exit_code=1, error="it broke")
+    async with watch.database.command("cancel") as unit:
+        item = await board_item(unit.session, "HB-001", lock=True)
+        assert item is not None
+        item.state, item.finished_at = State.CANCELLED, unit.now
+    for _ in range(2):
+        watch.minutes(15)
+        await watch.sweep()
+    async with watch.database.read() as session:
+        item = await board_item(session, "HB-001")
+    assert item is not None
+    assert (item.state, len(await watch.runs())) == (State.CANCELLED, 1)
+    assert watch.multica.status("ENG-1") is Status.BLOCKED
+    [card] = [c for c in await watch.sweeper.overview() if c.agent == "developer"]
+    assert [breaker.reason for breaker in card.breakers] == ["a person cancelled HB-001"]
+    await watch.sweeper.unblock(OWNER, "developer", "HB-001")
+    assert (await watch.sweep()).started == 1
+
+
+async def test_work_of_a_cancelled_item_that_stands_still_is_not_tried_again(watch: Watch) -> None:
+    watch.multica.put("ENG-1")
+    await watch.sweep()
+    await watch.end_runs(exit_code=1, error="it broke")
+    async with watch.database.command("cancel") as unit:
+        item = await board_item(unit.session, "HB-001", lock=True)
+        assert item is not None
+        item.state, item.finished_at = State.CANCELLED, unit.now
+    watch.multica.change("ENG-1", status=Status.IN_PROGRESS)
+    watch.minutes(46)
+    await watch.sweep()
+    assert len(await watch.runs()) == 1
+    assert await watch.told("breaker_opened") == [("breaker_opened", "owner, coo, anna")]
