@@ -130,7 +130,8 @@ async def test_items_and_backlog_are_listed_and_one_item_is_shown(doors: Doors) 
     assert await doors.says("items") == "Items under way:\n⏳ ET-002 · Second\n📋 ET-001 · First"
     assert await doors.says("backlog et", VERA) == "Waiting for an agent:\n⏳ ET-002 · Second"
     shown = await doors.says(f"item {key.lower()}")
-    assert "analysis · waiting_approval" in shown and f"/approve {key}" in shown
+    assert "analysis · waiting for approval" in shown and f"/approve {key}" in shown
+    assert "analysis · ждёт одобрения" in await doors.says(f"item {key}", language="ru")
     assert await doors.says("item ET-999") == "There is no such thing: ET-999."
     assert "/item ET-007" in await doors.says("item")
 

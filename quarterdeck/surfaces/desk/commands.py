@@ -146,7 +146,7 @@ class DeskDoors:
             return request.say("item_usage")
         card = await self._board.item(request.key)
         entries = await self._last_entries(card.key)
-        facts = [card.stage, card.state.value, card.assignee or "", card.note]
+        facts = [card.stage, request.say(card.state.value), card.assignee or "", card.note]
         told = [_line(card), " · ".join(fact for fact in facts if fact), card.description[:500], *entries]
         if card.state is State.WAITING_APPROVAL:
             told.append(request.say("decide", key=card.key))
