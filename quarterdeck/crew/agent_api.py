@@ -207,7 +207,7 @@ class Connection:
             raise _broke_off(self._socket.exception() or message.extra or message.type.name)
         try:
             frame = json.loads(message.data)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise UnexpectedFrame("The agent sent something that is not JSON", message.data) from None
         kind = frame.get("type") if isinstance(frame, dict) else None
         if not isinstance(kind, str) or not kind:

@@ -109,7 +109,7 @@ def _take(said: Said, line: str) -> bool:
         return True
     try:
         chunk = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False  # half a line of a broken stream
     if isinstance(chunk, dict):
         _take_chunk(said, chunk)
@@ -123,13 +123,31 @@ def _take_chunk(said: Said, chunk: Mapping[str, Any]) -> None:
     if isinstance(usage := chunk.get("usage"), Mapping) and isinstance(usage.get("total_tokens"), int):
         said.tokens = usage["total_tokens"]
         said.cost = usage["cost"] if isinstance(usage.get("cost"), int | float) else None
-    for choice in chunk.get("choices") or ():
-        text = (choice.get("delta") or {}).get("content")
-        if isinstance(text, str):
-            said.parts.append(text)
-            said.size += len(text.encode("utf-8", "replace"))
+    for text in _texts(chunk):
+        said.parts.append(text)
+        said.size += len(text.encode("utf-8", "replace"))
     if said.size > MOST_ANSWER:
         raise _too_long()
+
+
+def _texts(chunk: Mapping[str, Any]) -> list[str]:
+    """The words of a chunk. Raises `Unavailable` for one of another form: words may be lost."""
+    choices = chunk.get("choices") or []
+    deltas = [_part(choice, "delta") for choice in choices] if isinstance(choices, list) else [None]
+    if None in deltas:
+        raise Unavailable(
+            f"The answer has something else than choices: {str(chunk)[:300]}",
+            "Check that its address leads to the right service.",
+            code="wrong_answer",
+            maybe_arrived=True,
+        )
+    contents = [delta.get("content") for delta in deltas if delta]
+    return [text for text in contents if isinstance(text, str)]  # some think in lists of parts
+
+
+def _part(value: Any, name: str) -> Mapping[str, Any] | None:
+    part = value.get(name) or {} if isinstance(value, Mapping) else None
+    return part if isinstance(part, Mapping) else None
 
 
 def _too_long() -> Invalid:
@@ -153,7 +171,7 @@ def refusal(answer: httpx.Response) -> Conflict | Unavailable:
         try:
             told = answer.json()
             text = words(told.get("error") or told) if isinstance(told, dict) else ""
-        except ValueError:
+        except (ValueError, RecursionError):
             text = ""
     elif kind.startswith("text/plain"):
         text = answer.text[:300]

@@ -72,12 +72,13 @@ class Gateway:
 
     async def uptime(self) -> float:
         """Seconds since it started."""
-        return float((await self._get("/readyz", token="")).get("uptimeMs") or 0) / 1000
+        told = (await self._get("/readyz", token="")).get("uptimeMs")
+        return told / 1000 if isinstance(told, int | float) else 0.0
 
     async def agents(self) -> list[str]:
         """The agents that can be asked; proves the gateway's token."""
-        told = (await self._get("/v1/models")).get("data")
-        names = [str(model.get("id", "")) for model in told or [] if isinstance(model, Mapping)]
+        told = _list(await self._get("/v1/models"), "data")
+        names = [str(model.get("id", "")) for model in told if isinstance(model, Mapping)]
         return [name.removeprefix("openclaw/") for name in names if name.startswith("openclaw/")]
 
     async def check_hooks(self) -> None:
@@ -158,7 +159,7 @@ class Gateway:
                 page = await self._page(path, cursor)
             except NotFound:
                 break
-            messages = [*(page.get("messages") or page.get("items") or []), *messages]
+            messages = [*(_list(page, "messages") or _list(page, "items")), *messages]
             cursor = str(page.get("nextCursor") or "")
             if until(messages) or not cursor or not page.get("hasMore"):
                 break
@@ -224,6 +225,11 @@ def _bearer(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"} if token else {}
 
 
+def _list(told: Mapping[str, Any], name: str) -> list[Any]:
+    found = told.get(name)
+    return found if isinstance(found, list) else []
+
+
 def _is_json(answer: httpx.Response) -> bool:
     return bool(answer.headers.get("content-type", "").startswith("application/json"))
 
@@ -236,7 +242,7 @@ def _object(answer: httpx.Response) -> dict[str, Any]:
         raise chat_stream.refusal(answer)
     try:
         told = answer.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         told = None
     if not isinstance(told, dict):
         raise chat_stream.refusal(answer)

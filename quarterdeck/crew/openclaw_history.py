@@ -5,6 +5,7 @@ interrupted turn after its own restart with a `[System]` message and under anoth
 models several times in a turn: so a turn is everything from its mark to the next mark.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -90,4 +91,5 @@ def _usage(answers: Sequence[Mapping[str, Any]]) -> tuple[int | None, Decimal | 
 
 
 def _number(value: Any) -> Any:
-    return value if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0 else 0
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if is_number and 0 <= value < math.inf else 0

@@ -126,6 +126,7 @@ async def test_tools_and_unknown_events_never_fail_an_answer(agent: FakeAgent) -
         (["not json"], Conflict, "unexpected_frame"),
         (['{"text": "no type"}'], Conflict, "unexpected_frame"),
         (["[1]"], Conflict, "unexpected_frame"),
+        (["[" * 100_000], Conflict, "unexpected_frame"),
         ([b"\x00\x01"], Unavailable, "broken_off"),
         ([say("half"), Hangup()], Unavailable, "broken_off"),
         ([Pause(5)], Unavailable, "timed_out"),

@@ -5,9 +5,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from quarterdeck.crew.openclaw import Address, Gateway
-from quarterdeck.crew.openclaw_history import text_of
+from quarterdeck.crew.openclaw_history import seen, text_of
 from quarterdeck.kernel.errors import Conflict, Unavailable
 from tests.fakes.far_sides import Gateway as FarGateway
 from tests.fakes.far_sides import far_side, until
@@ -58,6 +60,40 @@ async def test_a_page_where_an_answer_should_be_is_somebody_else(fake: FakeOpenC
             await ask()
         assert wrong.value.code == "wrong_answer"
     await lost.close()
+
+
+RUBBISH = {
+    "data": 7,
+    "uptimeMs": "soon",
+    "messages": 7,
+    "items": {"role": "user"},
+    "completion": "x",
+    "ok": 1,
+}
+
+
+async def test_rubbish_of_the_expected_form_is_nothing_said() -> None:
+    async def answer(_: web.Request) -> web.Response:
+        return web.json_response(RUBBISH)
+
+    app = web.Application()
+    app.router.add_route("*", "/{rest:.*}", answer)
+    async with TestServer(app) as server:
+        gateway = Gateway(Address(str(server.make_url("/")), GATEWAY_TOKEN, HOOKS_TOKEN))
+        assert (await gateway.agents(), await gateway.uptime()) == ([], 0.0)
+        assert await gateway.history(SESSION, lambda _: False) == []
+        assert await by_hook(gateway, "Count.", "run-1.1") == ("", "")
+        await gateway.close()
+
+
+def test_a_usage_that_is_no_number_costs_nothing() -> None:
+    usage = {"totalTokens": float("inf"), "cost": {"total": float("nan")}}
+    said = [
+        {"role": "user", "content": "[quarterdeck run 1] Count."},
+        {"role": "assistant", "content": "Done.", "stopReason": "stop", "usage": usage},
+    ]
+    turn = seen(said, "[quarterdeck run 1]")
+    assert (turn.text, turn.tokens, turn.cost) == ("Done.", None, None)
 
 
 async def test_a_busy_session_says_so_and_the_same_key_joins_its_turn(
