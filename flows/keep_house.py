@@ -42,10 +42,8 @@ async def keep_house() -> "State[None]":
             "old deliveries forgotten": await forget_deliveries(house),
             "old Telegram rows forgotten": await forget_telegram(house),
             "listeners started": await restart_listener(house),
+            **(await pack_repositories(house)).counts,
         }
-        packed = await pack_repositories(house)
-        done["repositories packed"] = packed.count
-        done[f"repositories not packed, see the log ({', '.join(packed.failed)})"] = len(packed.failed)
     found = ", ".join(f"{count} {what}" for what, count in done.items() if count)
     return Completed(message=found or "Everything was in order.")
 

@@ -35,6 +35,12 @@ class Packed:
     count: int = 0
     failed: tuple[str, ...] = ()
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """What was done and what was not, each with how many."""
+        lost = f"repositories not packed, see the log ({', '.join(self.failed)})"
+        return {"repositories packed": self.count, lost: len(self.failed)}
+
     def __add__(self, other: "Packed") -> "Packed":
         return Packed(self.count + other.count, self.failed + other.failed)
 

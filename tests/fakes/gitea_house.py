@@ -95,9 +95,9 @@ class GiteaCompany:
 
 
 def leave_the_word_to_people(surroundings: Surroundings) -> None:
-    """The reviewer says nothing, and the desk has an address to which Gitea can tell."""
+    """The reviewer says nothing, but leaves something lying, and the desk has an address to which Gitea can tell."""
     silent = surroundings.settings.folder / "agents" / "silent"
-    silent.write_text("#!/bin/sh\necho '{}' > \"$QUARTERDECK_RESULT\"\n")
+    silent.write_text("#!/bin/sh\necho junk > junk.txt\necho '{}' > \"$QUARTERDECK_RESULT\"\n")
     silent.chmod(0o755)
     surroundings.parameters("reviewer")["program"] = "agents/silent"
     surroundings.settings = surroundings.settings.model_copy(update={"public_url": "http://desk.test"})

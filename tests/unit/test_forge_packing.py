@@ -137,7 +137,12 @@ async def test_a_broken_repository_does_not_keep_the_others_from_being_packed(
     scatter(bare(tmp_path), tmp_path / "files", 500)
     (tmp_path / "forge" / "nothing.git").mkdir()
     git_hand.write(tmp_path / "forge", "broken.git/HEAD", "rubbish")
-    assert await forge.pack() == Packed(1, ("broken",))
+    packed = await forge.pack()
+    assert packed == Packed(1, ("broken",))
+    assert packed.counts == {
+        "repositories packed": 1,
+        "repositories not packed, see the log (broken)": 1,
+    }
     assert loose(bare(tmp_path)) == 0
 
 
