@@ -32,10 +32,10 @@ async def list_agents(crew: TheCrew) -> Page[AgentCard]:
     return Page(items=await crew.agents())
 
 
-@router.get("/agents/{slug}", summary="Show an agent", responses=problems(404))
-async def show_agent(crew: TheCrew, slug: str) -> AgentCard:
+@router.get("/agents/{agent_id}", summary="Show an agent", responses=problems(404))
+async def show_agent(crew: TheCrew, agent_id: AgentId) -> AgentCard:
     """One agent."""
-    return await crew.agent_card(slug)
+    return await crew.agent_card(agent_id)
 
 
 @router.post("/agents", status_code=201, summary="Create an agent", responses=problems(403, 409))

@@ -65,10 +65,11 @@ class Crew:
         async with self.database.read() as session:
             return await _agent(session, await store.agent_named(session, name), name)
 
-    async def agent_card(self, slug: str) -> AgentCard:
+    async def agent_card(self, name: str) -> AgentCard:
+        """How an agent stands, by slug or id. Raises `NotFound`."""
         async with self.database.read() as session:
-            agent = await _agent(session, await store.agent(session, slug), slug)
-            return agent_card(agent, await store.open_count(session, slug))
+            agent = await _agent(session, await store.agent_named(session, name), name)
+            return agent_card(agent, await store.open_count(session, agent.slug))
 
     async def names(self) -> set[str]:
         """Everyone an item can be given to: agents and people."""

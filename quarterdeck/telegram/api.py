@@ -72,7 +72,7 @@ TheQueue = Annotated[Queue, Depends(_sends)]
 AgentId = Annotated[str, Path(min_length=1, max_length=100, examples=["analyst"])]
 
 
-@open_doors.get("/healthz", summary="Whether the gateway answers")
+@open_doors.get("/healthz", summary="Whether the web process answers")
 async def healthz() -> Alive:
     """Needs no token; `GET /bots` tells how the bots are."""
     return Alive()

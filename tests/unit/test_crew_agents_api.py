@@ -72,6 +72,7 @@ async def test_an_agent_is_created_shown_and_changed(house: House, agent: FakeAg
     await hired(house, agent, model="m", system_prompt="Be brief.")
     async with client(house) as api:
         shown = (await api.get("/agents/talker")).json()
+        assert (await api.get(f"/agents/{shown['id']}")).json() == shown
         assert (shown["status"], shown["current_tasks"], shown["runtime"]) == ("idle", 0, "agent_api")
         changed = await api.put(f"/agents/{shown['id']}", json=TALKER | {"name": "Chatter", "enabled": False})
         assert changed.status_code == 200, changed.text
