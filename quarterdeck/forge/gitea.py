@@ -1,6 +1,7 @@
 """Gitea as a forge: facts over its REST API, commits over git, through a copy of our own."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -282,7 +283,12 @@ class GiteaForge:
     async def _info(self, api: GiteaApi, place: Place, pull: dict[str, Any]) -> PullRequestInfo:
         path = f"{place.path}/pulls/{pull['number']}/reviews"
         reviews = [review async for review in api.all(path)]
-        return answers.pull_request(pull, reviews, await api.login())
+        info = answers.pull_request(pull, reviews, await api.login())
+        if not info.is_merged:
+            return info
+        ref = f"refs/pull/{info.number}/head"  # `head` is where the branch stands now
+        merged = answers.reference(await api.find(f"{place.path}/git/{ref}"), ref)
+        return replace(info, head=merged or info.head)
 
     async def _pull(self, api: GiteaApi, place: Place, number: int) -> dict[str, Any]:
         found = await api.find(f"{place.path}/pulls/{number}")

@@ -89,6 +89,12 @@ def pull_request(pull: Json, reviews: Iterable[Json], login: str) -> PullRequest
     )
 
 
+def reference(told: Any, name: str) -> str:
+    """Where a reference stands: Gitea answers with one, or with all whose names begin so. Empty = nowhere."""
+    found = [entry for entry in (told if isinstance(told, list) else [told]) if isinstance(entry, dict)]
+    return next((_text(_part(entry, "object"), "sha") for entry in found if entry.get("ref") == name), "")
+
+
 def head_of(pull: Json) -> str:
     return _text(_part(pull, "head"), "sha")
 

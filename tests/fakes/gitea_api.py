@@ -106,10 +106,19 @@ async def _compare(asked: _Asked) -> Answer:
 
 
 async def _git(asked: _Asked) -> Answer:
+    if asked.rest.startswith("refs/pull/"):  # where a pull request stood when it was closed
+        found = [p for p in asked.repo.pulls if f"refs/pull/{p.number}/head".startswith(asked.rest)]
+        if not found:
+            raise Refused(404)
+        return 200, [_reference(f"refs/pull/{p.number}/head", p.head) for p in found]
     sha = asked.rest.removeprefix("commits/")
     if await asked.repo.commit(sha) is None:
         raise Refused(404)
     return 200, shapes.commit(sha)
+
+
+def _reference(name: str, sha: str) -> dict[str, Any]:
+    return {"ref": name, "url": "", "object": {"type": "commit", "sha": sha, "url": ""}}
 
 
 async def _commits(asked: _Asked) -> Answer:

@@ -45,8 +45,11 @@ def commit(sha: str, message: str = "") -> Json:
 
 
 def pull(pull: Pull, repo: Repo, base: str, base_head: str | None) -> Json:
-    """Its head is called after the branch only while that exists; the label keeps the branch's name."""
-    has_branch = pull.branch in pull.head_repo.branches()
+    """Its head is the branch and where that stands now, also after a merge, while the branch exists.
+
+    Then it is the reference of the pull request itself; the label keeps the branch's name.
+    """
+    heads = pull.head_repo.branches()
     return {
         "id": 1000 + pull.number,
         "number": pull.number,
@@ -70,8 +73,8 @@ def pull(pull: Pull, repo: Repo, base: str, base_head: str | None) -> Json:
         },
         "head": {
             "label": pull.branch,
-            "ref": pull.branch if has_branch else f"refs/pull/{pull.number}/head",
-            "sha": pull.head,
+            "ref": pull.branch if pull.branch in heads else f"refs/pull/{pull.number}/head",
+            "sha": heads.get(pull.branch, pull.head),
             "repo_id": pull.head_repo.id,
             "repo": repository(pull.head_repo, base),
         },

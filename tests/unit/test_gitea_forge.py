@@ -140,6 +140,19 @@ async def test_a_merge_by_hand_is_found_after_gitea_deleted_the_branch(there: Th
     assert await there.forge.merge(NAME, number, head, "Greet") == there.repo.head("main")
 
 
+async def test_what_is_pushed_after_a_merge_by_hand_is_not_taken_for_merged(there: There):
+    """Gitea says of a merged pull request where its branch stands now."""
+    head = await there.push()
+    number = (await there.open()).number
+    await there.gitea.merge(there.repo, number)
+    assert await there.gitea.push(there.repo, "item/ET-007", {"late.txt": "late"}) != head
+    asked = Asked("ET-007", "Greet", NAME, "item/ET-007", "main", wants_ci=True)
+    for gate in ("check_pr_open", "check_review_approved"):
+        assert (await GATES[gate](there.forge, asked)).verdict is GateVerdict.FAILED, gate
+    found = await there.forge.pull_request(NAME, "item/ET-007")
+    assert found and (found.is_merged, found.head) == (True, head)
+
+
 async def test_an_archived_repository_is_a_persons_move(there: There):
     head = await there.push()
     number = (await there.open()).number
