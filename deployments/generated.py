@@ -124,6 +124,7 @@ SAMPLES: dict[str, dict[str, Any]] = {
     "item_remarked": {"by": "heartbeat", "comment": "The same work was finished in Multica."},
     "item_cancelled": {"by": "anna", "comment": "no longer needed"},
     "item_retried": {"by": "anna", "stage": "development", "comment": ""},
+    "item_moved": {"by": "anna", "stage": "analysis", "comment": "the users changed their minds"},
     "item_blocked": {"reason": "CI is red on main too", "whose": "owner", "todo": "Mend it, then retry."},
     "approval_decided": {"approval": "(id)", "approved": True, "by": "anna", "door": "api", "comment": ""},
     "run_cancelled": {"agent": "developer"},

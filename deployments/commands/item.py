@@ -189,6 +189,23 @@ def retry(key: Key, comment: Comment = "", as_json: AsJson = False) -> None:
 
 
 @app.command()
+def move(
+    key: Key,
+    stage: Annotated[str, typer.Argument(help="Its own stage, or one before it.")],
+    comment: Comment = "",
+    version: Annotated[int | None, typer.Option(help="Refuse if the item has moved on since.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put a work item back into a stage, for another round there; the comment goes to the agent."""
+
+    async def moved(house: "House") -> "Card":
+        await house.engine.move(key, terminal.owner(), stage, comment, version)
+        return await house.board.item(key)
+
+    _answer(as_json, moved)
+
+
+@app.command()
 def events(key: Key, follow: Follow = False, as_json: AsJson = False) -> None:
     """Show what happened to a work item, oldest first."""
 

@@ -105,7 +105,7 @@ class Board:
             await self.surroundings.first_stage(wanted["pipeline"])
         async with self.database.command("edit project") as unit:
             row = await _project(unit.session, key, lock=True)
-            _must_be_current(row, version or changes.version)
+            must_be_current(row, version or changes.version)
             changed = sorted(field for field, value in wanted.items() if getattr(row, field) != value)
             if set(changed) & _PLACE:
                 await _must_be_at_rest(unit.session, row)
@@ -174,7 +174,7 @@ class Board:
         if fields & {"depends_on", "parent"}:
             await store.lock_links(unit.session)
         item = await _item(unit.session, key, lock=True)
-        _must_be_current(item, version or changes.version)
+        must_be_current(item, version or changes.version)
         [before] = await store.cards(unit.session, [item])
         await _change(unit.session, item, changes, fields)
         [after] = await store.cards(unit.session, [item])
@@ -315,7 +315,8 @@ async def _add_item(unit: Unit, draft: Draft, reporter: str, stage: str) -> Work
     return item
 
 
-def _must_be_current(row: WorkItem | Project, version: int | None) -> None:
+def must_be_current(row: WorkItem | Project, version: int | None) -> None:
+    """Raises `Stale` when somebody changed it since this version was read; None = whatever it is."""
     if version is not None and version != row.version:
         raise Stale(
             f"{row.key} is at version {row.version} now; the change was made to version {version}.",

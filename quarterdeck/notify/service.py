@@ -21,7 +21,7 @@ from quarterdeck.notify.texts import TOLD, catalogue, render
 OUTBOX = "outbox"
 """The topic that wakes whoever delivers."""
 
-ANSWERS = frozenset({"approval_decided", "item_cancelled"})
+ANSWERS = frozenset({"approval_decided", "item_cancelled", "item_moved"})
 """The kinds after which nobody need answer a question any more."""
 
 

@@ -63,6 +63,7 @@ KINDS = TOLD | {
     "item_remarked",
     "item_cancelled",
     "item_retried",
+    "item_moved",
     "item_blocked",
     "approval_decided",
     "run_cancelled",

@@ -40,6 +40,24 @@ class Reason(BaseModel):
     comment: LongText = Field(default="", description="Why; kept in the journal.")
 
 
+class Way(Reason):
+    """Where an item is put back to."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        json_schema_extra={"examples": [{"stage": "analysis", "comment": "The users changed their minds."}]},
+    )
+
+    stage: Slug = Field(description="Its own stage, or one before it.")
+    version: int | None = Field(
+        default=None,
+        ge=1,
+        le=2**31 - 1,
+        description="The version that was read; 412 if it has moved on since.",
+    )
+
+
 def _engine(request: Request) -> Engine:
     engine: Engine = request.app.state.engine
     return engine
@@ -110,6 +128,13 @@ async def retry(
 ) -> Card:
     """Another try of a blocked item, with a fresh budget; or a cancelled one taken up again."""
     await engine.retry(key, caller, why.comment if why else "")
+    return await _card(request, key)
+
+
+@router.post("/items/{key}/move", summary="Move back", responses=problems(403, 404, 409, 412))
+async def move(request: Request, engine: TheEngine, caller: Known, key: str, way: Way) -> Card:
+    """Another round of its stage or of one before it; what goes on is stopped. Forward it goes by gates."""
+    await engine.move(key, caller, way.stage, way.comment, way.version)
     return await _card(request, key)
 
 

@@ -12,8 +12,8 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from quarterdeck.board.model import WorkItem
 from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.documents import load_yaml
-from quarterdeck.kernel.errors import Misconfigured, NotFound
-from quarterdeck.pipeline import store
+from quarterdeck.kernel.errors import Conflict, Misconfigured, NotFound
+from quarterdeck.pipeline import rules, store
 from quarterdeck.pipeline.definition import Pipeline, Stage
 from quarterdeck.pipeline.model import StoredPipeline
 
@@ -57,6 +57,21 @@ class Pipelines:
                 "Put the stage back into the pipeline file, then `quarterdeck setup --apply`.",
             )
         return pipeline, stage
+
+    async def way_back(self, session: AsyncSession, item: WorkItem, to: str) -> Stage:
+        """The stage to which a person moves an item. Raises `NotFound`, or `Conflict` if it lies ahead."""
+        pipeline = await self.one(session, item.pipeline)
+        stage = pipeline.stage(to)
+        if stage is None:
+            raise NotFound.among("stage", to, [one.name for one in pipeline.stages])
+        open_ways = rules.ways_back(pipeline, item.stage, await store.stages_so_far(session, item.id))
+        if to not in open_ways:
+            raise Conflict(
+                f"{to} lies ahead of {item.key}, which stands in {item.stage}.",
+                f"Only gates and approvals let it go on; it can be moved to: {', '.join(open_ways)}.",
+                code="stage_ahead",
+            )
+        return stage
 
     async def first_stage(self, pipeline: str) -> str:
         """Where a new item of this pipeline starts."""

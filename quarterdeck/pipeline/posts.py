@@ -33,7 +33,7 @@ TRIES_OF_BROKEN = 5
 COMMENTED = frozenset({"approval_requested", "item_blocked", "approval_decided"})
 """What people must read; everything else shows in the issue's state."""
 MOVING = COMMENTED | {"item_filed", "stage_changed", "agent_started", "item_done", "item_cancelled"}
-MOVING |= {"item_retried"}
+MOVING |= {"item_retried", "item_moved"}
 """Events after which an issue may belong into another state."""
 
 

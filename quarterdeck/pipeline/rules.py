@@ -9,7 +9,7 @@ step, so a crash between any two of them costs nothing and repeats nothing.
     on trouble    Repair (a new round), Wait (something outside must report), Block (a person must act)
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -166,7 +166,7 @@ def _agent_step(facts: Facts) -> Step | None:
     if not run.ended:
         return AwaitRun(run.id)
     if run.cancelled and run.error == CLOSED:
-        return Repair(facts.stage.name, _starter(facts.stage), cause="", note=facts.note)
+        return Repair(facts.stage.name, starter(facts.stage), cause="", note=facts.note)
     if run.cancelled:
         return Block(
             f"The run of {facts.stage.agent} was cancelled.",
@@ -224,23 +224,24 @@ def again(facts: Facts, cause: str, to: str, note: str) -> Repair | Block:
         )
     target = facts.pipeline.stage(to)
     assert target is not None, "a pipeline is checked at load"
-    return Repair(to, _starter(target), cause, note)
+    return Repair(to, starter(target), cause, note)
 
 
 def advance(pipeline: Pipeline, stage: Stage) -> Advance:
     """The way forward from a stage whose gates all passed."""
     following = pipeline.after(stage.name)
-    return Advance(following.name, _starter(following)) if following else Advance(DONE, None)
+    return Advance(following.name, starter(following)) if following else Advance(DONE, None)
 
 
 def rejected(pipeline: Pipeline, stage: Stage, by: str, comment: str) -> Repair:
     """A person said no: back with their words. That is no failure, so no budget is spent."""
     target = pipeline.stage(stage.back)
     assert target is not None, "a pipeline is checked at load"
-    return Repair(stage.back, _starter(target), "", f"rejected by {by}: {comment}".rstrip(": "))
+    return Repair(stage.back, starter(target), "", f"rejected by {by}: {comment}".rstrip(": "))
 
 
-def _starter(stage: Stage) -> str | None:
+def starter(stage: Stage) -> str | None:
+    """The agent that begins there, if it is one."""
     return None if stage.is_engine else stage.agent
 
 
@@ -256,6 +257,21 @@ def may_be_cancelled(state: State) -> bool:
 def may_be_retried(state: State) -> bool:
     """Blocked items go on; cancelled ones are taken up again."""
     return state in (State.BLOCKED, State.CANCELLED)
+
+
+def may_be_moved(state: State) -> bool:
+    """What is done stays done, and what was cancelled is retried first."""
+    return state not in FINAL
+
+
+def ways_back(pipeline: Pipeline, stage: str, been: Collection[str]) -> tuple[str, ...]:
+    """The stages to which a person may move an item: its own, and all before it.
+
+    `been` are the stages that were ever worked on; they count if its own was taken out of the pipeline.
+    """
+    names = [one.name for one in pipeline.stages]
+    reached = [stage] if stage in names else [name for name in been if name in names]
+    return tuple(names[: 1 + max(map(names.index, reached), default=0)])
 
 
 @dataclass(frozen=True)
@@ -279,6 +295,11 @@ def moved(standing: Standing, step: Advance | Repair) -> Standing:
 
 def retried(standing: Standing, stage: Stage) -> Standing:
     """The item after a person asked for another try: the budget of this stage's causes starts anew."""
+    return moved_by_hand(standing, stage, standing.note)
+
+
+def moved_by_hand(standing: Standing, stage: Stage, note: str) -> Standing:
+    """The item after a person put it into this stage, with a fresh budget there."""
     mine = {f"agent:{stage.name}", f"engine:{stage.name}", *(f"gate:{gate.name}" for gate in stage.gates)}
     spent = {cause: count for cause, count in standing.spent.items() if cause not in mine}
-    return Standing(standing.stage, State.QUEUED, spent, standing.note)
+    return Standing(stage.name, State.QUEUED, spent, note)

@@ -12,6 +12,7 @@ from uuid import UUID
 import psutil
 
 from quarterdeck.board.model import OUTSIDE, State, WorkItem
+from quarterdeck.board.service import must_be_current
 from quarterdeck.crew.model import AgentRun
 from quarterdeck.crew.service import Crew
 from quarterdeck.kernel.database import Database, Unit
@@ -98,7 +99,8 @@ class Engine:
                 pipeline, _ = await self.pipelines.way_of(unit.session, item)
             except (NotFound, Misconfigured) as error:
                 lost = Conflict(error.detail, error.instruction, code="no_stage")
-                transitions.block(unit, item, rules.Block(lost.detail, f"{lost.instruction} Then retry it."))
+                todo = f"{lost.instruction} Then retry it; or move it to a stage that is there."
+                transitions.block(unit, item, rules.Block(lost.detail, todo))
             else:
                 ticket = await self._take(unit, item, claim, holder, flow_run)
         if lost:
@@ -117,7 +119,7 @@ class Engine:
         if not rules.may_be_claimed(item.state):
             raise Conflict(
                 f"{item.key} is {item.state.value}: there is nothing for the engine to do.",
-                "Approve, retry or reopen it first.",
+                "Decide what it waits for, or retry it if it is blocked or cancelled.",
                 code="nothing_to_do",
             )
         if item.pipeline == OUTSIDE:
@@ -188,7 +190,7 @@ class Engine:
             found = {item.key: (item, needed) for item, needed in await store.hopeless(unit.session)}
             for item, needed in found.values():
                 why = f"It depends on {needed}, which was cancelled."
-                todo = f"Take the dependency away, or reopen {needed}; then retry."
+                todo = f"Take the dependency away, or retry {needed}; then retry this one."
                 transitions.block(unit, item, rules.Block(why, todo))
         return len(found)
 
@@ -383,20 +385,10 @@ class Engine:
                 raise Conflict(f"{key} is {item.state.value} already.", "Nothing to do.", code="item_final")
             item.state, item.wake_at, item.move = State.CANCELLED, None, None
             item.finished_at = unit.now
-            await self._withdraw(unit, item, caller)
+            await transitions.withdraw(unit, item, caller, "cancelled")
             transitions.touch(unit, item)
             unit.record("item_cancelled", item=key, by=caller.name, comment=comment)
         return item
-
-    @staticmethod
-    async def _withdraw(unit: Unit, item: WorkItem, caller: Caller) -> None:
-        """Nobody is asked any more about an item that was cancelled."""
-        approval = await store.newest_approval(unit.session, item.id)
-        if approval is not None and approval.decided_at is None:
-            approval.decided_at, approval.decided_by, approval.door = unit.now, caller.name, caller.door
-            approval.comment = "withdrawn: the item was cancelled"
-            unit.session.add(approval)
-            unit.wake("approvals", approval.id)
 
     async def retry(self, key: str, caller: Caller, comment: str = "") -> WorkItem:
         """Another try of the stage where it is blocked, with a fresh budget; reopens a cancelled item."""
@@ -409,15 +401,34 @@ class Engine:
                     "Wait for its agent, or cancel it first.",
                     code="not_blocked",
                 )
-            if item.pipeline == OUTSIDE:
-                raise Conflict(
-                    f"{key} stands for work of another source.",
-                    f"Unblock it there: `quarterdeck heartbeat unblock {item.assignee} {key}`.",
-                    code="not_ours",
-                )
+            _must_be_ours(item)
             _, stage = await self.pipelines.way_of(unit.session, item)
             await transitions.put(unit, item, rules.retried(transitions.standing(item), stage))
             unit.record("item_retried", item=key, by=caller.name, stage=item.stage, comment=comment)
+        return item
+
+    async def move(
+        self, key: str, caller: Caller, to: str, comment: str = "", version: int | None = None
+    ) -> WorkItem:
+        """Put an item back into a stage, for another round there with a fresh budget; never forward.
+
+        Whatever goes on in the stage that it leaves is stopped. The comment goes to the agent. Raises
+        `Forbidden`, `NotFound` (item or stage), `Stale` when the item is not at `version` any more, and
+        `Conflict`: it is done or cancelled, the stage lies ahead, or it stands for work of another source.
+        """
+        caller.must_write()
+        async with self.database.command("move item") as unit:
+            item = await store.item_for_update(unit.session, key)
+            must_be_current(item, version)
+            _must_be_movable(item)
+            stage = await self.pipelines.way_back(unit.session, item, to)
+            left, note = item.stage, f"moved by {caller.name}: {comment}".rstrip(": ")
+            await transitions.withdraw(unit, item, caller, "moved")
+            await transitions.put(unit, item, rules.moved_by_hand(transitions.standing(item), stage, note))
+            unit.record("item_moved", item=key, by=caller.name, stage=to, comment=comment)
+            if left != to:
+                change: dict[str, Any] = {"from": left, "to": to, "agent": rules.starter(stage)}
+                unit.record("stage_changed", item=key, **change)
         return item
 
     # Approval forms (shown by whoever has a UI; the decision never waits for them)
@@ -445,6 +456,22 @@ class Engine:
             approval = await store.approval(unit.session, approval_id)
             approval.form_closed = True
             unit.session.add(approval)
+
+
+def _must_be_ours(item: WorkItem) -> None:
+    if item.pipeline == OUTSIDE:
+        raise Conflict(
+            f"{item.key} stands for work of another source.",
+            f"Unblock it there: `quarterdeck heartbeat unblock {item.assignee} {item.key}`.",
+            code="not_ours",
+        )
+
+
+def _must_be_movable(item: WorkItem) -> None:
+    _must_be_ours(item)
+    if not rules.may_be_moved(item.state):
+        todo = "Retry it first." if item.state is State.CANCELLED else "File another item for what is left."
+        raise Conflict(f"{item.key} is {item.state.value}.", todo, code="item_final")
 
 
 def _no_longer_asked(key: str, approval: Approval) -> Conflict:

@@ -221,6 +221,11 @@ async def rounds_so_far(session: AsyncSession, item_id: UUID, stage: str) -> int
     return (await session.exec(statement)).one() or 0
 
 
+async def stages_so_far(session: AsyncSession, item_id: UUID) -> Sequence[str]:
+    """The stages that were ever claimed."""
+    return (await session.exec(select(Claim.stage).where(col(Claim.item_id) == item_id).distinct())).all()
+
+
 async def run_of(session: AsyncSession, item_id: UUID, stage: str, round_: int) -> AgentRun | None:
     statement = (
         select(AgentRun)

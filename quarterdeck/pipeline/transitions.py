@@ -5,6 +5,7 @@ from typing import Any
 
 from quarterdeck.board.model import FINAL, State, WorkItem
 from quarterdeck.kernel.database import Unit
+from quarterdeck.kernel.identity import Caller
 from quarterdeck.pipeline import store
 from quarterdeck.pipeline.rules import Advance, Block, Repair, Standing, moved
 
@@ -43,6 +44,16 @@ async def go(unit: Unit, item: WorkItem, step: Advance | Repair) -> None:
         unit.record("stage_changed", item=item.key, **change)
     if item.state is State.DONE:
         unit.record("item_done", item=item.key)
+
+
+async def withdraw(unit: Unit, item: WorkItem, caller: Caller, why: str) -> None:
+    """Nobody is asked any more about an item that a person cancelled or moved."""
+    approval = await store.newest_approval(unit.session, item.id)
+    if approval is not None and approval.decided_at is None:
+        approval.decided_at, approval.decided_by, approval.door = unit.now, caller.name, caller.door
+        approval.comment = f"withdrawn: the item was {why}"
+        unit.session.add(approval)
+        unit.wake("approvals", approval.id)
 
 
 def block(unit: Unit, item: WorkItem, step: Block, *, whose: str = "owner") -> None:

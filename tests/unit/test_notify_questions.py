@@ -165,6 +165,13 @@ async def test_a_card_is_rewritten_when_another_door_was_first(desk: Desk) -> No
     assert desk.cards[0]["text"].endswith(f"👎 {key}: отклонено (owner, cli): too slow <3")
 
 
+async def test_a_card_is_rewritten_when_its_item_is_moved(desk: Desk) -> None:
+    key = await desk.asks()
+    await desk.house.engine.move(key, OWNER, "analysis", "once more")
+    await desk.until(lambda: "reply_markup" not in desk.cards[0])
+    assert f"↩️ {key}: задача возвращена в analysis" in desk.cards[0]["text"]
+
+
 async def test_a_card_is_rewritten_when_its_item_is_cancelled(desk: Desk) -> None:
     key = await desk.asks()
     await desk.house.engine.cancel(key, OWNER)

@@ -98,6 +98,7 @@ async def test_a_viewer_changes_nothing_anywhere(house: House, anna: Client):
         "/api/v1/items/{key}": {"title": "x"},
         "/api/v1/items/{key}/approve": {},
         "/api/v1/items/{key}/reject": {"comment": "x"},
+        "/api/v1/items/{key}/move": {"stage": "analysis"},
         "/api/v1/agents": {"slug": "talker", "parameters": {"program": "sh"}},
         "/api/v1/agents/{agent_id}": {"slug": "analyst", "parameters": {"program": "sh"}},
         "/api/v1/agents/{agent_id}/assign": {"task_id": "ET-001", "prompt": "x"},
