@@ -95,7 +95,7 @@ class GiteaCompany:
 
 
 def leave_the_word_to_people(surroundings: Surroundings) -> None:
-    """The reviewer says nothing, but leaves something lying, and the desk has an address to which Gitea can tell."""
+    """The reviewer says nothing but leaves something lying, and Gitea can tell the desk of it."""
     silent = surroundings.settings.folder / "agents" / "silent"
     silent.write_text("#!/bin/sh\necho junk > junk.txt\necho '{}' > \"$QUARTERDECK_RESULT\"\n")
     silent.chmod(0o755)
