@@ -157,6 +157,13 @@ SAMPLES: dict[str, dict[str, Any]] = {
     "breaker_opened": _TO_COO | {"whose": "coo", "reason": "3 runs in a row ended the same way"},
     "day_budget_spent": {"agent": "developer", "reason": "20 of 20 runs are used", "to": "coo, owner"},
     "backlog_warning": {"source": "multica", "todo": 6, "in_progress": 2, "to": "coo", "list": "ENG-12 …"},
+    "work_of_strangers": {
+        "source": "workboard",
+        "number": 2,
+        "whose": "archtect, main",
+        "to": "coo",
+        "list": "1a2b3c4d archtect Draw the plan",
+    },
     "sources_down": {"sources": "workboard, multica", "to": "coo"},
     "heartbeat_stale": {"agent": "developer", "last": "2026-01-05T12:00+00:00", "to": "coo, owner"},
 }

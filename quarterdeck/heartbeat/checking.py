@@ -357,11 +357,27 @@ class Check:
         for name, answer in answers.items():
             if name == DOCUMENTS or answer.trouble is not None:
                 continue
+            self._strangers(answer)
             found = rules.backlog(answer, self.beat.backlog_shown)
             if rules.is_told(told, found, self.beat.backlog_over):
                 data = {"source": name, "todo": found.todo, "in_progress": found.in_progress}
                 data |= {"to": self.beat.escalate[0], "list": "\n".join(found.first)}
                 self.plan.tells.append(Tell("backlog_warning", f"backlog.{name}", found.todo, data))
+
+    def _strangers(self, answer: Answer) -> None:
+        """Work of those whom nobody sweeps: told once for all who have some, and watched like other work."""
+        now = self._now()
+        for place in answer.strange:
+            if place.status is Status.IN_PROGRESS:
+                state = standing(sign(place, now), now, self.beat.limits)
+                if state in (Standing.SUSPECTED, Standing.CONFIRMED):
+                    self.plan.suspected.append(str(place.ref))
+        if answer.strange:
+            whose = ", ".join(sorted({place.agent or "" for place in answer.strange}))
+            first = [rules.line(place) for place in answer.strange[: self.beat.backlog_shown]]
+            data = {"source": answer.source, "number": len(answer.strange), "whose": whose[:300]}
+            data |= {"to": self.beat.escalate[0], "list": "\n".join(first)}
+            self.plan.tells.append(Tell("work_of_strangers", f"strangers.{answer.source}", whose, data))
 
 
 def _is_older(known: Work | None, done: Work) -> bool:

@@ -137,7 +137,7 @@ class Backlog:
 
 def backlog(answer: Answer, shown: int) -> Backlog:
     """One platform's open work, with the first few pieces (heartbeat.md 9)."""
-    places = [place for place in answer.found if ADOPTED not in place.labels]
+    places = [place for place in (*answer.found, *answer.strange) if ADOPTED not in place.labels]
     todo = [place for place in places if place.status is Status.TODO]
     running = sum(place.status is Status.IN_PROGRESS for place in places)
     return Backlog(answer.source, len(todo), running, len(places), tuple(map(line, todo[:shown])))

@@ -83,6 +83,7 @@ class Trouble(StrEnum):
 class Answer:
     """What a source told. With a `trouble` the list may be short of something, and `detail` says why.
 
+    `strange` is work of those whom nobody sweeps; its `agent` is the source's own name of them.
     `at`: when the source itself was asked. `is_cached`: good for reading, never a reason to touch any work.
     """
 
@@ -92,6 +93,7 @@ class Answer:
     trouble: Trouble | None = None
     detail: str = ""
     is_cached: bool = False
+    strange: tuple[Found, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ _SEVERITY = {
     "rounds_warning": Severity.WARNING,
     "day_budget_spent": Severity.WARNING,
     "backlog_warning": Severity.WARNING,
+    "work_of_strangers": Severity.WARNING,
 }
 
 

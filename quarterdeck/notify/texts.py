@@ -48,6 +48,7 @@ ALERTS = frozenset(
         "breaker_opened",
         "day_budget_spent",
         "backlog_warning",
+        "work_of_strangers",
         "sources_down",
         "heartbeat_stale",
     }

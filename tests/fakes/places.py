@@ -59,8 +59,11 @@ class Place:
         now: datetime = self._clock.now()
         if self.down:
             return Answer(self.name, now, trouble=self.down, detail=f"{self.name} is down")
-        open_ones = (w for w in self.kept.values() if w.status not in (Status.DONE, Status.CANCELLED))
-        return Answer(self.name, now, tuple(open_ones), is_cached=self.is_cached)
+        slugs = {agent.slug for agent in agents}
+        found = [w for w in self.kept.values() if w.status not in (Status.DONE, Status.CANCELLED)]
+        own = tuple(w for w in found if not slugs or w.agent is None or w.agent in slugs)
+        strange = tuple(w for w in found if w not in own)
+        return Answer(self.name, now, own, is_cached=self.is_cached, strange=strange)
 
     async def read(self, ref: Ref) -> Found | None:
         self._must_be_up()

@@ -21,7 +21,7 @@ from quarterdeck.heartbeat.sources import multica_cli, programs, reading, workbo
 from quarterdeck.heartbeat.sources.multica import Multica
 from quarterdeck.heartbeat.sources.multica import look_of as multica_look
 from quarterdeck.heartbeat.sources.openclaw_cli import TEMPLATES, filled
-from quarterdeck.heartbeat.sources.polling import MOST_WAIT, Glance, Look, Polling, Turns
+from quarterdeck.heartbeat.sources.polling import MOST_WAIT, Glance, Look, Polling, Turns, is_strange
 from quarterdeck.heartbeat.sources.reading import Times, tame
 from quarterdeck.heartbeat.sources.trouble import unavailable
 from quarterdeck.heartbeat.work import Answer, Found, Ref, Status, Trouble, Watched
@@ -487,3 +487,13 @@ def test_the_programs_of_these_tests_start_fast(tmp_path: Path) -> None:
     openclaw = FakeOpenClaw(tmp_path)
     assert "-S" in openclaw.program.read_text() and sys.executable in openclaw.program.read_text()
     assert json.loads(json.dumps(openclaw.connection))["program"].endswith("openclaw")
+
+
+def test_work_of_people_is_theirs_and_work_of_agents_that_nobody_sweeps_is_strange() -> None:
+    issue = {"id": "1", "title": "x", "status": "todo", "assignee_id": "u1"}
+    for kind, is_theirs in (("member", True), ("agent", False)):
+        found = multica_source.issue_of(issue | {"assignee_type": kind}, Times(NOW))
+        assert found is not None
+        assert is_strange(found.agent, {"u2"}) is not is_theirs
+    assert not is_strange(None, ())
+    assert not is_strange("u1", {"u1"})

@@ -58,6 +58,8 @@ async def test_the_work_of_agents_that_were_not_asked_for_is_left_out(place: Pla
     mine, others = await place.put("Renew the certificate"), await place.put("Review it", "reviewer")
     answer = await place.source.look(place.agents[:1])
     assert [f.ref for f in answer.found if f.ref in (mine, others)] == [mine]
+    if others.source not in ("board", "documents"):  # those have no work of strangers
+        assert [f.ref for f in answer.strange] == [others]
 
 
 async def test_work_that_is_there_no_more_is_nothing(place: Place) -> None:

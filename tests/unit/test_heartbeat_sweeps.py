@@ -364,3 +364,22 @@ async def test_what_is_done_and_stays_in_progress_in_its_source_is_not_done_agai
     watch.minutes(46)
     assert (await watch.sweep()).confirmed == ["plane:p1"]
     assert len(await watch.runs()) == 2
+
+
+async def test_work_of_those_whom_nobody_sweeps_is_counted_watched_and_told_once(watch: Watch) -> None:
+    for number in range(6):
+        watch.cards.put(f"c{number}", agent="main")
+    watch.cards.put("typo", agent="archtect", **IN_PROGRESS)
+    for _ in range(2):
+        await watch.sweep("coo")
+        await watch.sweep("developer")
+    assert await watch.told("work_of_strangers", "backlog_warning") == [
+        ("work_of_strangers", "coo"),
+        ("backlog_warning", "coo"),
+    ]
+    watch.minutes(31)
+    assert (await watch.sweep("coo")).suspected == ["workboard:typo"]
+    watch.cards.put("c9", agent="somebody-else")
+    await watch.sweep("coo")
+    assert len(await watch.told("work_of_strangers")) == 2
+    assert await watch.runs() == []

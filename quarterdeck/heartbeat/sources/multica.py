@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-from quarterdeck.heartbeat.sources.polling import Look, Polling
+from quarterdeck.heartbeat.sources.polling import PERSON, Look, Polling
 from quarterdeck.heartbeat.sources.reading import (
     NO_TITLE,
     Times,
@@ -226,7 +226,7 @@ def issue_of(issue: Mapping[str, Any], times: Times) -> Found | None:
         title=tame(issue.get("title")) or NO_TITLE,
         status=status_of(issue),
         shown=word(issue.get("identifier")) or identity[:8],
-        agent=word(issue.get("assignee_id")) or None,
+        agent=_assignee(issue),
         priority=word(issue.get("priority")) or None,
         creator=word(issue.get("creator_id")) or None,
         description=text(issue.get("description")),
@@ -237,6 +237,13 @@ def issue_of(issue: Mapping[str, Any], times: Times) -> Found | None:
         started_at=times.read(issue.get("started_at") or issue.get("start_date")),
         updated_at=times.read(issue.get("updated_at")),
     )
+
+
+def _assignee(issue: Mapping[str, Any]) -> str | None:
+    """Who has it; a person is told apart from agents."""
+    identity = word(issue.get("assignee_id"))
+    is_person = word(issue.get("assignee_type")) in ("member", "user")
+    return (PERSON + identity if is_person else identity) or None
 
 
 def status_of(issue: Mapping[str, Any]) -> Status:

@@ -7,7 +7,7 @@ one server) keep `apart` seconds between them (`Turn`), over all processes.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -34,6 +34,9 @@ LOOKS_APART = 10
 PAUSE = 0.2
 """Seconds between two looks whether somebody else has looked by now."""
 MOST_WAIT = 120.0
+
+PERSON = "person:"
+"""So begins a source's name of somebody who is no agent."""
 
 Sleep = Callable[[float], Awaitable[None]]
 
@@ -125,7 +128,9 @@ class Polling:
         ask: Callable[[], Awaitable[Look]],
         names: dict[str, str],
     ) -> Answer:
-        """What the place holds for these agents and for nobody; `names`: slugs by the source's own names.
+        """What the place holds for these agents, for nobody, and for strangers.
+
+        `names`: slugs by the source's own names.
 
         Never raises for what is wrong outside.
         """
@@ -135,7 +140,9 @@ class Polling:
             return self._told[2]
         found = tuple(replace(f, agent=names.get(f.agent) if f.agent else None)
                       for f in seen.look.found if not f.agent or f.agent in names)  # fmt: skip
-        told = Answer(source, seen.at, found, seen.look.trouble, seen.look.detail, seen.is_cached)
+        strange = tuple(f for f in seen.look.found if is_strange(f.agent, names))
+        look = seen.look
+        told = Answer(source, seen.at, found, look.trouble, look.detail, seen.is_cached, strange)
         self._told = (seen, watched, told)
         return told
 
@@ -231,6 +238,11 @@ class Polling:
 
     async def _row(self, unit: Unit) -> Sighting:
         return await self._rows.locked_sighting(unit.session, self.place)
+
+
+def is_strange(agent: str | None, names: Collection[str]) -> bool:
+    """Whether nobody sweeps whoever has it. What people have is their own."""
+    return bool(agent) and agent not in names and not str(agent).startswith(PERSON)
 
 
 class Glance:
