@@ -98,3 +98,9 @@ def test_what_prefect_and_openclaw_are_told_is_the_same_wherever_the_host_is(hos
     assert entry.schedule is not None
     assert (entry.schedule.timezone, job.zone) == ("Asia/Shanghai", "Asia/Shanghai")
     assert (entry.schedule.cron, job.expr) == ("7-59/15 * * * *", "0 */15 * * * *")
+
+
+def test_what_openclaw_tells_an_agent_leaves_starting_to_the_command() -> None:
+    [automation] = automations.wanted({"a": one(scheduler="openclaw")})
+    assert "start at once" not in automation.message
+    assert "begin nothing yourself" in automation.message
