@@ -17,8 +17,8 @@ from quarterdeck.heartbeat.work import Trouble
 
 KEY = "quarterdeck.heartbeat."
 MESSAGE = (
-    "Heartbeat. Run `quarterdeck heartbeat {agent}` now, and wait for its end, which may take a minute. It looks"
-    " into every source and starts what waits: begin nothing yourself, or it is done twice. Then follow"
+    "Heartbeat. Run `quarterdeck heartbeat {agent}` now, and wait for its end, which may take a minute. It"
+    " looks into every source and starts what waits: begin nothing yourself, or it is done twice. Then follow"
     " HEARTBEAT.md of your workspace. Ask nobody; report through the place that the work came from. Reply"
     " NO_REPLY when there is nothing."
 )
