@@ -161,6 +161,10 @@ class Sweeper:
             return sweep_card(await self._carry_out(under_way, steps))
         except Stale:
             raise
+        except asyncio.CancelledError:
+            with suppress(Stale):
+                await asyncio.shield(under_way.finish(Result.FAILED, "It took too long, and was cancelled."))
+            raise
         except Exception as error:
             log.error("sweep_failed", agent=agent, exc_info=error)
             with suppress(Stale):

@@ -1,10 +1,14 @@
 """Work that stands still is brought on, and told of; work that turns in circles is stopped."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
-from quarterdeck.heartbeat.work import Status, Trouble
+from quarterdeck.heartbeat.checking import MOST_READ
+from quarterdeck.heartbeat.model import Result
+from quarterdeck.heartbeat.service import Steps
+from quarterdeck.heartbeat.work import Answer, Found, Ref, Status, Trouble
 from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.errors import Invalid, NotFound
 from tests.fakes.surroundings import OWNER
@@ -264,3 +268,37 @@ async def test_work_that_fails_in_other_ways_is_told_once_a_day_unless_it_waits_
         watch.minutes(24 * 60 if why == "it is busy" else 15)
     assert await watch.told("work_unfinished") == [("work_unfinished", "coo")] * told
     assert len(await watch.told("work_unfinished_again")) == 5 - told
+
+
+async def test_many_cards_that_stand_still_are_read_a_few_at_a_time_and_found_work_begins(
+    watch: Watch,
+) -> None:
+    await watch.enrol(slots=50)
+    for number in range(MOST_READ + 5):
+        watch.cards.put(f"c{number}", **IN_PROGRESS)
+    watch.minutes(46)
+    read = watch.cards.read
+    asked: list[str] = []
+
+    async def counted(ref: Ref) -> Found | None:
+        asked.append(ref.id)
+        return await read(ref)
+
+    watch.cards.read = counted  # type: ignore[method-assign]
+    swept = await watch.sweep()
+    assert len(swept.confirmed) == MOST_READ
+    assert len(swept.suspected) == 5
+    asked.clear()
+    await watch.sweep()
+    assert len(await watch.runs()) == MOST_READ + 5
+
+
+async def test_a_sweep_that_is_cancelled_is_recorded_and_gives_the_agent_free(watch: Watch) -> None:
+    async def look(*_: object) -> Answer:
+        raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        await watch.sweeper.sweep("developer", steps=Steps(look=look))
+    [card] = [c for c in await watch.sweeper.overview() if c.agent == "developer"]
+    assert card.last is not None and card.last.result is Result.FAILED
+    await watch.sweep()
