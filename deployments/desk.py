@@ -19,7 +19,7 @@ from prefect.context import AsyncClientContext, SyncClientContext
 
 from deployments import leash, process, starting
 from flows.approval import verdict
-from flows.stage import run_stage
+from flows.stage import let_go, run_stage
 from quarterdeck.house import House, open_house
 from quarterdeck.kernel import disk
 from quarterdeck.kernel import log as logs
@@ -63,7 +63,8 @@ class Desk:
         self.house = house
         self.stopping = asyncio.Event()
         self._api = api
-        self._at_work: dict[Candidate, asyncio.Task[None]] = {}
+        self._runs: set[asyncio.Task[None]] = set()
+        self._at_work: dict[str, Candidate] = {}
         house.deliveries.add("generic", starting.by_webhook(house.settings))
         self._bells = {topic: asyncio.Event() for topic in TOPICS}
 
@@ -91,9 +92,10 @@ class Desk:
         await self._hand_over(loops)
 
     async def _hand_over(self, loops: list[asyncio.Task[None]]) -> None:
-        for going_on in [*loops, *self._at_work.values()]:
-            going_on.cancel()
-        await asyncio.gather(*loops, *self._at_work.values(), return_exceptions=True)
+        going_on = [*loops, *self._runs]
+        for task in going_on:
+            task.cancel()
+        await asyncio.gather(*going_on, return_exceptions=True)
         await self.house.assignments.close()
         with suppress(Unavailable):
             await self.house.engine.free_claims(_is_ours)
@@ -119,20 +121,24 @@ class Desk:
     # Items
 
     async def _take_up(self) -> float:
-        room = self.house.settings.concurrency - len(self._at_work)
-        found = await self.house.engine.candidates(room, tuple(self._at_work)) if room > 0 else []
+        room = self.house.settings.concurrency - len(self._runs)
+        found = await self.house.engine.candidates(room, self._at_work) if room > 0 else []
         if found:
             disk.must_have_room(self.house.settings.folder)
             await self._must_reach_prefect()
         if any(candidate.was_running for candidate in found):
             await self._obey_cancellations()  # before somebody takes up what a person stopped
         for candidate in found:
-            self._at_work[candidate] = asyncio.create_task(self._work_on(candidate))
+            self._at_work[candidate.key] = candidate
+            run = asyncio.create_task(self._work_on(candidate))
+            self._runs.add(run)
+            run.add_done_callback(self._runs.discard)
         due = await self.house.engine.next_due()
         now = self.house.database.clock.now()
         return min(LOOK_ANYWAY, max(0.05, (due - now).total_seconds())) if due else LOOK_ANYWAY
 
     async def _work_on(self, candidate: Candidate) -> None:
+        let_go.set(lambda: self._let_go(candidate))
         try:
             if self.house.settings.stages == "deployment":
                 await self._send_away(candidate)
@@ -143,7 +149,13 @@ class Desk:
         except Exception as error:  # what was done is recorded; what was not is found again
             log.warning("stage_run_broke", item=candidate.key, stage=candidate.stage, reason=repr(error))
         finally:
-            self._at_work.pop(candidate, None)
+            self._let_go(candidate)
+            self._bells["items"].set()
+
+    def _let_go(self, candidate: Candidate) -> None:
+        """The item's next stage may begin, though Prefect may still be told how this one ended."""
+        if self._at_work.get(candidate.key) is candidate:
+            del self._at_work[candidate.key]
             self._bells["items"].set()
 
     async def _send_away(self, candidate: Candidate) -> None:

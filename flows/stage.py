@@ -6,8 +6,9 @@ or needs a person.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from typing import Annotated, Any
 
 import httpx
@@ -41,6 +42,9 @@ from tasks.work import ask_gate, keep_claim, publish, run_agent
 
 PAUSE_WHEN_DOWN = 2.0
 PAUSE_WHEN_BUSY = 1.0
+
+let_go: ContextVar[Callable[[], None]] = ContextVar("let_go", default=lambda: None)
+"""What a stage run calls when all is done but to tell Prefect: then the item may be worked on elsewhere."""
 
 
 @flow(name="stage", persist_result=False, result_storage=get_current_settings().results.local_storage_path)
@@ -103,6 +107,13 @@ async def _claim(house: House, item: str, stage: str, round_: int) -> StageWork:
 
 async def work_on(house: House, work: StageWork) -> State[Any]:
     """One step after the other until the stage run has an end; what went wrong is recorded on the item."""
+    try:
+        return await _outcome(house, work)
+    finally:
+        let_go.get()()
+
+
+async def _outcome(house: House, work: StageWork) -> State[Any]:
     try:
         decision = await _until_decided(house, work)
     except Unavailable as error:

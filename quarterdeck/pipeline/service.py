@@ -3,7 +3,7 @@
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -53,7 +53,7 @@ class Engine:
 
     # Work
 
-    async def candidates(self, limit: int, passing_over: Sequence[Candidate] = ()) -> list[Candidate]:
+    async def candidates(self, limit: int, passing_over: Collection[str] = ()) -> list[Candidate]:
         """What there is to do now, most urgent first, for agents that have a free slot.
 
         What is queued while a run of a round that it left goes on here waits for the end of that.
@@ -69,7 +69,7 @@ class Engine:
             ]
             wanted = limit + len(passing_over)
             found = await store.candidates(session, now, busy, wanted, self.crew.host)
-        return [candidate for candidate in found if candidate not in passing_over][:limit]
+        return [candidate for candidate in found if candidate.key not in passing_over][:limit]
 
     async def next_due(self) -> datetime | None:
         """When the next waiting item wants to be looked at."""

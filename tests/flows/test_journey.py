@@ -130,6 +130,20 @@ async def test_with_telegram_down_all_the_way_the_item_is_done_and_the_messages_
         assert "👍 ET-001: одобрено (owner" in card["text"] and "reply_markup" not in card
 
 
+async def test_a_stage_run_lets_its_item_go_when_nothing_is_left_but_to_tell_prefect(
+    open_desk: OpenDesk, sample: Path
+) -> None:
+    desk = await open_desk()
+    engine, key = desk.house.engine, await desk.file(sample)
+    work = await engine.claim(*await engine.candidates(1))
+    await engine.cancel(key, OWNER)
+    told: list[str] = []
+    stage.let_go.set(lambda: told.append(key))
+    with disable_run_logger():
+        await stage.work_on(desk.house, work)
+    assert told == [key]
+
+
 async def test_an_agent_that_overruns_its_limit_is_killed_with_its_children(
     surroundings: Surroundings, open_desk: OpenDesk, sample: Path
 ) -> None:

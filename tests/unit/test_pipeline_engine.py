@@ -84,14 +84,9 @@ async def test_what_is_filed_is_a_candidate_until_somebody_claims_it(house: Hous
     assert await house.engine.candidates(10) == []
 
 
-async def test_only_a_stage_at_work_is_passed_over_not_the_next_one_of_its_item(house: House) -> None:
-    """Prefect is still being told how a stage ended when the next one may begin."""
-    key = await filed(house)
-    at_work = Candidate(key, "analysis", 1)
-    assert await house.engine.candidates(10, [at_work]) == []
-    await pass_stage(house, key)
-    await house.engine.decide(key, OWNER, approved=True)
-    assert await house.engine.candidates(10, [at_work]) == [Candidate(key, "development", 1)]
+async def test_items_that_a_desk_has_at_hand_are_passed_over(house: House) -> None:
+    first, second = await filed(house), await filed(house)
+    assert [candidate.key for candidate in await house.engine.candidates(1, [first])] == [second]
 
 
 async def test_urgent_items_are_taken_up_first(house: House) -> None:
