@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from sqlmodel import col, select
 
 from quarterdeck.board.model import State
@@ -46,6 +47,7 @@ async def test_an_agent_that_breaks_its_repository_is_told_and_works_once_more(
     assert await reasons(desk, "engine_failed") == []
 
 
+@pytest.mark.services
 async def test_a_reviewer_that_gives_no_review_is_asked_again_and_what_it_left_is_not_pushed(
     surroundings: Surroundings, open_desk: OpenDesk, sample: Path
 ) -> None:

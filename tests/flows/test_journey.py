@@ -93,6 +93,7 @@ async def test_an_item_goes_from_filing_to_done_and_all_ten_messages_are_told_in
     assert "Hello" in merged
 
 
+@pytest.mark.services
 async def test_with_telegram_down_all_the_way_the_item_is_done_and_the_messages_arrive_in_order_later(
     open_desk: OpenDesk, sample: Path
 ) -> None:
@@ -205,6 +206,7 @@ async def test_a_rejected_review_goes_back_to_the_developer_with_its_words(
     assert "⚠️ ET-001: QG check_review_approved — failed: reviewer: name it better" in await texts(desk)
 
 
+@pytest.mark.services
 async def test_a_branch_that_moved_after_its_approval_is_not_merged(
     surroundings: Surroundings, open_desk: OpenDesk, sample: Path, tmp_path: Path
 ) -> None:
@@ -266,6 +268,7 @@ async def test_cancelling_stops_the_agent_within_seconds_and_closes_its_run(
     assert (desk.house.crew.folder_of(run) / "agent.log").exists()
 
 
+@pytest.mark.services
 async def test_the_next_round_leaves_the_work_tree_alone_while_the_agent_of_the_last_one_is_in_it(
     open_desk: OpenDesk, sample: Path
 ) -> None:
@@ -287,6 +290,7 @@ async def test_the_next_round_leaves_the_work_tree_alone_while_the_agent_of_the_
     assert (await desk.rest(key)).round == 2
 
 
+@pytest.mark.services
 async def test_a_full_disk_is_waited_for_and_costs_nothing(
     open_desk: OpenDesk, sample: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

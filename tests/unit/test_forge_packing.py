@@ -21,6 +21,7 @@ from tests.fakes import git_hand
 from tests.fakes.git_hand import git
 
 BRANCH = "item/ET-007"
+MANY = 40
 
 
 @pytest.fixture
@@ -28,6 +29,11 @@ async def forge(database: Database, tmp_path: Path) -> LocalForge:
     forge = LocalForge(database, tmp_path / "forge")
     await forge.ensure_repository("demo")
     return forge
+
+
+@pytest.fixture(autouse=True)
+def _few_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing_module, "LOOSE", MANY)
 
 
 def bare(tmp_path: Path) -> Path:
@@ -53,7 +59,7 @@ async def test_much_that_lies_loose_is_packed_and_nothing_is_lost(forge: LocalFo
     git_hand.commit(tmp_path / "work", "hello.txt")
     head = await forge.publish("demo", BRANCH, tmp_path / "work")
     assert await forge.pack() == Packed(0), "a few loose files are left"
-    scatter(bare(tmp_path), tmp_path / "files", 500)
+    scatter(bare(tmp_path), tmp_path / "files", MANY)
     lonely = git(bare(tmp_path), "hash-object", str(tmp_path / "files" / "7"))
 
     assert await forge.pack() == Packed(1)
@@ -67,19 +73,19 @@ async def test_much_that_lies_loose_is_packed_and_nothing_is_lost(forge: LocalFo
 async def test_copies_of_others_repositories_are_packed_too(forge: LocalForge, tmp_path: Path):
     await forge.ensure_repository(str(git_hand.repository(tmp_path / "theirs")))
     (copy,) = (tmp_path / "forge" / "imported").iterdir()
-    scatter(copy, tmp_path / "files", 500)
+    scatter(copy, tmp_path / "files", MANY)
     assert await forge.pack() == Packed(1)
     assert loose(copy) == 0
 
 
 async def test_nothing_is_packed_while_a_work_tree_is_copied(forge: LocalForge, tmp_path: Path):
-    scatter(bare(tmp_path), tmp_path / "files", 500)
+    scatter(bare(tmp_path), tmp_path / "files", MANY)
     another = Repositories(Git(tmp_path / "gitconfig"), tmp_path / "forge").find("demo")
     async with another.copied():
         packing = asyncio.create_task(forge.pack())
         await forge.checkout("demo", BRANCH, "main", tmp_path / "work")  # others may copy as well
         assert not packing.done()
-        assert loose(bare(tmp_path)) >= 500
+        assert loose(bare(tmp_path)) >= MANY
     assert await packing == Packed(1)
 
 
@@ -96,14 +102,14 @@ async def test_a_repository_that_is_copied_all_the_time_is_packed_another_time(
     forge: LocalForge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(packing_module, "_BUSY", 0.01)
-    scatter(bare(tmp_path), tmp_path / "files", 500)
+    scatter(bare(tmp_path), tmp_path / "files", MANY)
     async with Repositories(Git(tmp_path / "gitconfig"), tmp_path / "forge").find("demo").copied():
         assert await forge.pack() == Packed(0)
     assert await forge.pack() == Packed(1)
 
 
 async def test_a_pack_that_could_not_be_finished_leaves_nothing_behind(forge: LocalForge, tmp_path: Path):
-    scatter(bare(tmp_path), tmp_path / "files", 500)
+    scatter(bare(tmp_path), tmp_path / "files", MANY)
     git_hand.write(
         tmp_path, "git", "#!/bin/sh\ntrap '' XFSZ\nulimit -f 2\nexec git \"$@\"\n", executable=True
     )
@@ -121,20 +127,20 @@ async def test_a_pack_that_could_not_be_finished_leaves_nothing_behind(forge: Lo
 async def test_without_room_for_it_nothing_is_packed(
     forge: LocalForge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    scatter(bare(tmp_path), tmp_path / "files", 500)
+    scatter(bare(tmp_path), tmp_path / "files", MANY)
     monkeypatch.setattr(disk, "RESERVE", disk.free(tmp_path))
     with capture_logs() as logs:
         assert await forge.pack() == Packed(0, ("demo",))
     (told,) = logs
     assert (told["log_level"], told["event"]) == ("warning", "repository_not_packed")
     assert told["reason"].startswith(f"There is no room to pack {bare(tmp_path)}: ")
-    assert loose(bare(tmp_path)) >= 500
+    assert loose(bare(tmp_path)) >= MANY
 
 
 async def test_a_broken_repository_does_not_keep_the_others_from_being_packed(
     forge: LocalForge, tmp_path: Path
 ):
-    scatter(bare(tmp_path), tmp_path / "files", 500)
+    scatter(bare(tmp_path), tmp_path / "files", MANY)
     (tmp_path / "forge" / "nothing.git").mkdir()
     git_hand.write(tmp_path / "forge", "broken.git/HEAD", "rubbish")
     packed = await forge.pack()
@@ -159,7 +165,7 @@ async def test_a_folder_for_tests_borrows_the_objects_however_many(forge: LocalF
     await forge.checkout("demo", BRANCH, "main", tmp_path / "work")
     git_hand.commit(tmp_path / "work", ".quarterdeck.yaml", "test: git log\n")
     head = await forge.publish("demo", BRANCH, tmp_path / "work")
-    scatter(bare(tmp_path), tmp_path / "files", 500)
+    scatter(bare(tmp_path), tmp_path / "files", MANY)
     order = await forge.ci.take("desk")
     assert order is not None
     job = await forge.ci.prepare(order)
