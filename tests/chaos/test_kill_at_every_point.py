@@ -40,7 +40,7 @@ SLOW_CI = {".quarterdeck.yaml": "test: sleep 1 && python3 -m unittest\n"}
 """So slow that every item waits for it at some time."""
 RENEWAL = "renew claim"
 BY_CHANCE = (RENEWAL, "free CI runs")
-"""Commands that only a slow machine or agent needs (see the test below), or a desk that is closed during CI."""
+"""Commands that only something slow needs (see the test below), or a desk that is closed during CI."""
 TWICE = ("claim", "open run", "start run", "end run", "decide advance")
 """Commands whose second time is in another stage, and worth another kill."""
 
