@@ -96,6 +96,7 @@ async def test_an_item_travels_to_done_with_every_delivery_sent_twice_and_one_of
     assert len([o for o in await here.woken() if o.startswith("ci/tests")]) == 1  # the second was known
 
 
+@pytest.mark.services
 async def test_with_all_deliveries_lost_the_item_is_done_all_the_same(company: OpenCompany):
     here = await company()
     await here.file()  # no hooks at all
@@ -108,6 +109,7 @@ async def test_with_all_deliveries_lost_the_item_is_done_all_the_same(company: O
     assert here.gitea.sent == []
 
 
+@pytest.mark.services
 async def test_a_delivery_wakes_the_item_without_waiting_for_the_next_look(company: OpenCompany):
     here = await company()
     await hooked(here)
@@ -130,6 +132,7 @@ async def test_a_force_push_after_the_approval_is_not_merged(company: OpenCompan
     assert here.repo.head("main") == base
 
 
+@pytest.mark.services
 async def test_what_is_pushed_between_review_and_merge_is_not_merged(company: OpenCompany):
     here = await company()
     await hooked(here)
@@ -149,6 +152,7 @@ async def test_what_is_pushed_between_review_and_merge_is_not_merged(company: Op
     assert here.repo.head("main") == base
 
 
+@pytest.mark.services
 @pytest.mark.parametrize(("last", "stage"), [("success", "done"), ("failure", "development")])
 async def test_a_commit_that_came_during_the_review_is_merged_only_when_its_own_ci_is_green(
     company: OpenCompany, last: str, stage: str
@@ -177,6 +181,7 @@ async def test_a_merge_made_by_hand_ends_the_item_even_when_the_branch_is_gone(c
     assert (await here.kinds())["agent_started"] == 2
 
 
+@pytest.mark.services
 async def test_a_pull_request_closed_without_a_merge_goes_back_to_the_developer(company: OpenCompany):
     here = await company()
     await hooked(here)
@@ -188,6 +193,7 @@ async def test_a_pull_request_closed_without_a_merge_goes_back_to_the_developer(
     assert not (await here.pull()).is_merged
 
 
+@pytest.mark.services
 async def test_a_pull_request_from_a_fork_says_nothing_about_an_item(company: OpenCompany):
     here = await company()
     await hooked(here)
@@ -201,6 +207,7 @@ async def test_a_pull_request_from_a_fork_says_nothing_about_an_item(company: Op
     assert await here.pull() == ours
 
 
+@pytest.mark.services
 async def test_what_the_desk_does_itself_wakes_nobody(company: OpenCompany):
     here = await company()
     await hooked(here)
@@ -219,6 +226,7 @@ async def test_what_the_desk_does_itself_wakes_nobody(company: OpenCompany):
     assert await here.woken() == woken
 
 
+@pytest.mark.services
 async def test_ci_that_is_red_on_the_base_branch_too_is_a_persons_move(company: OpenCompany):
     here = await company()
     await hooked(here)
@@ -230,6 +238,7 @@ async def test_ci_that_is_red_on_the_base_branch_too_is_a_persons_move(company: 
     assert "red on main too" in card.move["why"]
 
 
+@pytest.mark.services
 async def test_a_result_of_an_older_commit_counts_for_nothing(company: OpenCompany):
     here = await company()
     await hooked(here)
@@ -242,6 +251,7 @@ async def test_a_result_of_an_older_commit_counts_for_nothing(company: OpenCompa
     await here.until("review", State.WAITING_GATE)
 
 
+@pytest.mark.services
 async def test_a_branch_protection_that_wants_more_is_a_persons_move(company: OpenCompany):
     here = await company()
     here.repo.protected["main"] = 2
@@ -254,6 +264,7 @@ async def test_a_branch_protection_that_wants_more_is_a_persons_move(company: Op
     assert "Does not have enough approvals" in card.move["why"]
 
 
+@pytest.mark.services
 async def test_gitea_going_down_in_the_middle_costs_nothing(company: OpenCompany):
     here = await company()
     await hooked(here)

@@ -185,6 +185,7 @@ async def test_ci_that_is_red_on_the_base_branch_too_is_a_persons_move_at_once(
     assert "red on main too" in card.move["why"]
 
 
+@pytest.mark.services
 async def test_a_rejected_review_goes_back_to_the_developer_with_its_words(
     surroundings: Surroundings, open_desk: OpenDesk, sample: Path
 ) -> None:

@@ -14,6 +14,8 @@ from quarterdeck.kernel.postgres import EmbeddedPostgres
 from tests.fakes.provider import FAULTS, FakeProvider
 from tests.fakes.router_process import ADMIN, RouterProcess
 
+pytestmark = pytest.mark.services
+
 
 @pytest.fixture
 async def provider() -> AsyncIterator[FakeProvider]:
