@@ -47,6 +47,7 @@ let_go: ContextVar[Callable[[], None]] = ContextVar("let_go", default=lambda: No
 """What a stage run calls when all is done but to tell Prefect: then the item may be worked on elsewhere."""
 
 
+# The storage is named, else Prefect asks its server for one, and all in this process waits for the answer.
 @flow(name="stage", persist_result=False, result_storage=get_current_settings().results.local_storage_path)
 async def run_stage(item: str, stage: str = "", round: Annotated[int, Field(ge=0)] = 0) -> State[Any]:
     """Work on one stage of a work item until it moves, waits, or needs a person.
