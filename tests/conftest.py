@@ -8,13 +8,15 @@ import asyncio
 import fcntl
 import gc
 import inspect
+import json
 import logging
 import os
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Set
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Set
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -23,9 +25,11 @@ import structlog
 from hypothesis import HealthCheck, settings
 
 from deployments import schema
+from deployments.cli import run
 from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.postgres import EmbeddedPostgres
 from tests.databases import Connection, Databases, connect
+from tests.fakes.company import environment
 from tests.fakes.forking import Forks
 from tests.scheduling import ByFile, place
 
@@ -172,6 +176,26 @@ def logs_left_as_they_were() -> Iterator[None]:
     root.handlers, root.level = handlers, level
     logging.captureWarnings(False)
     structlog.reset_defaults()
+
+
+@pytest.fixture
+def item_command(
+    tmp_path: Path,
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    logs_left_as_they_were: None,
+) -> Callable[..., Awaitable[tuple[int, Any]]]:
+    """`quarterdeck item ... --json` in this process: its exit code, and what it said."""
+    for name, value in environment(tmp_path, database_url).items():
+        monkeypatch.setenv(name, value)
+
+    async def command(*arguments: str) -> tuple[int, Any]:
+        code = await asyncio.to_thread(run, ["item", *arguments, "--json"])
+        said = capsys.readouterr()
+        return code, json.loads(said.out or said.err)
+
+    return command
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,7 @@
 """Runs that were asked for by hand are seen through, whatever becomes of the desk and of their agent."""
 
 import asyncio
-import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ import pytest
 from sqlalchemy import update
 from sqlmodel import col, select
 
-from deployments.cli import run
 from quarterdeck.crew.model import AgentRun, RunState
 from quarterdeck.crew.roster import Roster
 from quarterdeck.crew.runtime import CLOSED
@@ -20,7 +18,6 @@ from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.errors import Conflict, Unavailable
 from quarterdeck.kernel.settings import Settings
 from quarterdeck.pipeline.assignments import NotAssigned, Wish
-from tests.fakes.company import environment
 from tests.fakes.homes import furnished
 from tests.fakes.stage_work import OWNER, PIPELINE, filed, kinds, taken
 
@@ -143,26 +140,16 @@ async def test_who_finds_the_agent_busy_is_told_to_ask_again(house: House) -> No
 
 async def test_the_command_line_stops_the_run_that_was_given_by_hand(
     house: House,
-    tmp_path: Path,
-    database_url: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    logs_left_as_they_were: None,
+    item_command: Callable[..., Awaitable[tuple[int, Any]]],
 ) -> None:
-    for name, value in environment(tmp_path, database_url).items():
-        monkeypatch.setenv(name, value)
-
-    async def stopped(*arguments: str) -> tuple[int, Any]:
-        code = await asyncio.to_thread(run, ["item", "stop", *arguments, "--json"])
-        said = capsys.readouterr()
-        return code, json.loads(said.out or said.err)
-
     key = await filed(house)
     given = await assigned(house, key)
-    code, card = await stopped(key, "--comment", "enough")
+    code, card = await item_command("stop", key, "--comment", "enough")
     assert (code, card["id"], card["error"]) == (0, given.id, "stopped by owner: enough")
-    code, refusal = await stopped(key)
+    code, refusal = await item_command("stop", key)
     assert (code, refusal["code"]) == (1, "unknown_run")
-    code, refusal = await stopped(key, "--run", str(given.id))
+    code, refusal = await item_command("stop", key, "--run", str(given.id))
     assert (code, refusal["code"]) == (1, "run_ended")
-    assert (await stopped(await filed(house), "--run", str(given.id)))[1]["code"] == "unknown_run"
+    assert (await item_command("stop", await filed(house), "--run", str(given.id)))[1][
+        "code"
+    ] == "unknown_run"

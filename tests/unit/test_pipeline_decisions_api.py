@@ -1,20 +1,16 @@
 """Decisions over the API and the command line say which question they answer, and may be repeated."""
 
-import asyncio
-import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from deployments.cli import run
 from quarterdeck.board.model import State
 from quarterdeck.house import House
 from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.settings import Settings
-from tests.fakes.company import environment
 from tests.fakes.doors import desk_doors
 from tests.fakes.homes import furnished
 from tests.fakes.stage_work import OWNER, filed, pass_stage, state
@@ -91,28 +87,16 @@ async def test_the_request_of_another_item_is_not_taken_for_one_of_this(
 
 async def test_the_command_line_names_the_request_and_may_be_repeated(
     house: House,
-    tmp_path: Path,
-    database_url: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    logs_left_as_they_were: None,
+    item_command: Callable[..., Awaitable[tuple[int, Any]]],
 ) -> None:
-    for name, value in environment(tmp_path, database_url).items():
-        monkeypatch.setenv(name, value)
-
-    async def command(*arguments: str) -> tuple[int, Any]:
-        code = await asyncio.to_thread(run, ["item", *arguments, "--json"])
-        said = capsys.readouterr()
-        return code, json.loads(said.out or said.err)
-
     key = await filed(house)
     first = await asks(house, key)
-    assert (await command("show", key))[1]["move"]["approval"] == first
+    assert (await item_command("show", key))[1]["move"]["approval"] == first
     approved = ("approve", key, "--approval", first, "--request-key", "once")
-    assert (await command(*approved))[0] == 0
+    assert (await item_command(*approved))[0] == 0
     second = await asks(house, key)
-    code, card = await command(*approved)
+    code, card = await item_command(*approved)
     assert (code, card["state"]) == (0, "waiting_approval")
-    code, refusal = await command("reject", key, "-c", "no", "--approval", first)
+    code, refusal = await item_command("reject", key, "-c", "no", "--approval", first)
     assert (code, refusal["code"]) == (1, "already_decided")
-    assert (await command("reject", key, "-c", "no", "--approval", second))[0] == 0
+    assert (await item_command("reject", key, "-c", "no", "--approval", second))[0] == 0

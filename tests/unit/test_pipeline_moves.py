@@ -1,15 +1,12 @@
 """A person puts an item back into a stage; forward it goes through gates and approvals alone."""
 
-import asyncio
-import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from deployments.cli import run
 from quarterdeck.board.model import OUTSIDE, State
 from quarterdeck.house import House
 from quarterdeck.kernel.database import Database
@@ -18,7 +15,6 @@ from quarterdeck.kernel.identity import Caller
 from quarterdeck.kernel.settings import Settings
 from quarterdeck.pipeline.rules import Block
 from quarterdeck.pipeline.store import item_for_update
-from tests.fakes.company import environment
 from tests.fakes.doors import desk_doors
 from tests.fakes.homes import furnished
 from tests.fakes.stage_work import OWNER, PIPELINE, filed, finish_run, kinds, pass_stage, state, taken
@@ -154,25 +150,13 @@ async def test_an_item_is_moved_over_the_api(house: House) -> None:
 
 async def test_an_item_is_moved_from_the_command_line(
     house: House,
-    tmp_path: Path,
-    database_url: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    logs_left_as_they_were: None,
+    item_command: Callable[..., Awaitable[tuple[int, Any]]],
 ) -> None:
-    for name, value in environment(tmp_path, database_url).items():
-        monkeypatch.setenv(name, value)
-
-    async def moved(*arguments: str) -> tuple[int, Any]:
-        code = await asyncio.to_thread(run, ["item", "move", *arguments, "--json"])
-        said = capsys.readouterr()
-        return code, json.loads(said.out or said.err)
-
     key = await in_development(house)
-    code, card = await moved(key, "analysis", "--comment", "once more")
+    code, card = await item_command("move", key, "analysis", "--comment", "once more")
     assert (code, card["stage"], card["note"]) == (0, "analysis", "moved by owner: once more")
-    assert (await moved(key, "development"))[1]["code"] == "stage_ahead"
-    assert (await moved(key, "analysis", "--version", "1"))[1]["code"] == "stale"
+    assert (await item_command("move", key, "development"))[1]["code"] == "stage_ahead"
+    assert (await item_command("move", key, "analysis", "--version", "1"))[1]["code"] == "stale"
 
 
 async def test_what_is_blocked_can_be_moved(house: House) -> None:
