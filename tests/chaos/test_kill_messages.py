@@ -15,6 +15,7 @@ from quarterdeck.house import House
 from quarterdeck.kernel.connections import Source
 from quarterdeck.kernel.identity import owner
 from quarterdeck.listener import opened_gateway
+from quarterdeck.telegram import store as telegram_store
 from quarterdeck.telegram.model import DESK
 from tests.fakes.company import company
 from tests.fakes.forking import Forks
@@ -70,8 +71,14 @@ async def another_goes_on(house: House, telegram: FakeTelegram, said: str) -> No
         while not any(said in text for text in telegram.texts()):
             await house.notify.deliver_round()
             await asyncio.sleep(0.02)
-        while (await house.notify.deliver_round()).next_at is not None:
+        while (await house.notify.deliver_round()).next_at is not None or await waits(house):
             await asyncio.sleep(0.02)
+
+
+async def waits(house: House) -> bool:
+    """Whether anything is still to be sent."""
+    async with house.database.read() as session:
+        return bool(await telegram_store.queue_lengths(session))
 
 
 HEARD = (
