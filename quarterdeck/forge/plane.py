@@ -24,6 +24,9 @@ from quarterdeck.kernel.errors import Conflict, Invalid, Misconfigured, NotFound
 SECONDS = 20.0
 MOST_BYTES = 8_000_000
 PER_PAGE = 50
+BRIEF_PER_PAGE = 1000
+"""As many as the community edition gives at once; others refuse more than `FEW_PER_PAGE`."""
+FEW_PER_PAGE = 100
 MEMORY = timedelta(minutes=10)
 """How long states and our own id are believed without asking again."""
 REST = 30.0
@@ -55,6 +58,7 @@ class Plane:
         self._connections = connections
         self._budget = Budget(database, "plane")
         self._transport = transport
+        self._brief_per_page = BRIEF_PER_PAGE
         self._known: dict[tuple[str, str, str], tuple[Any, datetime]] = {}
 
     async def is_connected(self) -> bool:
@@ -111,10 +115,27 @@ class Plane:
         """One issue by what people call it, such as `ORC-1`."""
         return _issue(await self._send("GET", f"/work-items/{quote(key, safe='')}/", params=_EXPANDED))
 
-    async def changed(self, project: str, page: str = "", *, spare: int = 0) -> Changed:
-        """Issues by the time of their last change, newest first."""
+    async def changed(
+        self, project: str, page: str = "", *, spare: int = 0, is_brief: bool = False
+    ) -> Changed:
+        """Issues by the time of their last change, newest first; brief ones come without descriptions."""
         asked = {**_EXPANDED, "order_by": "-updated_at", "per_page": str(PER_PAGE)}
         asked |= {"cursor": page} if page else {}
+        if is_brief:
+            return await self._brief(project, asked, spare)
+        return await self._page(project, asked, spare)
+
+    async def _brief(self, project: str, asked: dict[str, str], spare: int) -> Changed:
+        asked |= {"fields": _BRIEF, "per_page": str(self._brief_per_page)}
+        try:
+            return await self._page(project, asked, spare)
+        except Conflict as error:
+            if error.data.get("status") != 400 or self._brief_per_page == FEW_PER_PAGE:
+                raise
+        self._brief_per_page = FEW_PER_PAGE
+        return await self._page(project, asked | {"per_page": str(FEW_PER_PAGE)}, spare)
+
+    async def _page(self, project: str, asked: Mapping[str, str], spare: int) -> Changed:
         path = f"/projects/{quote(project)}/work-items/"
         answer = _object(await self._send("GET", path, params=asked, spare=spare))
         more = answer.get("next_page_results") is True  # a cursor is there even on the last page
@@ -215,6 +236,11 @@ class Plane:
 
 
 _EXPANDED = {"expand": "state,assignees,labels"}
+_BRIEF = (
+    "id,project,sequence_id,name,priority,labels,state,created_by,updated_by,created_at,updated_at,"
+    "external_source,external_id,is_draft,archived_at"
+)
+"""All fields that an `Issue` is made of, without its description."""
 
 
 def _issue_path(project: str, issue: str) -> str:

@@ -91,7 +91,9 @@ class Tracker:
     async def projects(self) -> tuple[TrackerProject, ...]:
         return (TrackerProject("ops", "OPS", "Operations"),)
 
-    async def changed(self, project: str, page: str = "", *, spare: int = 0) -> Changed:
+    async def changed(
+        self, project: str, page: str = "", *, spare: int = 0, is_brief: bool = False
+    ) -> Changed:
         self.asked += 1
         first = int(page or 0)
         rest = first + PAGE < len(self._issues)

@@ -65,6 +65,7 @@ class FakePlane:
         self.hooks: list[Hook] = []
         self.calls: list[Call] = []
         self.limit = limit
+        self.most_per_page = 1000
         self.books = Books(self._told, version=version)
         self.bot = self.books.person("orchbot")
         self.keys = {KEY: self.bot}
@@ -260,6 +261,9 @@ class FakePlane:
                 if (row["external_id"], row["external_source"]) == wanted:
                     return 200, row
             raise Refusal(404, {"error": "The requested resource does not exist."})
+        if int(query.get("per_page", 0)) > self.most_per_page:
+            told = f"Invalid per_page value. Cannot exceed {self.most_per_page}."
+            raise Refusal(400, {"detail": told})
         order = query.get("order_by", "-created_at")
         rows.sort(key=lambda row: row[order.lstrip("-")], reverse=order.startswith("-"))
         return 200, page([self._shown(row, query) for row in rows], query)
@@ -324,7 +328,9 @@ class FakePlane:
         return 200, self.books.comments[names[2]]
 
     def _shown(self, row: dict[str, Any], query: dict[str, str]) -> Any:
-        return self.books.expanded(row, tuple(query.get("expand", "").split(",")))
+        shown = self.books.expanded(row, tuple(query.get("expand", "").split(",")))
+        wanted = query.get("fields", "")
+        return {name: shown[name] for name in wanted.split(",") if name in shown} if wanted else shown
 
     @staticmethod
     def _must_have(rows: dict[str, Any], identity: str) -> None:

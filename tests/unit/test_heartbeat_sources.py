@@ -10,7 +10,7 @@ from quarterdeck.house import House
 from quarterdeck.kernel.errors import QuarterdeckError
 from quarterdeck.kernel.settings import Settings
 from tests.fakes.company import company
-from tests.fakes.work_places import PLACES, Place
+from tests.fakes.work_places import PLACES, Place, PlanePlace
 
 
 def test_settings_of_sources_have_defaults_that_spare_the_outside() -> None:
@@ -135,6 +135,22 @@ async def test_a_change_is_seen_by_the_next_look(place: Place) -> None:
     await place.source.block(ref, "Hopeless.")
     found = (await seen(place)).get(ref)
     assert found is None or found.status in (Status.BLOCKED, Status.OTHER)
+
+
+async def test_the_oldest_work_of_a_large_plane_project_is_found_and_read_whole(
+    house: House, tmp_path: Path
+) -> None:
+    async with PLACES["plane"](house, tmp_path / "places") as place:
+        assert isinstance(place, PlanePlace)
+        books, ref = place.plane.books, await place.put("Renew the certificate")
+        anna, done = books.person("anna"), books.state_named(place.project, "Done")
+        books.issues[ref.id.partition("/")[2]]["description_html"] = "<p>By hand</p>"
+        for number in range(1001):
+            books.file(place.project, anna, f"Number {number}", state=done)
+        assert list(await seen(place)) == [ref]
+        found = await place.source.read(ref)
+        assert found is not None and found.description == "By hand"
+        assert place.plane.count("GET", "work-items/") == 3
 
 
 @pytest.mark.parametrize("name", ["workboard", "multica", "plane"])

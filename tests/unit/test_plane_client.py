@@ -1,6 +1,7 @@
 """The Plane client against a small Plane that really answers."""
 
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,34 @@ async def test_issues_come_newest_change_first_and_the_last_page_has_no_next(
     second = await plane.changed(project, first.next_page)
     assert (len(first.issues), len(second.issues), second.next_page) == (50, 10, "")
     assert {issue.id for issue in first.issues + second.issues} == set(issues)
+
+
+async def test_brief_issues_come_a_thousand_at_once_without_descriptions(
+    plane: Plane, fake: FakePlane
+) -> None:
+    project, anna = fake.books.project("ORC"), fake.books.person("anna")
+    labels = [fake.books.label(project, "bug")]
+    issue = fake.books.file(project, anna, "Fix login", labels=labels, description_html="<p>Please</p>")
+    whole = await plane.issue(project, issue)
+    assert whole.description == "Please"
+    assert (await plane.changed(project, is_brief=True)).issues == (replace(whole, description=""),)
+    for number in range(1000):
+        fake.books.file(project, anna, f"Number {number}")
+    first = await plane.changed(project, is_brief=True)
+    second = await plane.changed(project, first.next_page, is_brief=True)
+    assert (len(first.issues), [one.id for one in second.issues], second.next_page) == (1000, [issue], "")
+
+
+async def test_an_edition_that_gives_fewer_at_once_is_asked_for_fewer_from_then_on(
+    plane: Plane, fake: FakePlane
+) -> None:
+    project, anna = fake.books.project("ORC"), fake.books.person("anna")
+    issues = {fake.books.file(project, anna, f"Number {number}") for number in range(101)}
+    fake.most_per_page = 100
+    first = await plane.changed(project, is_brief=True)
+    second = await plane.changed(project, first.next_page, is_brief=True)
+    assert {issue.id for issue in first.issues + second.issues} == issues
+    assert [call.status for call in fake.calls] == [400, 200, 200]
 
 
 async def test_an_issue_is_found_by_its_key(plane: Plane, fake: FakePlane) -> None:

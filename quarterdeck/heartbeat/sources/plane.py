@@ -20,8 +20,8 @@ from quarterdeck.kernel.errors import NotFound, QuarterdeckError
 
 NAME = "plane"
 OWNER_LABEL = "agent:"
-MOST_PAGES = 10
-"""Pages of one project that a look reads; what is older is told as missing."""
+MOST_PAGES = 20
+"""Pages of one project that a look reads, of up to 1,000 issues; what is older is told as missing."""
 SPARE = 20
 """Requests of a minute that are left to others."""
 STATUSES = {
@@ -40,7 +40,9 @@ class Tracker(Protocol):
 
     async def projects(self) -> tuple[TrackerProject, ...]: ...
 
-    async def changed(self, project: str, page: str = "", *, spare: int = 0) -> Changed: ...
+    async def changed(
+        self, project: str, page: str = "", *, spare: int = 0, is_brief: bool = False
+    ) -> Changed: ...
 
     async def issue(self, project: str, identity: str) -> Issue: ...
 
@@ -97,10 +99,11 @@ class PlaneIssues:
         return Look(tuple(found), detail=times.note)
 
     async def _open(self, project: TrackerProject) -> tuple[list[Issue], bool]:
+        """Without descriptions: whoever begins an issue reads it again."""
         found: dict[str, Issue] = {}
         page = ""
         for _ in range(MOST_PAGES):
-            told = await self._tracker.changed(project.id, page, spare=SPARE)
+            told = await self._tracker.changed(project.id, page, spare=SPARE, is_brief=True)
             found |= {i.id: i for i in told.issues if i.group not in CLOSED and not i.is_draft}
             if not (page := told.next_page):
                 return list(found.values()), True
