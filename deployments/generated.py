@@ -153,7 +153,8 @@ SAMPLES: dict[str, dict[str, Any]] = {
     "dependency_cancelled": _TO_COO | {"needs": "multica:ENG-7"},
     "dependency_cycle": _TO_COO | {"way": "multica:ENG-12 → multica:ENG-7 → multica:ENG-12"},
     "rounds_warning": _TO_COO | {"rounds": 80, "limit": 100},
-    "rounds_exhausted": _TO_COO | {"rounds": 100, "limit": 100},
+    "rounds_exhausted": _TO_COO
+    | {"rounds": 100, "limit": 100, "finished": ["find the cause"], "unfinished": ["mend it", "test it"]},
     "breaker_opened": _TO_COO | {"whose": "coo", "reason": "3 runs in a row ended the same way"},
     "day_budget_spent": {"agent": "developer", "reason": "20 of 20 runs are used", "to": "coo, owner"},
     "backlog_warning": {"source": "multica", "todo": 6, "in_progress": 2, "to": "coo", "list": "ENG-12 …"},

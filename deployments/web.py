@@ -2,17 +2,21 @@
 
     python -m deployments.web
 
-`/health` and the landing page need no token, everything under `/api/v1` does.
+`/health`, `/metrics` and the landing page need no token, everything under `/api/v1` does.
 """
 
 import asyncio
 import signal
+from collections.abc import Iterable
 from html import escape
 from typing import Annotated, Any, Literal
 
 import uvicorn
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.responses import HTMLResponse
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
 from pydantic import BaseModel, Field
 from sqlmodel import select
 
@@ -149,6 +153,24 @@ async def health(found: Annotated[Health, Depends(check_health)], response: Resp
     return found
 
 
+@front.get("/metrics", include_in_schema=False)
+async def metrics(request: Request) -> Response:
+    """What Prometheus is told, as text; the router's own stands on its own port."""
+    found = CollectorRegistry(auto_describe=False)
+    found.register(_Told(await request.app.state.sweeper.metrics()))
+    return Response(generate_latest(found), media_type=CONTENT_TYPE_LATEST)
+
+
+class _Told(Collector):
+    """What was looked up already, as a registry wants it."""
+
+    def __init__(self, metrics: Iterable[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        return self._metrics
+
+
 @front.get("/", include_in_schema=False)
 async def landing(request: Request, found: Annotated[Health, Depends(check_health)]) -> HTMLResponse:
     """What is where."""
@@ -171,7 +193,8 @@ def page(document: dict[str, Any], found: Health, prefect: str) -> str:
         f"<h1>Quarterdeck {escape(found.version)}</h1>"
         f"<p>Database {found.database}, Prefect {found.prefect}.</p>"
         f'<ul><li><a href="{escape(prefect)}">Prefect: runs, forms, blocks</a>'
-        '<li><a href="/openapi.json">OpenAPI description of the API</a><li><a href="/health">Health</a></ul>'
+        '<li><a href="/openapi.json">OpenAPI description of the API</a><li><a href="/health">Health</a>'
+        '<li><a href="/metrics">Metrics</a></ul>'
         f"{tables}</html>"
     )
 

@@ -16,6 +16,7 @@ from quarterdeck.board.model import OUTSIDE, Priority, Project, State, WorkItem
 from quarterdeck.crew.model import ASSIGNED
 from quarterdeck.crew.service import Crew
 from quarterdeck.heartbeat.overview import ADOPTED, Piece
+from quarterdeck.heartbeat.progress import NO_PROGRESS, Progress
 from quarterdeck.kernel.database import Unit
 from quarterdeck.kernel.ids import item_key
 
@@ -24,7 +25,13 @@ PROJECT = "HB"
 
 PROMPT = """This work was found by your heartbeat in {where}. Nobody is there to answer: begin at once,
 proceed on the best reading where something is missing, and do not ask whether to do it. Report what you did,
-and what is left to do, at the end."""
+and what is left to do, at the end, as a task list: `- [x] a finished step`, `- [ ] one that is left`."""
+
+SO_FAR = """Earlier runs of it came this far; go on from there:
+{steps}"""
+
+ASKED = """Its last run ended with a question: {question}
+Decide it yourself, do the work, and say how you decided."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,7 @@ class Order:
     key: str
     limit: timedelta
     item: str | None = None
+    progress: Progress = NO_PROGRESS
 
 
 @dataclass(frozen=True)
@@ -79,7 +87,7 @@ class Adoption:
             agent=order.agent,
             limit_seconds=order.limit.total_seconds(),
             idempotency_key=order.key,
-            prompt=_prompt(order.piece),
+            prompt=_prompt(order.piece, order.progress),
         )
         assert run.id is not None
         _put(unit, item, State.RUNNING)
@@ -147,5 +155,11 @@ def _priority(said: str | None) -> Priority:
     return Priority(word) if word in {priority.value for priority in Priority} else Priority.NONE
 
 
-def _prompt(piece: Piece) -> str:
-    return PROMPT.format(where=", ".join(f"{p.ref.source} ({p.shown or p.ref.id})" for p in piece.places))
+def _prompt(piece: Piece, progress: Progress) -> str:
+    where = ", ".join(f"{p.ref.source} ({p.shown or p.ref.id})" for p in piece.places)
+    parts = [PROMPT.format(where=where)]
+    if steps := progress.task_list():
+        parts.append(SO_FAR.format(steps=steps))
+    if progress.asked:
+        parts.append(ASKED.format(question=progress.asked))
+    return "\n\n".join(parts)

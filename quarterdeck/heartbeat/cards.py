@@ -51,6 +51,8 @@ class Breaker(BaseModel):
     since: datetime | None
     rounds: int
     timeouts: int
+    finished: list[str] = Field(description="Steps of it that are finished, as far as its runs told.")
+    unfinished: list[str] = Field(description="Steps that are left.")
 
     @classmethod
     def of(cls, row: Work) -> "Breaker":
@@ -63,6 +65,8 @@ class Breaker(BaseModel):
             since=row.broken_at,
             rounds=row.rounds,
             timeouts=row.timeouts,
+            finished=row.progress.get("finished", []),
+            unfinished=row.progress.get("unfinished", []),
         )
 
 
@@ -82,6 +86,9 @@ class HeartbeatCard(BaseModel):
     )
     is_deferred: bool = Field(description="Waits for the end of a conversation.")
     skipped: int = Field(description="Ticks that came while a sweep went on.")
+    swept: dict[str, int] = Field(
+        description="How many sweeps ended how, also those whose rows are gone.", examples=[{"quiet": 95}]
+    )
     breakers: list[Breaker]
     waiting: list[Breaker] = Field(description="Waits for a yes: money, or outside resources.")
 
@@ -113,6 +120,7 @@ def heartbeat_card(
         is_stale=is_stale,
         is_deferred=known.get("is_deferred", False),
         skipped=known.get("skipped", 0),
+        swept=known.get("swept", {}),
         breakers=[Breaker.of(row) for row in broken],
         waiting=[Breaker.of(row) for row in waiting],
     )

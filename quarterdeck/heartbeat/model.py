@@ -46,6 +46,7 @@ class Sweep(SQLModel, table=True):
 class Pulse(SQLModel, table=True):
     """How an agent's heartbeat stands: who sweeps it now, what was last told, how many ticks were skipped.
 
+    `swept`: how a sweep ended -> how many did, also those whose rows are gone.
     `told`: what -> what was said about it last (an outage's sources, a backlog's count, a day's budget).
     """
 
@@ -58,6 +59,7 @@ class Pulse(SQLModel, table=True):
     sweep_id: int | None = Field(default=None, sa_column=Column(BigInteger, nullable=True))
     since: datetime = Field(sa_column=timestamp())
     last_finished: datetime | None = Field(default=None, sa_column=timestamp(nullable=True))
+    swept: dict[str, int] = Field(default_factory=dict, sa_column=document())
     skipped: int = 0
     is_deferred: bool = False
     stale_since: datetime | None = Field(default=None, sa_column=timestamp(nullable=True))
@@ -70,9 +72,10 @@ class Work(SQLModel, table=True):
     `held` are places in which somebody else was at it when they were last seen: it is not begun where else it
     stands while they cannot be seen. `sign` is the last sign of life that counted, `own_sign` one that we
     caused ourselves. `timed_out_at` is the sign at which the last timeout was counted, `acted` whether its
-    platform action was taken. `told` are the things said once; its `creator` and the `names` that people were
-    shown stand there too. What is spent counts against the budget from `budget_since` on. `owed` are actions
-    on sources that were decided and not done yet, in their order.
+    platform action was taken. `progress` are the steps that its runs reported (`heartbeat.progress`). `told`
+    are the things said once; its `creator` and the `names` that people were shown stand there too. What is
+    spent counts against the budget from `budget_since` on. `owed` are actions on sources that were decided
+    and not done yet, in their order.
     """
 
     __tablename__ = "heartbeat_work"
@@ -98,6 +101,7 @@ class Work(SQLModel, table=True):
     acted: bool = False
     silent_rounds: int = 0
 
+    progress: dict[str, Any] = Field(default_factory=dict, sa_column=document())
     rounds: int = 0
     round_limit: int | None = None
     waits_since: datetime | None = Field(default=None, sa_column=timestamp(nullable=True))

@@ -17,6 +17,7 @@ from datetime import timedelta
 from typing import Any, Protocol
 
 import structlog
+from prometheus_client.core import Metric
 
 from quarterdeck.crew.service import Crew
 from quarterdeck.heartbeat import rules, store
@@ -24,13 +25,14 @@ from quarterdeck.heartbeat.adoption import Adoption, Starter
 from quarterdeck.heartbeat.cards import Breaker, HeartbeatCard, SweepCard, heartbeat_card, sweep_card
 from quarterdeck.heartbeat.checking import Means, Recovery
 from quarterdeck.heartbeat.judging import free
+from quarterdeck.heartbeat.metrics import families
 from quarterdeck.heartbeat.model import Pulse, Result, Sweep, Work
 from quarterdeck.heartbeat.naming import named
 from quarterdeck.heartbeat.overview import Overview, Piece
 from quarterdeck.heartbeat.roster import Heartbeat, read_all
 from quarterdeck.heartbeat.settling import Settling, everywhere, said
 from quarterdeck.heartbeat.store import Records
-from quarterdeck.heartbeat.sweeping import SweepUnderWay, Ticket
+from quarterdeck.heartbeat.sweeping import SweepUnderWay, Ticket, count
 from quarterdeck.heartbeat.work import Answer, Source
 from quarterdeck.kernel.database import Database, Unit
 from quarterdeck.kernel.errors import Conflict, Invalid, NotFound, Stale
@@ -237,6 +239,7 @@ class Sweeper:
         if pulse.sweep_id is not None and (lost := await self._records.sweep(unit.session, pulse.sweep_id)):
             lost.result, lost.finished_at = Result.LOST, unit.now
             unit.session.add(lost)
+            count(pulse, Result.LOST)
         row = Sweep(
             agent=pulse.agent,
             cause=cause[:30],
@@ -355,6 +358,13 @@ class Sweeper:
         row = await self._records.work(unit.session, known.source, known.ref)
         assert row is not None  # rows are never removed
         return row
+
+    async def metrics(self) -> list[Metric]:
+        """What Prometheus is told of the heartbeats of the roster."""
+        beats = await self.heartbeats()
+        async with self.database.read() as session:
+            pulses = await self._records.pulses(session)
+        return list(families(pulse for agent, pulse in sorted(pulses.items()) if agent in beats))
 
     async def overview(self) -> list[HeartbeatCard]:
         """How every heartbeat stands: last sweep, next, sources, what is suspected, what is held back."""

@@ -18,6 +18,7 @@ from quarterdeck.heartbeat.adoption import Starter
 from quarterdeck.heartbeat.model import Work
 from quarterdeck.heartbeat.naming import name_of_row
 from quarterdeck.heartbeat.overview import sign
+from quarterdeck.heartbeat.progress import Progress, of_run
 from quarterdeck.heartbeat.roster import Heartbeat
 from quarterdeck.heartbeat.rules import day_begins, fingerprint, repeats
 from quarterdeck.heartbeat.sources.trouble import may_work_later
@@ -32,6 +33,7 @@ log = structlog.get_logger(__name__)
 WORKBOARD = "workboard"
 MOST_RESULT = 4000
 """Characters of a result that are written back; the whole of it stands in the run."""
+ASKED = "it asked instead of going on"
 
 
 def due(place: Sequence[str], do: str, text: str = "", **more: Any) -> dict[str, Any]:
@@ -51,14 +53,24 @@ class _Ended:
     is_done: bool
     is_cancelled: bool
     text: str
+    progress: Progress
 
     @classmethod
     def of(cls, run: AgentRun) -> "_Ended":
-        said = str((run.result or {}).get("summary") or "")[:MOST_RESULT]
-        if run.exit_code == 0 and not (run.timed_out or run.cancelled or run.error):
-            return cls(True, False, said)
+        summary = str((run.result or {}).get("summary") or "")
+        is_good = run.exit_code == 0 and not (run.timed_out or run.cancelled or run.error)
+        progress = of_run(summary, is_done=is_good)
+        if is_good and progress.asked:
+            return cls(False, False, f"{ASKED}: {progress.asked}", progress)
+        if is_good:
+            return cls(True, False, summary[:MOST_RESULT], progress)
         why = run.error or ("it ran into its time limit" if run.timed_out else f"exit code {run.exit_code}")
-        return cls(False, run.cancelled, why[:MOST_RESULT])
+        return cls(False, run.cancelled, why[:MOST_RESULT], progress)
+
+    @property
+    def outcome(self) -> str:
+        """What is compared with other ends: one question is like another."""
+        return ASKED if self.text.startswith(ASKED) else self.text
 
 
 class Settling:
@@ -91,9 +103,10 @@ class Settling:
                 await self._go_on(unit, row)
                 return
             end = _Ended.of(run)
-            print_ = fingerprint(row.agent, f"{source}:{ref}", row.reason, end.is_done, end.text)
+            print_ = fingerprint(row.agent, f"{source}:{ref}", row.reason, end.is_done, end.outcome)
             row.repeats = repeats(row.fingerprint, row.repeats, print_)
             row.fingerprint, row.run_id = print_, None
+            row.progress = Progress.kept(row.progress).then(end.progress).to_keep()
             row.rounds += 1
             row.silent_rounds = 0 if end.is_done else row.silent_rounds + 1
             await self._conclude(unit, row, end, beats.get(row.agent))

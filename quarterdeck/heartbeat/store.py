@@ -67,7 +67,7 @@ class Records(Protocol):
 async def locked_pulse(session: AsyncSession, agent: str, now: datetime) -> Pulse:
     """The agent's heartbeat, made if it is new; nobody else decides about it until the transaction ends."""
     made = {"agent": agent, "fence": 0, "holder": "", "since": now, "skipped": 0, "is_deferred": False}
-    await session.exec(insert(Pulse).values(**made, told={}).on_conflict_do_nothing())
+    await session.exec(insert(Pulse).values(**made, swept={}, told={}).on_conflict_do_nothing())
     statement = select(Pulse).where(col(Pulse.agent) == agent).with_for_update()
     return (await session.exec(statement)).one()
 

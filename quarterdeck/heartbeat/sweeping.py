@@ -39,6 +39,7 @@ from quarterdeck.heartbeat.judging import (
 from quarterdeck.heartbeat.model import Pulse, Result, Sweep, Work
 from quarterdeck.heartbeat.naming import NAMES, names
 from quarterdeck.heartbeat.overview import Overview, Piece
+from quarterdeck.heartbeat.progress import Progress, of_piece
 from quarterdeck.heartbeat.roster import Heartbeat
 from quarterdeck.heartbeat.settling import due, everywhere, open_breaker, said, tell_resumed
 from quarterdeck.heartbeat.stall import LAST, OWNER, Rung, climbed, people, recipients
@@ -205,10 +206,13 @@ class SweepUnderWay:
         used = max(row.rounds, piece.rounds)
         row.rounds, row.broken_at = used, unit.now
         row.breaker = f"{used} of {most} rounds are used"
+        progress = of_piece(piece, row.progress)
+        row.progress = progress.to_keep()
         to = people(self.beat.notify, piece.creator)
-        data = said(row, to) | {"work": piece.shown, "rounds": used, "limit": most}
+        data = said(row, to) | {"work": piece.shown, "rounds": used, "limit": most} | progress.to_tell()
         unit.record("rounds_exhausted", item=row.item_key, **data)
-        row.owed = [*row.owed, *everywhere(row, "block", f"{row.breaker}: it is paused.")]
+        why = f"{row.breaker}: it is paused.\n\n{progress.task_list()}"
+        row.owed = [*row.owed, *everywhere(row, "block", why)]
 
     async def start(self, piece: Piece) -> bool:
         """Open a run for found work; False: it may not begin, and the rest of the work not either."""
@@ -243,7 +247,8 @@ class SweepUnderWay:
             return  # this step is repeated
         row.attempts += 1
         key = f"heartbeat · {row.source}:{row.ref} · {row.attempts}"
-        order = Order(self.beat.agent, piece, key, self.beat.run_limit, row.item_key)
+        progress = Progress.kept(row.progress)
+        order = Order(self.beat.agent, piece, key, self.beat.run_limit, row.item_key, progress)
         opened = await self._means.starter.start(unit, order)
         row.run_id, row.item_key, row.reason = opened.run_id, opened.item, reason
         row.finished_at, row.held = None, []
@@ -337,6 +342,7 @@ class SweepUnderWay:
             done = await self._means.records.sweep(unit.session, self.ticket.sweep_id)
             assert done is not None
             self._write(done, unit.now, result, detail)
+            count(pulse, done.result)
             pulse.holder, pulse.leased_until, pulse.sweep_id = "", None, None
             if done.result is not Result.FAILED:
                 pulse.last_finished, pulse.stale_since, pulse.is_deferred = unit.now, None, False
@@ -423,14 +429,11 @@ class SweepUnderWay:
 
     def _state(self, answer: Answer) -> dict[str, Any]:
         trouble = answer.trouble or self._unasked(answer.source)
-        own = len(self._overview.by_agent.get(self.beat.agent, ())) if self._overview else 0
-        if self._overview:
-            mine = self._overview.by_agent.get(self.beat.agent, ())
-            own = sum(place.ref.source == answer.source for place in mine)
+        mine = self._overview.by_agent.get(self.beat.agent, ()) if self._overview else ()
         return {
             "state": trouble.value if trouble else "ok",
             "found": len(answer.found),
-            "own": own,
+            "own": sum(place.ref.source == answer.source for place in mine),
             "detail": answer.detail[:300],
             "cached": answer.is_cached,
             "at": answer.at.isoformat(),
@@ -442,6 +445,11 @@ class SweepUnderWay:
             source == DOCUMENTS and not self.beat.workspace
         )
         return Trouble.NOT_CONFIGURED if is_missing else None
+
+
+def count(pulse: Pulse, result: Result) -> None:
+    """One more sweep that ended so."""
+    pulse.swept = pulse.swept | {result.value: pulse.swept.get(result.value, 0) + 1}
 
 
 def _climb(row: Work, judgement: Judgement) -> None:

@@ -108,6 +108,7 @@ def render(
     facts["key"] = escape(key or _nameless(data))
     facts["kind"] = escape(event_kind)
     entry = _entry(event_kind, data)
+    facts["steps"] = _steps(data)
     facts |= _pieces(words, facts, _known(words, entry, facts, run_id, data))
     return shorten(words.get(entry, words["other"]).format_map(facts))
 
@@ -121,6 +122,13 @@ def duration(words: Mapping[str, str], seconds: float) -> str:
 def _command(do: str, facts: "_Facts") -> str:
     """What to type, on a line of its own."""
     return f"\nquarterdeck heartbeat {do} {facts['agent']} {facts['name']}" if facts["name"] else ""
+
+
+def _steps(data: Mapping[str, Any]) -> str:
+    """Finished and unfinished steps, a line each."""
+    told = (("☑", data.get("finished")), ("☐", data.get("unfinished")))
+    lists = ((mark, steps) for mark, steps in told if isinstance(steps, list))
+    return "".join(f"\n{mark} {escape(step)}" for mark, steps in lists for step in steps)
 
 
 class _Facts(dict[str, str]):

@@ -90,6 +90,12 @@ class Watch:
         await self.sweeper.settle()
         return len(open_runs)
 
+    async def facts(self, kind: str) -> list[dict[str, Any]]:
+        """What was said of every event of this kind."""
+        async with self.database.read() as session:
+            events = await session.exec(select(Event).where(col(Event.kind) == kind).order_by(col(Event.id)))
+            return [event.data for event in events.all()]
+
     async def told(self, *kinds: str) -> list[tuple[str, str]]:
         """Events of these kinds (all if none is named), each with whom it is for."""
         async with self.database.read() as session:

@@ -96,6 +96,19 @@ def test_every_kind_that_the_code_records_has_a_text():
     assert recorded - KINDS == set()
 
 
+def test_a_pause_lists_the_finished_and_the_unfinished_steps_below():
+    data = {"work": "ENG-1", "title": "Fix", "rounds": 30, "limit": 30, "to": "anna"}
+    data |= {"finished": ["find <it>"], "unfinished": ["mend it", "test it"]}
+    text = render("en", "rounds_exhausted", None, None, data)
+    assert text.splitlines() == [
+        "⏸ ENG-1 «Fix»: paused, 30 of 30 rounds are used → anna",
+        "☑ find &lt;it&gt;",
+        "☐ mend it",
+        "☐ test it",
+    ]
+    assert len(render("en", "rounds_exhausted", None, None, data | {"finished": "rubbish"}).splitlines()) == 3
+
+
 def test_a_backlog_warning_says_how_much_is_to_do():
     data = {"source": "multica", "todo": 6, "in_progress": 2, "to": "coo", "list": "ENG-12 developer Fix it"}
     text = render("en", "backlog_warning", None, None, data)

@@ -10,8 +10,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+from prometheus_client import CONTENT_TYPE_LATEST
+from prometheus_client.parser import text_string_to_metric_families
 
 import quarterdeck
+from quarterdeck.crew.roster import Roster
 from quarterdeck.house import House
 from quarterdeck.kernel.database import Database
 from tests.fakes.company import ANNA, OWNER, VIKTOR, company, environment
@@ -63,6 +66,23 @@ async def test_health_is_503_without_the_database(house: House):
     await house.database.close()
     house.database = real
     assert (answer.status_code, answer.json()["status"], answer.json()["database"]) == (503, "down", "down")
+
+
+async def test_metrics_are_told_to_everybody_in_prometheus_own_format(house: House):
+    await house.crew.import_roster(
+        Roster.model_validate({"agents": [{"slug": "coder", "heartbeat": {"category": "business"}}]}), {}
+    )
+    await house.sweeper.sweep("coder")
+    async with client(house, "") as stranger:
+        answer = await stranger.get("http://desk/metrics")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, CONTENT_TYPE_LATEST)
+    told = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+    }
+    assert told["quarterdeck_sweeps_total", "coder", "quiet"] == 1
+    assert told["quarterdeck_sweeps_skipped_total", "coder"] == 0
 
 
 async def test_the_front_page_lists_every_room_and_loads_nothing_from_elsewhere(house: House):
