@@ -129,10 +129,12 @@ class Plane:
         asked |= {"fields": _BRIEF, "per_page": str(self._brief_per_page)}
         try:
             return await self._page(project, asked, spare)
-        except Conflict as error:
-            if error.data.get("status") != 400 or self._brief_per_page == FEW_PER_PAGE:
+        except (Conflict, Unavailable) as error:
+            if self._brief_per_page == FEW_PER_PAGE or not _is_too_much(error):
                 raise
-        self._brief_per_page = FEW_PER_PAGE
+            self._brief_per_page = FEW_PER_PAGE
+            if "cursor" in asked:
+                raise  # pages of different sizes do not follow each other: the next look begins anew
         return await self._page(project, asked | {"per_page": str(FEW_PER_PAGE)}, spare)
 
     async def _page(self, project: str, asked: Mapping[str, str], spare: int) -> Changed:
@@ -245,6 +247,11 @@ _BRIEF = (
 
 def _issue_path(project: str, issue: str) -> str:
     return f"/projects/{quote(project, safe='')}/work-items/{quote(issue, safe='')}/"
+
+
+def _is_too_much(error: Conflict | Unavailable) -> bool:
+    """So many issues at once are refused, or take too long, or too much room."""
+    return error.data.get("status") == 400 or error.code == "timed_out" or bool(error.data.get("too_large"))
 
 
 def _must_be_let_in(answer: httpx.Response) -> None:

@@ -14,6 +14,7 @@ from sqlmodel import col, select
 from quarterdeck.board import store as board_store
 from quarterdeck.board.model import OUTSIDE, Priority, Project, State, WorkItem
 from quarterdeck.crew.model import ASSIGNED
+from quarterdeck.crew.prompt import data
 from quarterdeck.crew.service import Crew
 from quarterdeck.heartbeat.overview import ADOPTED, Piece
 from quarterdeck.heartbeat.progress import NO_PROGRESS, Progress
@@ -27,11 +28,8 @@ PROMPT = """This work was found by your heartbeat in {where}. Nobody is there to
 proceed on the best reading where something is missing, and do not ask whether to do it. Report what you did,
 and what is left to do, at the end, as a task list: `- [x] a finished step`, `- [ ] one that is left`."""
 
-SO_FAR = """Earlier runs of it came this far; go on from there:
-{steps}"""
-
-ASKED = """Its last run ended with a question: {question}
-Decide it yourself, do the work, and say how you decided."""
+SO_FAR = "Earlier runs of it reported these steps; go on from there:"
+ASKED = "Its last run waited for an answer, and nobody is there. Decide it yourself, and say how you decided:"
 
 
 @dataclass(frozen=True)
@@ -159,7 +157,7 @@ def _prompt(piece: Piece, progress: Progress) -> str:
     where = ", ".join(f"{p.ref.source} ({p.shown or p.ref.id})" for p in piece.places)
     parts = [PROMPT.format(where=where)]
     if steps := progress.task_list():
-        parts.append(SO_FAR.format(steps=steps))
+        parts += [SO_FAR, data("steps", steps)]
     if progress.asked:
-        parts.append(ASKED.format(question=progress.asked))
+        parts += [ASKED, data("question", progress.asked)]
     return "\n\n".join(parts)

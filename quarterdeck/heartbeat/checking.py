@@ -4,7 +4,7 @@ Nothing is written here. What seems stuck is read again past every cache before 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -300,9 +300,11 @@ class Check:
     # Dependencies
 
     async def _check_needs(self) -> None:
-        """Leave out what may not begin yet, and tell what waits in vain."""
+        """Leave out what may not begin yet, also for the second time, and tell what waits in vain."""
         overview = self._overview
-        refs = {(need.ref.source, need.ref.id) for piece in self.plan.starts for need in piece.needs}
+        retries = [r for r in self.plan.recoveries if r.judgement.step is Step.RETRY and r.piece.needs]
+        waiting = (*self.plan.starts, *(retry.piece for retry in retries))
+        refs = {(need.ref.source, need.ref.id) for piece in waiting for need in piece.needs}
         async with self._means.database.read() as session:
             stuck = await self._means.records.timed_out(session, refs)
         starts, self.plan.starts = self.plan.starts, []
@@ -315,6 +317,12 @@ class Check:
             else:
                 self._waits(piece, found)
         self.plan.starts.sort(key=self._fails_in_a_row)
+        for retry in retries:
+            found = rules.dependencies(retry.piece, overview, stuck)
+            if found.gate is not Gate.READY and not is_driven(self._means.sources, retry.piece):
+                self._waits(retry.piece, found)
+                held = replace(retry, judgement=replace(retry.judgement, may_run=False))
+                self.plan.recoveries[self.plan.recoveries.index(retry)] = held
 
     def _fails_in_a_row(self, piece: Piece) -> int:
         """What leads nowhere goes behind all other work, or it would take its turns (heartbeat.md 5)."""

@@ -52,13 +52,17 @@ class Tell:
 
 @dataclass(frozen=True)
 class Judgement:
-    """How a piece in progress stands, and what follows. `changes` are columns of its memory."""
+    """How a piece in progress stands, and what follows. `changes` are columns of its memory.
+
+    `may_run`: nothing that it needs is open, so a run may be started for it.
+    """
 
     state: Standing
     step: Step = Step.NOTHING
     sign: datetime | None = None
     changes: Mapping[str, Any] = field(default_factory=dict)
     tells: tuple[Tell, ...] = ()
+    may_run: bool = True
 
 
 def episode(memory: Work) -> Episode:

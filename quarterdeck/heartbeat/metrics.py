@@ -3,7 +3,7 @@
 The counts stand in the agents' rows, so they outlive processes, and the sweeps whose rows are forgotten.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
@@ -12,8 +12,8 @@ from quarterdeck.heartbeat.model import Pulse, Result
 ENDS = tuple(result.value for result in Result if result is not Result.RUNNING)
 
 
-def families(pulses: Iterable[Pulse]) -> Iterator[Metric]:
-    """One sample per agent, and per way in which a sweep can end."""
+def families(pulses: Mapping[str, Pulse | None]) -> Iterator[Metric]:
+    """By agent: one sample per way in which a sweep can end, 0 also for one that was never swept."""
     swept = CounterMetricFamily(
         "quarterdeck_sweeps", "Sweeps of an agent, by how they ended.", labels=("agent", "result")
     )
@@ -22,13 +22,13 @@ def families(pulses: Iterable[Pulse]) -> Iterator[Metric]:
     )
     last = GaugeMetricFamily(
         "quarterdeck_sweep_last_finished_timestamp_seconds",
-        "When the last sweep ended well, in seconds since 1970.",
+        "When the last sweep that did not fail ended, in seconds since 1970; a degraded one counts.",
         labels=("agent",),
     )
-    for pulse in pulses:
+    for agent, pulse in pulses.items():
         for end in ENDS:
-            swept.add_metric((pulse.agent, end), pulse.swept.get(end, 0))
-        skipped.add_metric((pulse.agent,), pulse.skipped)
-        if pulse.last_finished is not None:
-            last.add_metric((pulse.agent,), pulse.last_finished.timestamp())
+            swept.add_metric((agent, end), pulse.swept.get(end, 0) if pulse else 0)
+        skipped.add_metric((agent,), pulse.skipped if pulse else 0)
+        if pulse and pulse.last_finished is not None:
+            last.add_metric((agent,), pulse.last_finished.timestamp())
     return iter((swept, skipped, last))

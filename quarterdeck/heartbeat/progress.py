@@ -19,19 +19,46 @@ LONGEST = 200
 
 _TASK = re.compile(r"^[ \t]*(?:[-*+]|\d{1,9}[.)])[ \t]+\[([ xX])\][ \t]+(\S.*)$", re.MULTILINE)
 
+MOST_ASKED = 300
+"""Characters before its last line in a report that only asks: a longer one reports work."""
+
 _ASKS = re.compile(
     r"\b(?:shall|should|may|can) (?:i|we)\b|\bdo you want\b|\bwould you (?:like|prefer)\b"
-    r"|\b(?:please|could you|can you) (?:confirm|clarify|decide|approve)\b|\blet me know\b"
-    r"|\b(?:мне|нам) (?:начать|начинать|продолжать|продолжить|сделать)\b|\bподтверди(?:те)?\b|\bхотите\b"
-    r"|\b(?:мені|нам) (?:почати|починати|продовжувати|продовжити|зробити)\b|\bпідтверд(?:іть|и)\b|\bбажаєте\b"
-    r"|是否需要|是否要|请确认|您希望|要不要|可以开始吗",
+    r"|\bwhich\b.*\b(?:prefer|want|take|choose|use)\b|\b(?:proceed|continue|begin|start|go (?:on|ahead))\b"
+    r"|\b(?:confirm|clarify|decide|approve)\b"
+    r"|\b(?:начать|начинать|продолж\w+|приступ\w+|хотите|подтвер\w+)\b|\b(?:мне|нам) сделать\b"
+    r"|\b(?:почати|починати|продовж\w+|бажаєте|підтвер\w+)\b|\b(?:мені|нам) зробити\b"
+    r"|是否|需要我|您希望|要不要|确认|继续吗|开始吗",
     re.IGNORECASE,
 )
+"""What a question asks for: leave, or a decision."""
+
+_NOTHING_MORE = re.compile(r"[\W_]*(?:y(?:es)?\W{1,5}no?)?[\W_]*", re.IGNORECASE)
+"""What may stand behind its question mark: brackets, symbols, "(y/n)"."""
+
+_WAITS = re.compile(
+    r"\b(?:need|await|waiting for|require)s?\b.{0,30}"
+    r"\b(?:confirmation|approval|permission|answer|decision|go-ahead|input|information|clarification)\b"
+    r"|\bplease (?:confirm|clarify|decide|approve|advise)\b|\blet me know\b"
+    r"|\b(?:can ?not|can't|unable to) (?:begin|start|proceed|continue|go on)\b"
+    r"|\bжду\b.{0,30}\b(?:подтвержд|ответ|решени|разрешени)|\bподтвердите\b"
+    r"|\b(?:чекаю|очікую)\b.{0,30}\b(?:підтвердж|відпов|рішенн|дозв)|\bпідтвердіть\b"
+    r"|请确认|等待.{0,8}(?:确认|批准|回复)|需要更多信息",
+    re.IGNORECASE,
+)
+"""What says the same without a question mark (heartbeat.md 4)."""
+
+_OFFERS = re.compile(
+    r"\b(?:else|further|also|too|any|help|questions?|feedback|next|ещ[её]|также|помочь|ще|також|допомогти)\b"
+    r"|其他|还有|还需要|帮",
+    re.IGNORECASE,
+)
+"""What is offered at the end of work that was done."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What is finished, what is not; `asked`: the question with which the last run ended instead of that."""
+    """What is finished, what is not; `asked`: that for which the last run waited instead of working."""
 
     finished: tuple[str, ...] = ()
     unfinished: tuple[str, ...] = ()
@@ -52,12 +79,11 @@ class Progress:
         return {"finished": list(self.finished), "unfinished": list(self.unfinished)}
 
     def then(self, later: "Progress") -> "Progress":
-        """With what was said later: what that leaves unfinished is all that is."""
-        if not (later.finished or later.unfinished):
-            return replace(self, asked=later.asked)
+        """With what was said later. A list of what is left is the whole of it."""
         known = {*later.finished, *later.unfinished}
         finished = [*(step for step in self.finished if step not in known), *later.finished]
-        return Progress(tuple(finished[-MOST:]), later.unfinished[:MOST], later.asked)
+        left = later.unfinished or tuple(step for step in self.unfinished if step not in known)
+        return Progress(tuple(finished[-MOST:]), left[:MOST], later.asked)
 
     def task_list(self) -> str:
         """For people and agents, as Markdown."""
@@ -75,11 +101,12 @@ def of_text(text: str) -> Progress:
     return Progress(tuple(dict.fromkeys(finished)), tuple(dict.fromkeys(unfinished)))
 
 
-def of_run(summary: str, *, is_done: bool) -> Progress:
-    """What a run reported; without a task list its first line is what it did."""
-    if asked := question(summary):
-        return Progress(asked=asked)
+def of_run(summary: str, before: Progress, *, is_done: bool) -> Progress:
+    """What a run reported after others; without a task list its first line is what it did."""
     told = of_text(summary)
+    is_idle = set(told.finished) <= set(before.finished)
+    if is_idle and (asked := question(summary)):
+        return replace(told, asked=asked)
     if told.finished or told.unfinished or not is_done:
         return told
     first = next((tame(line, LONGEST) for line in summary.splitlines() if line.strip()), "")
@@ -87,18 +114,21 @@ def of_run(summary: str, *, is_done: bool) -> Progress:
 
 
 def question(summary: str) -> str:
-    """The question that is all a run came to; empty = it worked, whatever it offers besides.
+    """The last line of a report that does nothing but wait for leave, a decision or an answer; else empty.
 
-    Nobody is there to answer (heartbeat.md 4). Only a report that ends in asking for leave, or for a
-    decision, and lists no finished step is one: work that was done is not done again for its politeness.
+    Nobody is there to give it (heartbeat.md 4). What was done is not done again for its politeness: neither
+    a longer report nor an offer of more is a question.
     """
-    last = next((line.strip() for line in reversed(summary.splitlines()) if line.strip()), "")
-    is_one = last.endswith(("?", "？")) and _ASKS.search(last) and not of_text(summary).finished
-    return tame(last, LONGEST) if is_one else ""
+    *before, last = [line.strip() for line in summary.splitlines() if line.strip()] or [""]
+    if len(" ".join(before)) > MOST_ASKED or _OFFERS.search(last):
+        return ""
+    asked, mark, after = last.replace("？", "?").rpartition("?")
+    is_asked = mark and _NOTHING_MORE.fullmatch(after) and _ASKS.search(asked)
+    return tame(last, LONGEST) if is_asked or _WAITS.search(last) else ""
 
 
 def of_piece(piece: Piece, remembered: Mapping[str, Any]) -> Progress:
-    """How far it came. Where nobody says what is left, the whole of it is."""
+    """How far it came, by its descriptions and its runs; what is left is the whole where nobody says it."""
     found = NO_PROGRESS
     for told in _descriptions(piece):
         found = found.then(told)

@@ -364,7 +364,7 @@ class Sweeper:
         beats = await self.heartbeats()
         async with self.database.read() as session:
             pulses = await self._records.pulses(session)
-        return list(families(pulse for agent, pulse in sorted(pulses.items()) if agent in beats))
+        return list(families({agent: pulses.get(agent) for agent in sorted(beats)}))
 
     async def overview(self) -> list[HeartbeatCard]:
         """How every heartbeat stands: last sweep, next, sources, what is suspected, what is held back."""

@@ -33,7 +33,6 @@ log = structlog.get_logger(__name__)
 WORKBOARD = "workboard"
 MOST_RESULT = 4000
 """Characters of a result that are written back; the whole of it stands in the run."""
-ASKED = "it asked instead of going on"
 
 
 def due(place: Sequence[str], do: str, text: str = "", **more: Any) -> dict[str, Any]:
@@ -48,29 +47,38 @@ def everywhere(row: Work, do: str, text: str = "", **more: Any) -> list[dict[str
 
 @dataclass(frozen=True)
 class _Ended:
-    """How a run ended, as far as the work is concerned."""
+    """How a run ended, as far as the work is concerned.
+
+    `why` is the reason in short, `said` is written back, `outcome` is what equal ends have in common.
+    `goes_on`: the run itself was well, and another is to follow it.
+    """
 
     is_done: bool
     is_cancelled: bool
-    text: str
+    why: str
+    said: str
+    outcome: str
     progress: Progress
+    goes_on: bool = False
 
     @classmethod
-    def of(cls, run: AgentRun) -> "_Ended":
+    def of(cls, run: AgentRun, before: Progress) -> "_Ended":
         summary = str((run.result or {}).get("summary") or "")
         is_good = run.exit_code == 0 and not (run.timed_out or run.cancelled or run.error)
-        progress = of_run(summary, is_done=is_good)
-        if is_good and progress.asked:
-            return cls(False, False, f"{ASKED}: {progress.asked}", progress)
-        if is_good:
-            return cls(True, False, summary[:MOST_RESULT], progress)
-        why = run.error or ("it ran into its time limit" if run.timed_out else f"exit code {run.exit_code}")
-        return cls(False, run.cancelled, why[:MOST_RESULT], progress)
-
-    @property
-    def outcome(self) -> str:
-        """What is compared with other ends: one question is like another."""
-        return ASKED if self.text.startswith(ASKED) else self.text
+        told = of_run(summary, before, is_done=is_good)
+        progress = before.then(told)
+        if is_good and not (told.asked or told.unfinished):
+            text = summary[:MOST_RESULT]
+            return cls(True, False, text, text, text, progress)
+        if not is_good:
+            late = "it ran into its time limit" if run.timed_out else f"exit code {run.exit_code}"
+            why = outcome = (run.error or late)[:MOST_RESULT]
+        elif told.asked:
+            why, outcome = f"it asked instead of going on: {told.asked}", "asked"
+        else:
+            why, outcome = f"some steps are left: {'; '.join(told.unfinished)}", progress.task_list()
+        said = f"{why}\n\n{summary}".strip()[:MOST_RESULT]
+        return cls(False, run.cancelled, why, said, outcome, progress, goes_on=is_good)
 
 
 class Settling:
@@ -102,13 +110,15 @@ class Settling:
             if run.cancelled and run.error == CLOSED:
                 await self._go_on(unit, row)
                 return
-            end = _Ended.of(run)
+            before = Progress.kept(row.progress)
+            end = _Ended.of(run, before)
             print_ = fingerprint(row.agent, f"{source}:{ref}", row.reason, end.is_done, end.outcome)
             row.repeats = repeats(row.fingerprint, row.repeats, print_)
             row.fingerprint, row.run_id = print_, None
-            row.progress = Progress.kept(row.progress).then(end.progress).to_keep()
+            row.progress = {} if end.is_done else end.progress.to_keep()
             row.rounds += 1
-            row.silent_rounds = 0 if end.is_done else row.silent_rounds + 1
+            has_moved = end.is_done or set(end.progress.finished) > set(before.finished)
+            row.silent_rounds = 0 if has_moved else row.silent_rounds + 1
             await self._conclude(unit, row, end, beats.get(row.agent))
 
     async def _go_on(self, unit: Unit, row: Work) -> None:
@@ -142,7 +152,7 @@ class Settling:
         row.suspected_since = None
         places = ", ".join(f"{source}:{ref}" for source, ref in row.places)
         unit.record("work_finished", item=row.item_key, **said(row), places=places)
-        return everywhere(row, "finish", end.text, reviewed=False)
+        return everywhere(row, "finish", end.said, reviewed=False)
 
     async def pay(self, agent: str | None = None) -> int:
         """Do what is owed; what a source does not take now stays. How many pieces of work owed anything."""
@@ -267,7 +277,7 @@ def open_breaker(unit: Unit, row: Work, beat: Heartbeat | None, why: str, whose:
 
 
 def _going_round(unit: Unit, row: Work, beat: Heartbeat, end: _Ended) -> list[dict[str, Any]]:
-    why = f"{row.repeats} runs in a row ended the same way: {end.text[:200] or 'without a word'}"
+    why = f"{row.repeats} runs in a row ended the same way: {end.why[:200] or 'without a word'}"
     return open_breaker(unit, row, beat, why, beat.escalate[0])
 
 
@@ -280,11 +290,12 @@ def _unfinished(unit: Unit, row: Work, end: _Ended, beat: Heartbeat | None) -> l
         to = list(dict.fromkeys([*recipients(beat, number, resumed=False, creator=creator), *to]))
         row.acted = True
     day = day_begins(unit.now, beat.zone if beat else "UTC").date().isoformat()
-    is_news = number or row.told.get("unfinished") != day or _waits_for_a_person(row)
+    is_stuck = not end.goes_on and _waits_for_a_person(row)
+    is_news = number or row.told.get("unfinished") != day or is_stuck
     row.told = row.told | {"unfinished": day}
     kind, to = ("work_unfinished", to) if is_news else ("work_unfinished_again", [])
-    unit.record(kind, item=row.item_key, **said(row, to), reason=end.text[:300])
-    return everywhere(row, "release", end.text)
+    unit.record(kind, item=row.item_key, **said(row, to), reason=end.why[:300])
+    return everywhere(row, "reopen" if end.goes_on else "release", end.said)
 
 
 def _waits_for_a_person(row: Work) -> bool:

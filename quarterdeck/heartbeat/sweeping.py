@@ -130,6 +130,8 @@ class SweepUnderWay:
     async def recover(self, recovery: Recovery) -> None:
         """Take the step that is due, in one transaction; sources are told afterwards."""
         piece, judgement = recovery.piece, recovery.judgement
+        if judgement.step is Step.PAUSE:  # a look may tell less than the whole
+            piece = await read_again(self._means.sources, piece, self.plan) or piece
         self.recovered += 1
         try:
             async with self._means.database.command("recover work") as unit:
@@ -167,7 +169,8 @@ class SweepUnderWay:
     async def _retry(self, unit: Unit, row: Work, piece: Piece, judgement: Judgement) -> None:
         """The current step once more: an engine of ours is woken, for everything else a run is opened.
 
-        When the day's budget is spent none is; the ladder goes on as after a retry that brought nothing.
+        None is when the day's budget is spent, or while a dependency is open; the ladder goes on as after a
+        retry that brought nothing.
         """
         if is_driven(self._means.sources, piece):
             print_ = rules.fingerprint(row.agent, str(piece.ref), "recovery", judgement.sign)
@@ -177,7 +180,9 @@ class SweepUnderWay:
             self._tell_day(day)
         elif given_up := await self._given_up(unit, row):
             row.owed = [*row.owed, *open_breaker(unit, row, self.beat, given_up, OWNER)]
-        else:
+        elif over := await self._item_over(unit, row):
+            row.owed = [*row.owed, *open_breaker(unit, row, self.beat, over, self.beat.escalate[0])]
+        elif judgement.may_run:
             await self._open(unit, row, piece, "recovery")
 
     def _act(self, unit: Unit, row: Work, piece: Piece, judgement: Judgement) -> None:
@@ -207,7 +212,6 @@ class SweepUnderWay:
         row.rounds, row.broken_at = used, unit.now
         row.breaker = f"{used} of {most} rounds are used"
         progress = of_piece(piece, row.progress)
-        row.progress = progress.to_keep()
         to = people(self.beat.notify, piece.creator)
         data = said(row, to) | {"work": piece.shown, "rounds": used, "limit": most} | progress.to_tell()
         unit.record("rounds_exhausted", item=row.item_key, **data)

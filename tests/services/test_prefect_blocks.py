@@ -30,8 +30,10 @@ async def form(client_of_prefect: RunningPrefect, api: httpx.AsyncClient) -> Asy
 async def opened(api: httpx.AsyncClient, slug: str, value: dict[str, str]) -> AsyncIterator["Form"]:
     made = Form(api, (await api.get(f"/block_types/slug/{slug}")).json(), value)
     await made.delete()
-    yield made
-    await made.delete()
+    try:
+        yield made
+    finally:
+        await made.delete()
 
 
 class Form:

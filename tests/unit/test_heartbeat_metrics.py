@@ -70,5 +70,7 @@ async def test_an_agent_that_left_the_roster_is_told_of_no_more(watch: Watch) ->
 
 
 def test_when_no_sweep_was_finished_nothing_is_said_of_the_last_one() -> None:
-    swept, _, last = families([Pulse(agent="developer", since=datetime(2026, 1, 5, tzinfo=UTC))])
+    pulse = Pulse(agent="developer", since=datetime(2026, 1, 5, tzinfo=UTC))
+    swept, skipped, last = families({"developer": pulse, "newcomer": None})
     assert last.samples == [] and {sample.value for sample in swept.samples} == {0}
+    assert [sample.labels for sample in skipped.samples] == [{"agent": "developer"}, {"agent": "newcomer"}]

@@ -9,6 +9,7 @@ from quarterdeck.heartbeat.work import Found, Ref, Status
 from quarterdeck.house import House
 from quarterdeck.kernel.errors import QuarterdeckError
 from quarterdeck.kernel.settings import Settings
+from tests.fakes.clock import ManualClock
 from tests.fakes.company import company
 from tests.fakes.work_places import PLACES, Place, PlanePlace
 
@@ -151,6 +152,29 @@ async def test_the_oldest_work_of_a_large_plane_project_is_found_and_read_whole(
         found = await place.source.read(ref)
         assert found is not None and found.description == "By hand"
         assert place.plane.count("GET", "work-items/") == 3
+
+
+async def test_projects_for_which_a_minutes_requests_do_not_suffice_have_their_turn_at_the_next_look(
+    house: House, tmp_path: Path
+) -> None:
+    async with PLACES["plane"](house, tmp_path / "places") as place:
+        assert isinstance(place, PlanePlace)
+        place.plane.most_per_page, house.database.clock = 100, (clock := ManualClock())
+        refs = []
+        for _ in range(3):
+            place.project = ""
+            refs.append(await place.put("Renew the certificate"))
+            done = place.plane.books.state_named(place.project, "Done")
+            for number in range(1500):
+                place.plane.books.file(place.project, place.plane.bot, f"Number {number}", state=done)
+        looks = []
+        for _ in range(2):
+            answer = await place.source.look(place.agents)
+            looks.append((answer.trouble, {found.ref for found in answer.found}))
+            clock.go(120)
+            place.plane.rest()
+        assert {trouble for trouble, _ in looks} == {"too large"}
+        assert looks[0][1] | looks[1][1] == set(refs)
 
 
 @pytest.mark.parametrize("name", ["workboard", "multica", "plane"])

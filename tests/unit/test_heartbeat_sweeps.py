@@ -83,6 +83,34 @@ async def test_work_is_taken_up_in_its_order_as_far_as_there_are_slots(watch: Wa
     assert [watch.multica.status("soon"), watch.cards.status("next")] == [Status.IN_PROGRESS] * 2
 
 
+async def test_work_in_progress_is_not_tried_again_while_what_it_needs_is_open(watch: Watch) -> None:
+    need = Need(Ref("multica", "ENG-7"), Status.TODO)
+    watch.multica.put("ENG-7", agent="coo")
+    watch.multica.put("ENG-1", needs=(need,), **IN_PROGRESS)
+    watch.multica.put("ENG-2", **IN_PROGRESS)
+    watch.minutes(46)
+    await watch.sweep()
+    [run] = await watch.runs()
+    assert "multica (ENG-2)" in run.prompt
+    watch.minutes(180)
+    await watch.sweep()
+    assert watch.multica.status("ENG-1") is Status.BLOCKED
+    assert "work_timed_out" in [kind for kind, _ in await watch.told()]
+
+
+async def test_the_budget_of_an_item_holds_for_another_try_of_it_too(watch: Watch) -> None:
+    await watch.enrol(budget={"item_tokens": 1000})
+    watch.multica.put("ENG-1")
+    await watch.sweep()
+    await watch.end_runs(tokens=5000)
+    watch.minutes(15)
+    watch.multica.change("ENG-1", **IN_PROGRESS)
+    watch.minutes(46)
+    await watch.sweep()
+    await watch.sweeper.settle()
+    assert (len(await watch.runs()), watch.multica.status("ENG-1")) == (1, Status.BLOCKED)
+
+
 async def test_what_our_own_engine_takes_up_gets_no_second_run(watch: Watch) -> None:
     watch.board.put("ET-1")
     swept = await watch.sweep()

@@ -136,6 +136,28 @@ async def test_an_edition_that_gives_fewer_at_once_is_asked_for_fewer_from_then_
     assert [call.status for call in fake.calls] == [400, 200, 200]
 
 
+async def test_a_page_that_is_too_large_is_asked_for_in_smaller_ones(
+    plane: Plane, fake: FakePlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("quarterdeck.forge.plane.MOST_BYTES", 100_000)
+    project = fake.books.project("ORC")
+    for number in range(300):
+        fake.books.file(project, fake.bot, f"Number {number}")
+    first = await plane.changed(project, is_brief=True)
+    assert (len(first.issues), bool(first.next_page)) == (100, True)
+
+
+async def test_pages_of_different_sizes_are_never_put_together(plane: Plane, fake: FakePlane) -> None:
+    project = fake.books.project("ORC")
+    for number in range(1001):
+        fake.books.file(project, fake.bot, f"Number {number}")
+    first = await plane.changed(project, is_brief=True)
+    fake.most_per_page = 100
+    with pytest.raises(Conflict):
+        await plane.changed(project, first.next_page, is_brief=True)
+    assert len((await plane.changed(project, is_brief=True)).issues) == 100
+
+
 async def test_an_issue_is_found_by_its_key(plane: Plane, fake: FakePlane) -> None:
     project = fake.books.project("ORC")
     issue = fake.books.file(project, fake.bot, "Fix login")

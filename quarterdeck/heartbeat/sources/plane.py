@@ -16,7 +16,7 @@ from quarterdeck.heartbeat.sources.reading import NO_TITLE, Times, labels, tame,
 from quarterdeck.heartbeat.sources.trouble import not_configured
 from quarterdeck.heartbeat.work import Answer, Found, Ref, Status, Trouble, Watched
 from quarterdeck.kernel.clock import Clock
-from quarterdeck.kernel.errors import NotFound, QuarterdeckError
+from quarterdeck.kernel.errors import NotFound, QuarterdeckError, Unavailable
 
 NAME = "plane"
 OWNER_LABEL = "agent:"
@@ -74,6 +74,7 @@ class PlaneIssues:
         self._polling = polling
         self._notes = notes
         self._clock = clock
+        self._behind: frozenset[str] = frozenset()
 
     async def look(self, agents: Sequence[Watched]) -> Answer:
         return await self._polling.answer(NAME, agents, self._ask, {a.slug: a.slug for a in agents})
@@ -86,24 +87,34 @@ class PlaneIssues:
             )
         times, rounds = Times(self._clock.now()), await self._notes.rounds()
         found: list[Found] = []
-        skipped: list[str] = []
-        followed = await self._followed.followed()
-        for project in await self._tracker.projects():
-            if project.id not in followed:
-                issues, is_whole = await self._open(project)
-                found += [found_of(issue, project.identifier, times, rounds) for issue in issues]
-                skipped += [] if is_whole else [project.identifier]
-        if skipped:
-            detail = f"Only the newest issues were looked at of: {', '.join(skipped)}."
+        short: list[TrackerProject] = []
+        for project in await self._projects():
+            issues, is_whole = await self._open(project)
+            found += [found_of(issue, project.identifier, times, rounds) for issue in issues]
+            short += [] if is_whole else [project]
+        self._behind = frozenset(project.id for project in short)
+        if short:
+            detail = f"Only the newest issues were looked at of: {', '.join(p.identifier for p in short)}."
             return Look(tuple(found), Trouble.TOO_LARGE, detail)
         return Look(tuple(found), detail=times.note)
 
+    async def _projects(self) -> Sequence[TrackerProject]:
+        """Those that nobody follows; first those for which there was no time at the last look."""
+        followed = await self._followed.followed()
+        projects = [p for p in await self._tracker.projects() if p.id not in followed]
+        return sorted(projects, key=lambda project: project.id not in self._behind)
+
     async def _open(self, project: TrackerProject) -> tuple[list[Issue], bool]:
-        """Without descriptions: whoever begins an issue reads it again."""
+        """Without descriptions: whoever begins an issue reads it again. False: there is more of it."""
         found: dict[str, Issue] = {}
         page = ""
         for _ in range(MOST_PAGES):
-            told = await self._tracker.changed(project.id, page, spare=SPARE, is_brief=True)
+            try:
+                told = await self._tracker.changed(project.id, page, spare=SPARE, is_brief=True)
+            except Unavailable as error:
+                if error.code != "too_many_requests":
+                    raise
+                break
             found |= {i.id: i for i in told.issues if i.group not in CLOSED and not i.is_draft}
             if not (page := told.next_page):
                 return list(found.values()), True
