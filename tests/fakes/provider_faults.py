@@ -331,6 +331,7 @@ _ALL = (
     Fault("usage-inline", "usage comes in the chunk that finishes", _usage("inline"), ways="stream"),
     Fault("usage-absent", "no usage is told", _usage("absent")),
     Fault("usage-null", "`usage: null`", _usage("null")),
+    Fault("usage-apart", "reasoning tokens are told beside the answer's, as xAI does", _usage("apart")),
     Fault("duplicate-chunk", "a chunk comes twice", _with(_doubled), ways="stream"),
     Fault("huge-line", "a line of 1 MB", _replying(_huge)),
     Fault("gzip", "the answer is compressed", _gzip),

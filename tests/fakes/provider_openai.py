@@ -10,6 +10,9 @@ from tests.fakes.provider_reply import CREATED, Dialect, Frame, Reply, sse
 
 DONE = sse("[DONE]", is_end=True)
 
+THOUGHT = 5
+"""Tokens of an answer that are told apart, where they are."""
+
 
 def error(status: int, kind: str, message: str, code: str | None = None) -> dict[str, Any]:
     return {"error": {"message": message, "type": kind, "param": None, "code": code}}
@@ -32,10 +35,19 @@ def usage(tokens: Tokens) -> dict[str, Any]:
     return {**told, "prompt_tokens_details": details}
 
 
+def _usage_apart(tokens: Tokens) -> dict[str, Any]:
+    """As xAI tells it: what was thought is no part of `completion_tokens`, but of the total and the price."""
+    thought = min(THOUGHT, tokens.completion)
+    apart = {"completion_tokens": tokens.completion - thought}
+    return {**usage(tokens), **apart, "completion_tokens_details": {"reasoning_tokens": thought}}
+
+
 def _told(reply: Reply) -> dict[str, Any]:
     if reply.usage == "absent":
         return {}
-    return {"usage": None if reply.usage == "null" else usage(reply.tokens)}
+    if reply.usage == "null":
+        return {"usage": None}
+    return {"usage": (_usage_apart if reply.usage == "apart" else usage)(reply.tokens)}
 
 
 def _chat(reply: Reply, body: dict[str, Any]) -> dict[str, Any]:

@@ -14,8 +14,8 @@ CREATED = 1_800_000_000
 class Reply:
     """`pieces` hold one token each: of the text, or of a called tool's arguments.
 
-    `usage` says what is told of the tokens: `tokens`, `null`, nothing (`absent`), or the tokens in the same
-    chunk as the finish (`inline`).
+    `usage` says what is told of the tokens: `tokens`, `null`, nothing (`absent`), the tokens in the same
+    chunk as the finish (`inline`), or those of reasoning beside those of the answer (`apart`).
     """
 
     number: int

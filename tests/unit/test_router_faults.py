@@ -149,6 +149,7 @@ EXPECTED: dict[str, Expected] = {
     "usage-inline": served(),
     "usage-absent": served("~"),
     "usage-null": served("~"),
+    "usage-apart": served(),
     "duplicate-chunk": Expected(None, replace(served().stream, client="13 tokens, `[DONE]`")),
     "huge-line": served(),
     "gzip": served(),

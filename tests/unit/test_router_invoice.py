@@ -209,6 +209,8 @@ STORIES: dict[str, Story] = {
     "usage-absent@stream": _stream(),
     "usage-null@plain": _plain(),
     "usage-null@stream": _stream(),
+    "usage-apart@plain": _plain(),
+    "usage-apart@stream": _stream(),
     "400@refused": _plain(),
     "429@failed-over": _plain(),
     "429@failed-over-stream": _stream(),

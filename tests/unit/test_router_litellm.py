@@ -13,6 +13,7 @@ import pytest
 from quarterdeck.router import steady
 from quarterdeck.router.backend import Backend, Mapping, Usage
 from quarterdeck.router.exchange import Answer, Attempt, Failure, Outcome, Stream
+from quarterdeck.router.ways.litellm_answer import tokens_of
 from quarterdeck.router.ways.litellm_way import LiteLLMWay, _library
 from quarterdeck.router.ways.openai_way import OpenAIWay
 from tests.fakes.provider import FAULTS, FakeProvider, Tokens
@@ -170,7 +171,7 @@ SAME = [
     if name not in ("ok", "duplicate-chunk", "huge-line", "gzip", "no-done", "slow-headers")
     and not name.startswith("usage-")
 ]
-GOOD = ("duplicate-chunk", "huge-line", "gzip", "no-done", "slow-headers", "usage-inline")
+GOOD = ("duplicate-chunk", "huge-line", "gzip", "no-done", "slow-headers", "usage-inline", "usage-apart")
 
 
 async def outcome(way: LiteLLMWay | OpenAIWay, made: Attempt) -> Failure | None:
@@ -223,6 +224,18 @@ async def test_a_quirk_is_no_failure(
     if not isinstance(answer, Answer):
         assert (await read(answer))[-1] == b"data: [DONE]"
     assert answer.usage == counted(provider.invoice.tokens(quirk))
+
+
+@pytest.mark.parametrize(("total", "completion"), [(14428, 4308), (11619, 1499), (14429, 1499)])
+def test_reasoning_counts_once_wherever_it_is_told(total: int, completion: int) -> None:
+    """Beside the answer's tokens, when only the total has both, or as a part of them."""
+    thought, known = {"reasoning_tokens": 2809}, (10120, 1499, total)
+    chat = dict(zip(("prompt_tokens", "completion_tokens", "total_tokens"), known, strict=True))
+    response = dict(zip(("input_tokens", "output_tokens", "total_tokens"), known, strict=True))
+    told = tokens_of(chat | {"completion_tokens_details": thought}, CHAT)
+    other = tokens_of(response | {"output_tokens_details": thought}, RESPONSES)
+    assert told is not None and other is not None
+    assert told.completion == other.completion == completion
 
 
 @pytest.mark.parametrize("is_stream", [False, True])

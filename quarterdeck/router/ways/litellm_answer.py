@@ -9,7 +9,7 @@ from quarterdeck.router.backend import Usage
 from quarterdeck.router.exchange import Answer, Attempt
 from quarterdeck.router.limits import rules
 from quarterdeck.router.ways.litellm_request import COMPLETIONS, MESSAGES, RESPONSE
-from quarterdeck.router.ways.openai_dialect import text_of, usage_of
+from quarterdeck.router.ways.openai_dialect import answered, text_of, usage_of
 
 if TYPE_CHECKING:
     from quarterdeck.router.ways.litellm_wire import Wire
@@ -82,6 +82,7 @@ def _anthropic(told: Map[str, Any]) -> Usage | None:
 
 def _response(told: Map[str, Any]) -> Usage | None:
     prompt, completion = _count(told, "input_tokens"), _count(told, "output_tokens")
+    completion = answered(prompt, completion, _count(told, "total_tokens"), told.get("output_tokens_details"))
     details = told.get("input_tokens_details") or {}
     read = _count(details, "cached_tokens")
     write = _count(details, "cache_write_tokens") or _count(details, "cache_creation_tokens")

@@ -28,7 +28,14 @@ def usage_of(told: Any) -> Usage | None:
         return None
     details = told.get("prompt_tokens_details")
     read, write, created = _counts(details if isinstance(details, dict) else {}, _CACHED)
+    completion = answered(prompt, completion, total, told.get("completion_tokens_details"))
     return Usage(prompt, completion, total, read or hits, write or created)
+
+
+def answered(prompt: int, completion: int, total: int, details: Any) -> int:
+    """The tokens of an answer with those of its reasoning: xAI has them in the total and the price only."""
+    (thought,) = _counts(details if isinstance(details, dict) else {}, ("reasoning_tokens",))
+    return completion + thought if total == prompt + completion + thought else completion
 
 
 def _counts(told: Map[str, Any], names: tuple[str, ...]) -> list[int]:
