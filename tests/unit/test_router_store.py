@@ -8,7 +8,14 @@ import pytest
 from sqlalchemy import text
 
 from quarterdeck.kernel.database import Database
-from quarterdeck.kernel.errors import Conflict, Invalid, NotFound
+from quarterdeck.kernel.errors import (
+    Conflict,
+    Invalid,
+    Misconfigured,
+    NotFound,
+    QuarterdeckError,
+    Unavailable,
+)
 from quarterdeck.router.admin.forms import BackendChange, ClientChange, ClientForm
 from quarterdeck.router.backend import Pool, Status
 from quarterdeck.router.config import Tuning
@@ -245,6 +252,40 @@ async def test_a_backend_whose_connection_was_taken_away_does_not_go_on_with_its
     await execute(database, "update backends set key_connection = ''")
     (without,) = (await rooms.snapshot()).backends
     assert (without.api_key, without.fault) == ("", "It has no key.")
+
+
+@dataclass
+class FailingConnections(FewConnections):
+    """Connections that can fail, as they do when the database goes away between two reads."""
+
+    error: QuarterdeckError | None = None
+
+    async def get(self, kind: str, name: str = "default") -> dict[str, Any] | None:
+        if self.error is not None:
+            raise self.error
+        return await super().get(kind, name)
+
+
+async def test_a_database_that_goes_away_in_the_middle_of_a_refresh_takes_no_key_away(
+    database: Database,
+) -> None:
+    connections = FailingConnections({"openai": {"api_key": "key-of-a-block"}})
+    rooms = store(database, connections=connections)
+    await rooms.add_backend(form(api_key="", key_connection="openai"), TUNING)
+    (before,) = (await rooms.snapshot()).backends
+    connections.error = Unavailable("The database does not answer.", "Start it.")
+    with pytest.raises(Unavailable):  # so that the router goes on from memory
+        await rooms.snapshot()
+    connections.error = None
+    assert (await rooms.snapshot()).backends[0] is before
+
+
+async def test_a_connection_that_does_not_open_is_a_fault_of_its_backend_alone(database: Database) -> None:
+    connections = FailingConnections({}, Misconfigured("It does not open.", "Enter it again."))
+    rooms = store(database, connections=connections)
+    await rooms.add_backend(form(api_key="", key_connection="openai"), TUNING)
+    await rooms.add_backend(form(name="Two"), TUNING)
+    assert [backend.fault for backend in (await rooms.snapshot()).backends] == ["It does not open.", ""]
 
 
 async def test_snapshots_that_are_taken_at_the_same_time_are_all_whole(database: Database) -> None:

@@ -14,7 +14,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from quarterdeck.kernel import log as logs
 from quarterdeck.kernel.database import Database
-from quarterdeck.kernel.errors import Misconfigured, QuarterdeckError
+from quarterdeck.kernel.errors import Misconfigured
 from quarterdeck.router import backend as routed
 from quarterdeck.router import config
 from quarterdeck.router.admin.forms import MappingForm
@@ -121,7 +121,7 @@ class Snapshots:
             return "", "Connections are not available here."
         try:
             value = await self._connections.get(KEY_CONNECTION, name)
-        except QuarterdeckError as error:
+        except Misconfigured as error:  # not `Unavailable`: a database that is away takes no key away
             return "", error.detail
         key = str((value or {}).get("api_key") or "").strip()
         if not key:
