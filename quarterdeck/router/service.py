@@ -18,7 +18,7 @@ from quarterdeck.kernel import log as logs
 from quarterdeck.kernel.bus import PostgresBus
 from quarterdeck.kernel.connections import Connections
 from quarterdeck.kernel.database import Database
-from quarterdeck.kernel.errors import QuarterdeckError, Unavailable
+from quarterdeck.kernel.errors import QuarterdeckError
 from quarterdeck.kernel.keyring import Keyring
 from quarterdeck.kernel.settings import Settings
 from quarterdeck.router import access, config, steady
@@ -32,6 +32,7 @@ from quarterdeck.router.dashboard.snapshot import snapshots
 from quarterdeck.router.door.application import Application
 from quarterdeck.router.door.attempts import Ways
 from quarterdeck.router.door.request_log import RequestLog
+from quarterdeck.router.freshness import Freshness
 from quarterdeck.router.ledger.prices import PriceTable
 from quarterdeck.router.ledger.stats import Stats
 from quarterdeck.router.ledger.writer import Ledger
@@ -91,8 +92,8 @@ class Router:
         self._rows: dict[str, str] = {}
         self._sizes = (0, 0)
         self._began = steady.now()
-        self._changed = asyncio.Event()
         self._refreshing = asyncio.Lock()
+        self._freshness = Freshness(self.refresh, self._age)
         self.metrics = Metrics(self._gauges, lambda identity: self._names.get(identity, identity))
         self.place = config.place(environment, {})
         self.upkeep: Upkeep
@@ -150,7 +151,7 @@ class Router:
             log=self._log,
             refused=self.metrics.refused,
         )
-        for work in (self._refresh_always, self._tell_changes, self._measure, self.upkeep.keep, self._listen):
+        for work in (self._freshness.keep, self._tell_changes, self._measure, self.upkeep.keep, self._listen):
             task = asyncio.create_task(work())
             stack.push_async_callback(_ended, task)
         if not self._clients.needs_key:
@@ -160,6 +161,10 @@ class Router:
     def _pace(self) -> float:
         """Seconds between two looks of the dashboard."""
         return self._balancer.tuning.dashboard_sse_interval_seconds
+
+    def _age(self) -> float:
+        """Seconds that what routing knows may be old."""
+        return self._balancer.tuning.router_refresh_interval_seconds
 
     def record(self, call: Call) -> None:
         """Book a call: count it, and write it down."""
@@ -197,28 +202,11 @@ class Router:
         self._clients.adopt(snapshot.clients)
         self._line.wake()
 
-    async def _refresh_always(self) -> None:
-        is_known = True
-        while True:
-            with suppress(TimeoutError):
-                limit = self._balancer.tuning.router_refresh_interval_seconds
-                await asyncio.wait_for(self._changed.wait(), limit)
-            self._changed.clear()
-            try:
-                await self.refresh()
-                is_known = True
-            except Unavailable as error:
-                if is_known:
-                    log.warning("router_goes_on_from_memory", reason=str(error))
-                is_known = False
-            except Exception:
-                log.exception("refresh_broke")
-
     async def _listen(self) -> None:
         """Another process changed a connection that may hold a key."""
         async for wake in PostgresBus(self._database.url).listen("connections"):
             if wake.identity.startswith("provider_key") or not wake.identity:
-                self._changed.set()
+                self._freshness.expire()
 
     async def _tell_changes(self) -> None:
         """What calls taught about backends goes to the log and the database."""
@@ -264,8 +252,8 @@ class Router:
         )
 
     def health(self) -> tuple[int, dict[str, Any]]:
-        """What `GET /health` says: 503 while nothing can be written."""
-        fault = self._ledger.fault
+        """What `GET /health` says: 503 while nothing can be written or read."""
+        fault = self._ledger.fault or self._freshness.fault
         told = {
             "status": "degraded" if fault else "ok",
             "version": VERSION,

@@ -171,6 +171,34 @@ async def test_while_postgresql_is_killed_calls_go_on_and_are_booked_when_it_is_
             assert len(provider.requests) >= done
 
 
+async def test_health_tells_a_postgresql_that_is_away_also_when_nothing_is_to_be_written(
+    tmp_path: Path,
+) -> None:
+    server = EmbeddedPostgres(tmp_path / "database", fast=True)
+    with server.running():
+        schema.ensure_database(server.url())
+        schema.migrate(server.url())
+    settings = {"SIDECAR_ROUTER_REFRESH": "1"}
+
+    async def health_becomes(router: RouterProcess, status: int) -> None:
+        async with asyncio.timeout(20):
+            while (await router.get("/health")).status_code != status:
+                await asyncio.sleep(0.05)
+
+    with server.running():
+        router = RouterProcess(tmp_path / "home", server.url(), **settings)
+        await router.start()
+        await health_becomes(router, 200)
+    try:
+        await health_becomes(router, 503)
+        assert (await router.get("/health")).json()["status"] == "degraded"
+        with server.running():
+            await health_becomes(router, 200)
+            await router.stop()
+    finally:
+        await router.__aexit__()
+
+
 async def test_upkeep_is_done_by_the_router_itself_and_when_it_is_asked(router: RouterProcess) -> None:
     async with asyncio.timeout(30):
         while len((await router.admin("GET", "/upkeep")).json()) < 5:
