@@ -32,6 +32,7 @@ from quarterdeck.kernel.ids import new_token
 from quarterdeck.kernel.keyring import Keyring
 from quarterdeck.kernel.postgres import server_for
 from quarterdeck.kernel.settings import Settings, load
+from quarterdeck.pipeline.pipelines import read_pipelines
 
 EXAMPLES = Path(__file__).parent / "examples"
 CORE, PREFECT = "core", "prefect"
@@ -145,6 +146,8 @@ async def _roster(house: House, apply: bool) -> Step:
         return Step("crew", "skipped", f"there is no {file}")
     roster = read_roster(file, complaints)
     differences = await house.crew.drift(roster)
+    served = [agent.slug for agent in roster.agents]
+    read_pipelines(house.settings.pipelines_folder, served)  # it raises before anything is taken
     is_first = await house.crew.is_empty()
     if not (apply or is_first):
         return _told_only("crew", differences)

@@ -22,6 +22,7 @@ from quarterdeck.forge.forges import Forges
 from quarterdeck.forge.gitea import GiteaForge
 from quarterdeck.forge.local import LocalForge
 from quarterdeck.forge.plane import Plane
+from quarterdeck.forge.rules import default_branch
 from quarterdeck.heartbeat.roster import complaints
 from quarterdeck.heartbeat.service import Sweeper
 from quarterdeck.heartbeat.sources.every import every_source
@@ -186,6 +187,9 @@ class _Surroundings:
 
     async def check_repository(self, repository: str) -> None:
         await self._house.forge.check(repository)
+
+    def check_branch(self, branch: str) -> None:
+        default_branch(branch)
 
     def text(self, event: Event) -> str:
         return self._house.notify.text(event)

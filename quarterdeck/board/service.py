@@ -50,6 +50,10 @@ class Surroundings(Protocol):
         """Raises `Invalid` for what no code host could hold, `Conflict` where none is connected."""
         ...
 
+    def check_branch(self, branch: str) -> None:
+        """Raises `Invalid` for what cannot be a project's default branch."""
+        ...
+
     def text(self, event: Event) -> str:
         """An event in words for people."""
         ...
@@ -66,11 +70,12 @@ class Board:
         """Open a line of work.
 
         Raises `Conflict` when the key is taken, `NotFound` for an unknown pipeline, `Invalid` for an
-        impossible repository.
+        impossible repository or branch.
         """
         caller.must_write()
         draft = draft.model_copy(update={"repository": draft.repository or draft.key.lower()})
         await self.surroundings.check_repository(draft.repository)
+        self.surroundings.check_branch(draft.default_branch)
         await self.surroundings.first_stage(draft.pipeline)
         request = _request(caller, request_key, "create project", draft.model_dump(mode="json"))
         async with self.database.command("create project") as unit:
@@ -101,6 +106,8 @@ class Board:
         if "repository" in wanted:
             wanted["repository"] = wanted["repository"] or key.lower()
             await self.surroundings.check_repository(wanted["repository"])
+        if "default_branch" in wanted:
+            self.surroundings.check_branch(wanted["default_branch"])
         if "pipeline" in wanted:
             await self.surroundings.first_stage(wanted["pipeline"])
         async with self.database.command("edit project") as unit:

@@ -17,6 +17,9 @@ FILE_LIMIT = 1_000_000
 COMMAND_FILES = (".quarterdeck.yaml", ".ci/run", "GNUmakefile", "makefile", "Makefile")
 """Where a repository may name its test command, in the order of asking (makefiles in make's own order)."""
 
+ITEMS = "item"
+"""Below which the branches of items are."""
+
 _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _NOT_IN_BRANCH = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock/")
@@ -70,6 +73,21 @@ def branch_name(branch: str) -> str:
             f"{_shown(branch)} cannot be the name of a branch.",
             "Use letters, digits, '-', '_' and '/', such as item/ET-007.",
             field="branch",
+        )
+    return branch
+
+
+def default_branch(branch: str) -> str:
+    """The branch, if a project can live on it beside the branches of its items. Raises `Invalid`."""
+    try:
+        branch_name(branch)
+    except Invalid as error:
+        raise Invalid(error.detail, error.instruction, field="default_branch") from None
+    if branch == ITEMS or branch.startswith(f"{ITEMS}/"):
+        raise Invalid(
+            f"{_shown(branch)} is where the branches of items are.",
+            "Choose another name, such as main.",
+            field="default_branch",
         )
     return branch
 

@@ -20,6 +20,7 @@ from quarterdeck.kernel.errors import Conflict, Forbidden, Invalid, Misconfigure
 from quarterdeck.kernel.idempotency import Request, earlier_answer, remember
 from quarterdeck.kernel.identity import Caller
 from quarterdeck.pipeline import rules, store, transitions
+from quarterdeck.pipeline.definition import Stage
 from quarterdeck.pipeline.model import Approval, Claim
 from quarterdeck.pipeline.pipelines import Pipelines
 from quarterdeck.pipeline.store import Candidate
@@ -65,7 +66,7 @@ class Engine:
                 (pipeline.name, stage.name)
                 for pipeline in (await self.pipelines.all(session)).values()
                 for stage in pipeline.stages
-                if not stage.is_engine and free.get(stage.agent, 0) <= 0
+                if not stage.is_engine and free.get(stage.agent, 1) <= 0  # who is gone is found at the claim
             ]
             wanted = limit + len(passing_over)
             found = await store.candidates(session, now, busy, wanted, self.crew.host)
@@ -86,7 +87,7 @@ class Engine:
         """Take (item, stage, round), with a new fencing number.
 
         Raises `NotFound`, or `Conflict` when another holds it or there is nothing to do in this state. An
-        item whose stage was taken out of its pipeline becomes a person's move.
+        item whose stage left its pipeline, or whose agent left the roster, becomes a person's move.
         """
         holder = holder or this_holder()
         async with self.database.command("claim") as unit:
@@ -96,7 +97,8 @@ class Engine:
             self._must_be_free(unit, item, claim)
             lost: Conflict | None = None
             try:
-                pipeline, _ = await self.pipelines.way_of(unit.session, item)
+                pipeline, stage = await self.pipelines.way_of(unit.session, item)
+                await self._must_have_an_agent(unit, stage)
             except (NotFound, Misconfigured) as error:
                 lost = Conflict(error.detail, error.instruction, code="no_stage")
                 todo = f"{lost.instruction} Then retry it; or move it to a stage that is there."
@@ -106,6 +108,14 @@ class Engine:
         if lost:
             raise lost
         return StageWork(self.database, self.crew, ticket, pipeline)
+
+    async def _must_have_an_agent(self, unit: Unit, stage: Stage) -> None:
+        known = await self.crew.free_slots(unit.session)
+        if not stage.is_engine and stage.agent not in known:
+            raise Misconfigured(
+                f"The stage {stage.name} needs the agent {stage.agent}, who is not in the roster.",
+                f"Add {stage.agent} to the roster, or name another in the pipeline.",
+            )
 
     @staticmethod
     def _must_be_claimable(item: WorkItem, wanted: Candidate) -> None:

@@ -14,6 +14,7 @@ from quarterdeck.board.model import FINAL, Project, State, WorkItem
 from quarterdeck.crew.model import AgentRun
 from quarterdeck.crew.runtime import Outcome
 from quarterdeck.crew.service import Crew
+from quarterdeck.forge.rules import ITEMS
 from quarterdeck.kernel.database import Database, Unit
 from quarterdeck.kernel.errors import Conflict, Stale
 from quarterdeck.pipeline import rules, store, transitions
@@ -75,12 +76,12 @@ class Assignment:
 
 def branch_of(item_key: str) -> str:
     """The branch on which an item is worked on."""
-    return f"item/{item_key}"
+    return f"{ITEMS}/{item_key}"
 
 
 def key_of(branch: str) -> str:
     """The item that is worked on on a branch; "" if it is nobody's."""
-    return branch.removeprefix("item/") if branch.startswith("item/") else ""
+    return branch.removeprefix(f"{ITEMS}/") if branch.startswith(f"{ITEMS}/") else ""
 
 
 def repository_of(project: Project) -> str:

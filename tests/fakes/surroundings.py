@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 
+from quarterdeck.forge.rules import default_branch
 from quarterdeck.kernel.errors import Invalid, NotFound
 from quarterdeck.kernel.identity import Caller
 from quarterdeck.kernel.journal import Event
@@ -31,6 +32,9 @@ class SmallCompany:
     async def check_repository(self, repository: str) -> None:
         if " " in repository:
             raise Invalid("A repository has no spaces.", "Leave them out.", field="repository")
+
+    def check_branch(self, branch: str) -> None:
+        default_branch(branch)
 
     def text(self, event: Event) -> str:
         return f"{event.item_key}: {event.kind}"

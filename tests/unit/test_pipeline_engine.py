@@ -6,9 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import delete, update
+from sqlmodel import col
 
 from quarterdeck.board.model import State
+from quarterdeck.crew.model import Agent
 from quarterdeck.house import House
 from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.errors import Conflict, Forbidden, Invalid, NotFound, Stale
@@ -117,6 +119,19 @@ async def test_an_item_that_needs_a_cancelled_one_becomes_a_persons_move(house: 
     assert item.move is not None
     assert f"depends on {first}, which was cancelled" in item.move["why"]
     assert await house.engine.block_hopeless() == 0
+
+
+async def test_an_item_whose_agent_left_the_roster_becomes_a_persons_move(house: House) -> None:
+    key = await filed(house)
+    async with house.database.command("leave") as unit:
+        await unit.session.exec(delete(Agent).where(col(Agent.slug) == "analyst"))
+    [candidate] = await house.engine.candidates(10)
+    with pytest.raises(Conflict, match="needs the agent analyst, who is not in the roster"):
+        await house.engine.claim(candidate)
+    item = await state(house, key)
+    assert item.state is State.BLOCKED and item.move is not None
+    assert "Add analyst to the roster" in item.move["todo"]
+    assert await house.engine.candidates(10) == []
 
 
 async def test_an_agent_without_a_free_slot_gets_nothing_more(house: House) -> None:

@@ -152,11 +152,17 @@ async def test_a_project_key_has_a_form(anna: Client, key):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "value"), [("repository", "a b"), ("default_branch", "--upload-pack=x"), ("name", "")]
+    ("wrong", "value"),
+    [
+        *(("repository", "a b"), ("default_branch", "--upload-pack=x"), ("name", "")),
+        *(("default_branch", name) for name in ("a..b", "x.lock", "HEAD", "main/", "a//b", "main.", "item")),
+    ],
 )
 async def test_a_project_that_no_code_host_could_hold_is_refused(anna: Client, wrong, value):
     answer = await anna.post("/api/v1/projects", json={"key": "XX", "name": "x", wrong: value})
     assert fields(problem(answer, 422, "invalid")) == [wrong]
+    changed = await anna.patch("/api/v1/projects/ET", json={wrong: value})
+    assert fields(problem(changed, 422, "invalid")) == [wrong]
 
 
 async def test_a_second_project_of_the_same_key_is_a_conflict(anna: Client):

@@ -1,0 +1,43 @@
+"""What setup takes from files: all that belongs together, or nothing."""
+
+from pathlib import Path
+
+import pytest
+
+from deployments.setup import set_up_core
+from quarterdeck.house import House
+from quarterdeck.kernel.errors import Misconfigured
+from tests.fakes.company import company
+
+PIPELINE = """name: default
+stages:
+  - name: analysis
+    agent: analyst
+"""
+
+
+async def test_a_roster_without_an_agent_that_a_pipeline_needs_is_refused_whole(
+    tmp_path: Path, database_url: str
+) -> None:
+    async with company(tmp_path, database_url) as house:
+        settings = house.settings
+        settings.pipelines_folder.mkdir(parents=True, exist_ok=True)
+        (settings.pipelines_folder / "default.yaml").write_text(PIPELINE)
+        settings.crew_file.write_text("agents:\n  - slug: somebody\n    parameters: {program: sh}\n")
+        before = await slugs(house)
+        with pytest.raises(Misconfigured, match="needs the agent 'analyst', who is not in the roster"):
+            await applied(house)
+        assert await slugs(house) == before
+        settings.crew_file.write_text("agents:\n  - slug: analyst\n    parameters: {program: sh}\n")
+        await applied(house)
+        assert await slugs(house) == ["analyst"]
+
+
+async def applied(house: House) -> None:
+    """As `quarterdeck setup --apply` does."""
+    async for _ in set_up_core(house.settings, apply=True):
+        pass
+
+
+async def slugs(house: House) -> list[str]:
+    return sorted(agent.slug for agent in await house.crew.agents())
