@@ -13,6 +13,7 @@ from quarterdeck.forge.protocol import Verdict
 from quarterdeck.house import House
 from quarterdeck.kernel.errors import Conflict, Invalid, NotFound, Unavailable
 from quarterdeck.pipeline.gates import GATES, Answer, only_reads
+from quarterdeck.pipeline.model import GateVerdict
 from quarterdeck.pipeline.work import Assignment, StageWork
 from tasks.step import step
 
@@ -135,7 +136,19 @@ async def ask_gate(house: House, work: StageWork, gate: str) -> Answer:
     assignment = await work.assignment()
     answer = await GATES[gate](house.forge, assignment.asks(gate))
     await work.gate_answered(gate, answer, assignment.snapshot)
+    if answer.verdict is GateVerdict.PENDING and gate == "check_review_approved":
+        await _must_be_awaited(house, work, assignment, answer)
     return answer
+
+
+async def _must_be_awaited(house: House, work: StageWork, assignment: Assignment, answer: Answer) -> None:
+    """Where only the stage's agent reviews, it is asked again: nobody else would ever answer."""
+    if not only_reads(work.stage) or await house.forge.has_people(assignment.repository):
+        return
+    what = f"neither approved nor rejected {assignment.base[:10]}"
+    if answer.commit != assignment.base:
+        what = f"reviewed {assignment.base[:10]}, and {assignment.branch} moved on meanwhile"
+    await work.publish_failed(f"{answer.reason}: {work.stage.agent} {what}")
 
 
 async def keep_claim(work: StageWork, pause: float) -> None:

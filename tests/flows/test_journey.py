@@ -14,7 +14,6 @@ from sqlmodel import col, select
 
 from flows import stage
 from quarterdeck.board.model import State
-from quarterdeck.forge.protocol import Verdict
 from quarterdeck.kernel.connections import Source
 from quarterdeck.kernel.journal import Event, OutboxMessage
 from quarterdeck.telegram.gateway import Gateway
@@ -208,31 +207,32 @@ async def test_a_rejected_review_goes_back_to_the_developer_with_its_words(
 
 
 @pytest.mark.services
-async def test_a_branch_that_moved_after_its_approval_is_not_merged(
+async def test_a_branch_that_moved_while_it_was_reviewed_is_reviewed_again_before_it_is_merged(
     surroundings: Surroundings, open_desk: OpenDesk, sample: Path, tmp_path: Path
 ) -> None:
     desk = await open_desk()
     key = await desk.file(sample)
     await desk.rest(key)
-    forge = desk.house.forge
-
+    forge, clone = desk.house.forge, tmp_path / "clone"
     give_review = forge.review
 
     async def review_then_push(*arguments: Any) -> None:
         await give_review(*arguments)
-        await asyncio.to_thread(push_by_hand, bare(surroundings), tmp_path / "clone", key)
+        if not clone.exists():
+            await asyncio.to_thread(push_by_hand, bare(surroundings), clone, key)
 
     forge.review = review_then_push  # type: ignore[method-assign]
-    await desk.house.engine.decide(key, OWNER, approved=True)
-    while (
-        card := await desk.house.board.item(key)
-    ).state is not State.WAITING_GATE or card.stage != "review":
-        await desk.work_once()
+    card = await desk.approve(key)
+    assert (card.state, card.move) == (State.DONE, None)
     request = await forge.pull_request(str(sample), f"item/{key}")
     assert request is not None
-    assert [review.verdict for review in request.reviews] == [Verdict.APPROVED]
-    assert request.reviews[0].commit != request.head
-    assert not request.is_merged
+    first, second = request.reviews
+    pushed = git(clone, "rev-parse", "HEAD").strip()
+    assert (second.commit, request.head) == (pushed, pushed)
+    async with desk.house.database.read() as session:
+        (refused,) = (await session.exec(select(Event).where(col(Event.kind) == "work_refused"))).all()
+    reason = f"reviewer reviewed {first.commit[:10]}, and item/{key} moved on meanwhile"
+    assert refused.data["reason"] == f"no review of {pushed[:10]}: {reason}"
 
 
 def bare(surroundings: Surroundings) -> Path:
