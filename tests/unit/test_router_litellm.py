@@ -313,6 +313,32 @@ async def test_a_backend_without_a_key_is_not_called(provider: FakeProvider, way
     assert provider.requests == []
 
 
+LONG_WAYS = [(CHAT, "anthropic-messages"), (MESSAGES, "anthropic-messages"), (RESPONSES, "openai-responses")]
+
+
+@pytest.mark.parametrize(("path", "api"), LONG_WAYS)
+async def test_letters_beyond_ascii_in_a_header_do_not_stop_a_call(
+    provider: FakeProvider, way: LiteLLMWay, path: str, api: str
+) -> None:
+    body = {"messages": ASKED, "max_tokens": 50} if path == MESSAGES else {"input": "one two"}
+    made = attempt(provider, api, path=path, **({} if path == CHAT else body))
+    await whole(way, replace(made, headers={"user-agent": "B\xfcro-Bot/1.0", "x-request-id": "\xe9t\xe9"}))
+    assert provider.to("native")[0].headers["user-agent"] == "B?ro-Bot/1.0"
+
+
+@pytest.mark.parametrize(("path", "api"), LONG_WAYS)
+async def test_a_header_that_none_may_send_is_the_clients_fault_not_the_backends(
+    provider: FakeProvider, way: LiteLLMWay, path: str, api: str
+) -> None:
+    made = attempt(provider, api, path=path, input="one", max_tokens=50)
+    short = OpenAIWay(steady.now)
+    for sender in (way, short):
+        failure = await outcome(sender, replace(made, headers={"user-agent": "a\0b"}))
+        assert failure is not None and (failure.outcome, failure.status) == (Outcome.REFUSED, 400)
+    await short.close()
+    assert provider.requests == []
+
+
 async def test_the_clients_body_is_not_changed_and_its_fields_arrive(
     provider: FakeProvider, way: LiteLLMWay
 ) -> None:

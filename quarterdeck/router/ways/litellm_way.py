@@ -7,6 +7,7 @@ Routes that a provider has itself are passed on without it.
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from quarterdeck.router.ways.litellm_answer import answer_of
 from quarterdeck.router.ways.litellm_failure import failure_from
 from quarterdeck.router.ways.litellm_request import request_of
 from quarterdeck.router.ways.litellm_stream import stream_of
+from quarterdeck.router.ways.openai_way import check_fit
 from quarterdeck.router.ways.outgoing import KEPT_ALIVE_SECONDS
 from quarterdeck.router.ways.pool import Pool
 
@@ -50,6 +52,7 @@ class LiteLLMWay:
         """Raises `Failure`. Whatever goes wrong, the connection is let go."""
         if not attempt.backend.api_key or attempt.backend.fault:
             raise Failure(Outcome.BAD_KEY, attempt.backend.fault or "The backend has no key.")
+        attempt = _sendable(attempt)
         wire: Wire = _wire().Wire(
             self._opened(), attempt.backend.timeout_seconds, whole=not attempt.is_stream
         )
@@ -91,3 +94,13 @@ class LiteLLMWay:
             connector = Pool(limit=0, keepalive_timeout=KEPT_ALIVE_SECONDS, ttl_dns_cache=60)
             self._session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
         return self._session
+
+
+def _sendable(attempt: Attempt) -> Attempt:
+    """With the client's headers in ASCII: neither httpx nor LiteLLM sends more. Raises `Failure` (refused)."""
+    values = "".join(attempt.headers.values())
+    check_fit(values)
+    if values.isascii():
+        return attempt
+    headers = {name: value.encode("ascii", "replace").decode() for name, value in attempt.headers.items()}
+    return replace(attempt, headers=headers)

@@ -162,11 +162,16 @@ def _head(target: _Target, attempt: Attempt, length: int) -> bytes:
     given = attempt.headers
     accept, agent = given.get("accept", "*/*"), given.get("user-agent", SERVER_SOFTWARE)
     named = given.get("x-request-id", "")
-    if _UNFIT.search(f"{accept}{agent}{named}"):
-        raise Failure(Outcome.REFUSED, "A header of the request has characters that none may have.", 400)
+    check_fit(f"{accept}{agent}{named}")
     own = f"x-request-id: {named}\r\n" if named else ""
     own += f"accept: {accept}\r\nuser-agent: {agent}\r\ncontent-length: {length}\r\n\r\n"
     return target.head + own.encode("latin-1")
+
+
+def check_fit(values: str) -> None:
+    """Raises `Failure` (refused) when a client's header cannot be sent to anybody."""
+    if _UNFIT.search(values):
+        raise Failure(Outcome.REFUSED, "A header of the request has characters that none may have.", 400)
 
 
 def _check_key(backend: Backend) -> None:
