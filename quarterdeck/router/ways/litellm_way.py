@@ -97,7 +97,7 @@ class LiteLLMWay:
 
 
 def _sendable(attempt: Attempt) -> Attempt:
-    """With the client's headers in ASCII: neither httpx nor LiteLLM sends more. Raises `Failure` (refused)."""
+    """With the client's headers in ASCII: httpx and LiteLLM send no more. Raises `Failure` (refused)."""
     values = "".join(attempt.headers.values())
     check_fit(values)
     if values.isascii():
