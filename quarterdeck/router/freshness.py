@@ -1,13 +1,17 @@
 """How old what routing knows may get: it is read at a pace, when told to; and whether that works is known.
 
-freshness = Freshness(read, pace=lambda: 5.0)
-await freshness.keep()     # for ever, as a task
-freshness.fault            # why the last reading failed
+async with Freshness(read, pace=lambda: 5.0) as freshness:
+    asyncio.create_task(freshness.keep())    # for ever
+    await freshness.renewed()                # what was stored before this is known
+    freshness.fault                          # why the last reading failed
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from math import inf
+from types import TracebackType
+from typing import Self
 
 import structlog
 
@@ -15,14 +19,27 @@ from quarterdeck.kernel.errors import Unavailable
 
 log = structlog.get_logger(__name__)
 
+PATIENCE = 3.0
+"""Seconds for which somebody waits for a reading that does not end."""
+
 
 class Freshness:
-    """`read` takes over what is stored and raises `Unavailable`; `pace` gives seconds between two."""
+    """`read` takes over what is stored and raises `Unavailable`; `pace` gives seconds between two.
 
-    def __init__(self, read: Callable[[], Awaitable[None]], pace: Callable[[], float]) -> None:
+    Readings that somebody asks for begin at least `apart` seconds after each other, however many ask.
+    """
+
+    def __init__(
+        self, read: Callable[[], Awaitable[None]], pace: Callable[[], float], apart: float = 1.0
+    ) -> None:
         self._read = read
         self._pace = pace
+        self._apart = apart
         self._stale = asyncio.Event()
+        self._one_by_one = asyncio.Lock()
+        self._next: asyncio.Task[None] | None = None
+        self._renewing: set[asyncio.Task[None]] = set()
+        self._began = -inf
         self.fault = ""
         """Why the last reading failed; '' = it did not."""
 
@@ -37,6 +54,33 @@ class Freshness:
                 await asyncio.wait_for(self._stale.wait(), self._pace())
             self._stale.clear()
             await self._try()
+
+    async def renewed(self) -> None:
+        """Return when a reading has ended that began from now on; without one after `PATIENCE`."""
+        if self._next is None:
+            self._next = asyncio.create_task(self._renew())
+            self._renewing.add(self._next)
+            self._next.add_done_callback(self._renewing.discard)
+        await asyncio.wait({self._next}, timeout=PATIENCE)
+
+    async def _renew(self) -> None:
+        loop = asyncio.get_running_loop()
+        async with self._one_by_one:
+            await asyncio.sleep(max(0.0, self._began + self._apart - loop.time()))
+            self._next = None  # whoever asks from now on may want what this reading does not see
+            self._began = loop.time()
+            await self._try()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        left = list(self._renewing)
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
     async def _try(self) -> None:
         try:

@@ -40,6 +40,7 @@ from quarterdeck.router.limits.balancer import Balancer
 from quarterdeck.router.limits.line import Line
 from quarterdeck.router.model import Job
 from quarterdeck.router.storage import importing
+from quarterdeck.router.storage.client_store import TOPIC
 from quarterdeck.router.storage.keys import Seals
 from quarterdeck.router.storage.lease import Lease
 from quarterdeck.router.storage.snapshot import Snapshot
@@ -150,7 +151,9 @@ class Router:
             health=self.health,
             log=self._log,
             refused=self.metrics.refused,
+            renewed=self._freshness.renewed,
         )
+        await stack.enter_async_context(self._freshness)
         for work in (self._freshness.keep, self._tell_changes, self._measure, self.upkeep.keep, self._listen):
             task = asyncio.create_task(work())
             stack.push_async_callback(_ended, task)
@@ -203,9 +206,9 @@ class Router:
         self._line.wake()
 
     async def _listen(self) -> None:
-        """Another process changed a connection that may hold a key."""
-        async for wake in PostgresBus(self._database.url).listen("connections"):
-            if wake.identity.startswith("provider_key") or not wake.identity:
+        """Another process changed a client, or a connection that may hold a key."""
+        async for wake in PostgresBus(self._database.url).listen("connections", TOPIC):
+            if wake.topic == TOPIC or wake.identity.startswith("provider_key") or not wake.identity:
                 self._freshness.expire()
 
     async def _tell_changes(self) -> None:

@@ -169,6 +169,7 @@ class Served:
         translated: Way | None = None,
         log: RequestLog | None = None,
         now: Callable[[], float] = steady.now,
+        renewed: Callable[[], Awaitable[None]] | None = None,
         **tuning: Any,
     ) -> None:
         self.book = book or MemoryBook()
@@ -192,6 +193,7 @@ class Served:
             health=lambda: (200, {"status": "ok"}),
             log=log or RequestLog(write=lambda text: None),
             refused=self._count_refused,
+            **({"renewed": renewed} if renewed else {}),
         )
 
     def _count_refused(self) -> None:

@@ -101,6 +101,29 @@ async def test_a_key_is_shown_as_any_sdk_does_it_and_says_whose_call_it_is(heade
         assert (await router.http.get("/v1/models", headers=headers)).status_code == 200
 
 
+async def test_a_key_that_was_made_just_now_is_looked_for_before_it_is_refused() -> None:
+    clients, looks = guarded(), 0
+
+    async def renewed() -> None:
+        nonlocal looks
+        looks += 1
+        clients.guests["sk-new"] = clients.guests["sk-crew"]
+
+    local = backend(LOCAL, "gpt")
+    async with Served([local], clients=clients, renewed=renewed) as router:
+        for headers, status, looked in (
+            ({}, 401, 0),  # who shows no key makes nobody look
+            ({"Authorization": "Bearer sk-crew"}, 200, 0),
+            ({"Authorization": "Bearer sk-new"}, 200, 1),
+            ({"Authorization": "Bearer sk-new"}, 200, 1),
+            ({"Authorization": "Bearer sk-wrong"}, 401, 2),
+        ):
+            assert (await router.http.get("/v1/models", headers=headers)).status_code == status
+            assert looks == looked
+        assert (await router.ask("none", headers={"Authorization": "Bearer sk-wrong"})).status_code == 401
+        assert looks == 3
+
+
 async def test_headers_say_for_whom_and_for_what_a_call_is() -> None:
     clients = guarded()
     async with FakeProvider() as provider, Served([backend(provider, "gpt")], clients=clients) as router:

@@ -3,7 +3,10 @@
 import asyncio
 from collections.abc import Callable
 
+import pytest
+
 from quarterdeck.kernel.errors import Unavailable
+from quarterdeck.router import freshness as freshness_module
 from quarterdeck.router.freshness import Freshness
 
 
@@ -48,3 +51,44 @@ async def test_a_reading_that_breaks_is_not_the_last_one() -> None:
         keeping = tasks.create_task(freshness.keep())
         await until(lambda: stored.read > 1)
         keeping.cancel()
+
+
+async def test_whoever_asks_is_told_when_a_reading_has_ended_that_began_afterwards() -> None:
+    begun, may_end = asyncio.Event(), asyncio.Semaphore(0)
+    ended = 0
+
+    async def slow() -> None:
+        nonlocal ended
+        begun.set()
+        await may_end.acquire()
+        ended += 1
+
+    async with Freshness(slow, pace=lambda: 60, apart=0) as freshness:
+        first = asyncio.create_task(freshness.renewed())
+        await begun.wait()
+        late = [asyncio.create_task(freshness.renewed()) for _ in range(2)]  # it may not see what they want
+        may_end.release()
+        await first
+        assert (ended, [task.done() for task in late]) == (1, [False, False])
+        may_end.release()
+        await asyncio.gather(*late)
+        assert ended == 2
+
+
+async def test_however_many_ask_nothing_is_read_more_often_than_it_may_be(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(freshness_module, "PATIENCE", 0.01)
+    stored = Stored()
+    async with Freshness(stored, pace=lambda: 60, apart=3600) as freshness:
+        await asyncio.gather(*(freshness.renewed() for _ in range(100)))
+        assert stored.read == 1
+        await asyncio.gather(*(freshness.renewed() for _ in range(100)))
+        assert stored.read == 1
+
+
+async def test_nobody_waits_for_ever_for_a_reading_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(freshness_module, "PATIENCE", 0.01)
+    async with Freshness(asyncio.Event().wait, pace=lambda: 60, apart=0) as freshness:  # type: ignore[arg-type]
+        await freshness.renewed()
+        await freshness.renewed()

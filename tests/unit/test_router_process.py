@@ -10,8 +10,10 @@ import httpx
 import pytest
 
 from deployments import schema
+from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.postgres import EmbeddedPostgres
 from tests.fakes.provider import FAULTS, FakeProvider
+from tests.fakes.router_parts import store
 from tests.fakes.router_process import ADMIN, RouterProcess
 
 pytestmark = pytest.mark.services
@@ -197,6 +199,22 @@ async def test_health_tells_a_postgresql_that_is_away_also_when_nothing_is_to_be
             await router.stop()
     finally:
         await router.__aexit__()
+
+
+async def test_keys_that_another_process_makes_and_takes_away_count_at_once(
+    tmp_path: Path, database_url: str, database: Database
+) -> None:
+    clients = store(database).clients
+    never = {"SIDECAR_ROUTER_REFRESH": "3600", "SIDECAR_PROXY_TOKEN": "proxy-token-0001"}
+    async with RouterProcess(tmp_path / "home", database_url, **never) as router:
+        for agent in ("scout", "developer"):
+            key = await clients.key_of_agent(agent)
+            assert (await router.ask("rehearsal", key)).status_code == 200
+        assert (await router.ask("rehearsal", "nobodys-key")).status_code == 401
+        await clients.delete((await clients.all())[1].id)
+        async with asyncio.timeout(5):
+            while (await router.ask("rehearsal", key)).status_code != 401:
+                await asyncio.sleep(0.02)
 
 
 async def test_upkeep_is_done_by_the_router_itself_and_when_it_is_asked(router: RouterProcess) -> None:

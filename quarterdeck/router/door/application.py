@@ -8,7 +8,7 @@ Everything else is not here (404), whatever a provider may offer below that path
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from time import perf_counter
 from typing import Any
 
@@ -30,6 +30,7 @@ from quarterdeck.router.door.ask import (
     prompt_length,
     read_body,
     spent,
+    token_of,
 )
 from quarterdeck.router.door.attempts import Hands, Line, Relay, Ways
 from quarterdeck.router.door.books import Books, TokenCounter
@@ -57,8 +58,15 @@ PRICES_AGE = 5.0
 _log = structlog.get_logger(LOGGER)
 
 
+async def _nothing() -> None:
+    """Nobody else makes keys."""
+
+
 class Application:
-    """The ASGI application. `refused` is told of each request of a client that reached no backend."""
+    """The ASGI application. `refused` is told of each request of a client that reached no backend.
+
+    `renewed` returns when keys that were stored before are known.
+    """
 
     def __init__(
         self,
@@ -74,12 +82,14 @@ class Application:
         health: Health,
         log: RequestLog | None = None,
         refused: Callable[[], None] = lambda: None,
+        renewed: Callable[[], Awaitable[None]] = _nothing,
     ) -> None:
         self._balancer = balancer
         self._clients = clients
         self._now = now
         self._admin = admin
         self._health = health
+        self._renewed = renewed
         self._books = Books(book, counter, log or RequestLog(), now, refused)
         self._hands = Hands(balancer, line, ways, self._books)
         self._watches = Watches()
@@ -161,7 +171,7 @@ class Application:
         """The request, fit to be sent on; None when the client left while sending it. Raises `Refusal`."""
         if self._is_draining:
             raise _stopping()
-        client = client_of(self._clients, headers)
+        client = await self._client(headers)
         caller = caller_of(client, headers)
         raw = await read_body(receive, headers, self._balancer.tuning.largest_body_bytes)
         if raw is None:
@@ -182,6 +192,16 @@ class Application:
             request, path, query, forwarded, raw, body, model, is_stream, wants_usage,
             caller, hold, prompt, began, started,
         )  # fmt: skip
+
+    async def _client(self, headers: Headers) -> Client | None:
+        """Who calls; a key that is not known may have been made just now. Raises `Refusal` (401)."""
+        try:
+            return client_of(self._clients, headers)
+        except Refusal:
+            if not token_of(headers):
+                raise
+        await self._renewed()
+        return client_of(self._clients, headers)
 
     def _hold(
         self, client: Client | None, raw: bytes, body: dict[str, Any], model: str, now: float
@@ -213,7 +233,7 @@ class Application:
             allowed = _allowed(path)
             if method not in allowed:
                 raise _not_allowed(path, method, allowed)
-            status, body = self._known(path, headers)
+            status, body = await self._known(path, headers)
         except Refusal as refusal:
             status, body, extra = refusal.status, refusal.body(path), refusal.headers
         else:
@@ -222,11 +242,11 @@ class Application:
             send, status, body, extra
         )
 
-    def _known(self, path: str, headers: Headers) -> tuple[int, bytes]:
+    async def _known(self, path: str, headers: Headers) -> tuple[int, bytes]:
         if path == HEALTH:
             status, told = self._health()
             return status, orjson.dumps(told)
-        client_of(self._clients, headers)
+        await self._client(headers)
         if path == MODELS:
             models = [self._model(name) for name in self._balancer.models()]
             return 200, orjson.dumps({"object": "list", "data": models})

@@ -14,6 +14,9 @@ from quarterdeck.router.admin.forms import ClientChange, ClientForm, new_id, pic
 from quarterdeck.router.model import ClientRow, ClientUsageRow
 from quarterdeck.router.storage.keys import CLIENTS, Seals, digest, new_client_key
 
+TOPIC = "clients"
+"""Wake-ups that say a client was added, changed or deleted."""
+
 
 @dataclass(frozen=True, slots=True)
 class Spent:
@@ -65,6 +68,7 @@ class ClientStore:
             )
             unit.session.add(row)
             await _unless_taken(unit.session, form.name)
+            unit.wake(TOPIC, identity)
         return client_of(row), key
 
     async def change(self, client_id: str, change: ClientChange) -> ClientKey:
@@ -76,6 +80,7 @@ class ClientStore:
             row = await _existing_client(unit.session, client_id)
             row.sqlmodel_update(given | {"updated_at": unit.now})
             await _unless_taken(unit.session, row.name)
+            unit.wake(TOPIC, client_id)
         return client_of(row)
 
     async def new_key(self, client_id: str) -> tuple[ClientKey, str]:
@@ -84,12 +89,14 @@ class ClientStore:
         async with self._database.command("change a client's key") as unit:
             row = await _existing_client(unit.session, client_id)
             row.sqlmodel_update(self._kept(client_id, key) | {"updated_at": unit.now})
+            unit.wake(TOPIC, client_id)
         return client_of(row), key
 
     async def delete(self, client_id: str) -> None:
         """Its key is nobody's; what it used stays booked. Raises `NotFound`."""
         async with self._database.command("delete a client") as unit:
             await unit.session.delete(await _existing_client(unit.session, client_id))
+            unit.wake(TOPIC, client_id)
 
     async def key_of_agent(self, agent: str) -> str:
         """The key that calls of an agent are made with; its client is made when it has none.
