@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from aiohttp import web
 from quarterdeck.router import steady
 from quarterdeck.router.backend import PICO, Pool
 from quarterdeck.router.exchange import Outcome
+from quarterdeck.router.ways.litellm_way import LiteLLMWay
 from tests.fakes.provider import FakeProvider
 from tests.fakes.provider_faults import HUGE, PAUSE, K
 from tests.fakes.served_router import CHAT, Budget, Guest, MemoryClients, Servant, Served, asked, backend
@@ -147,6 +149,55 @@ async def test_a_stream_that_fails_before_its_first_event_is_answered_by_the_nex
             assert "error" not in heard.chunks[-1]
             assert heard.response.headers["x-quarterdeck-backend"] == "bkd_two"
             assert [call.outcome is Outcome.OK for call in router.calls] == [False, True]
+
+
+FAILED = {"id": "resp_1", "model": "native", "error": {"code": "rate_limit_exceeded", "message": "Slower."}}
+
+
+def said_anew(kind: str, **fields: Any) -> str:
+    """An event of the newer dialect."""
+    return f"event: {kind}\ndata: {json.dumps({'type': kind, **fields})}"
+
+
+@asynccontextmanager
+async def answering_anew(frames: Frames) -> AsyncIterator[Served]:
+    """A router whose first backend answers `/v1/responses` so; the second one is well."""
+    translated = LiteLLMWay(steady.now)
+    async with FakeProvider() as provider, Servant(frames) as servant:
+        spare = backend(provider, "gpt", name="two", api="openai-responses", pool=Pool.FALLBACK)
+        backends = [backend(servant.url, "gpt", api="openai-responses"), spare]
+        try:
+            async with Served(backends, translated=translated) as router:
+                yield router
+        finally:
+            await translated.close()
+
+
+async def test_a_response_that_fails_in_the_middle_is_passed_on_and_is_no_success() -> None:
+    created = said_anew("response.created", response={"id": "resp_1", "model": "native"})
+    delta = said_anew("response.output_text.delta", delta="the ship")
+    failed = said_anew("response.failed", response=FAILED)
+    async with answering_anew(saying(created, delta, failed)) as router:
+        async with router.streaming("gpt", path="/v1/responses") as response:
+            heard = [part async for part in response.aiter_text()]
+        *_, told, last = "".join(heard).strip().split("\n\n")
+        assert told.startswith("event: response.failed\n") and "Slower." in told
+        assert last.startswith("event: error\n") and "stream_cut" in last
+        await router.until(lambda: len(router.calls) == 1)
+        assert router.calls[0].outcome is Outcome.CUT
+        assert router.balancer.view("bkd_one", steady.now()).failures == 1
+
+
+async def test_a_response_that_fails_at_once_is_answered_by_the_next_backend() -> None:
+    created = said_anew("response.created", response={"id": "resp_1", "model": "native"})
+    failed = said_anew("response.failed", response=FAILED)
+    async with answering_anew(saying(f"{created}\n\n{failed}")) as router:
+        async with router.streaming("gpt", path="/v1/responses") as response:
+            heard = "".join([part async for part in response.aiter_text()])
+        assert response.headers["x-quarterdeck-backend"] == "bkd_two"
+        assert "event: response.completed\n" in heard
+        await router.until(lambda: len(router.calls) == 2)
+        assert [call.outcome for call in router.calls] == [Outcome.LIMITED, Outcome.OK]
 
 
 async def test_a_json_error_to_a_stream_is_relayed_whole_and_tried_nowhere_else() -> None:

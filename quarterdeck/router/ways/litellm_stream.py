@@ -10,10 +10,11 @@ import orjson
 
 from quarterdeck.router.backend import Usage
 from quarterdeck.router.exchange import Attempt, Failure, Outcome
+from quarterdeck.router.limits.rules import outcome_of
 from quarterdeck.router.ways.litellm_answer import dumped, passed_on, plain, text_choice, tokens_of
 from quarterdeck.router.ways.litellm_failure import EndedEarly, failure_from
 from quarterdeck.router.ways.litellm_request import COMPLETIONS, MESSAGES, RESPONSE
-from quarterdeck.router.ways.openai_dialect import said_in, usage_of
+from quarterdeck.router.ways.openai_dialect import error_status, said_in, usage_of
 from quarterdeck.router.ways.openai_stream import DONE
 from quarterdeck.router.ways.sse import Splitter, data_of
 
@@ -150,13 +151,20 @@ def _brings_something(choice: dict[str, Any]) -> bool:
 class EventStream(LiteLLMStream):
     """Events of `/v1/responses` and `/v1/messages`, which have a last one of their own."""
 
-    _LAST = frozenset(("message_stop", "response.completed", "response.incomplete", "response.failed"))
+    _LAST = frozenset(("message_stop", "response.completed", "response.incomplete"))
 
     def __init__(self, result: Any, attempt: Attempt, wire: "Wire", now: Now) -> None:
         super().__init__(result, attempt, wire, now)
         self._splitter = Splitter()
         self._tokens: dict[str, Any] = {}
         self._passed_on = 0
+        self._failure: Failure | None = None
+        """What the event that was passed on last means: nothing good comes after it."""
+
+    async def _piece(self) -> bytes | None:
+        if self._failure is not None:
+            raise self._failure
+        return await super()._piece()
 
     def _passed(self, item: Any) -> bytes:
         return b"".join(self._checked(event) for event in self._events(item))
@@ -173,6 +181,10 @@ class EventStream(LiteLLMStream):
             outcome = Outcome.CUT if self._is_open else Outcome.BROKEN
             reason = "The provider sent an error in its stream."
             raise Failure(outcome, reason, self._wire.status, dumped(event)[:64_000])
+        if kind == "response.failed":
+            self._failure = self._failed(event)
+            if not self._is_open:
+                raise self._failure
         for name in ("message", "response"):
             inner = event.get(name)
             if isinstance(inner, dict):
@@ -186,6 +198,15 @@ class EventStream(LiteLLMStream):
             event.setdefault("sequence_number", self._passed_on)
         self._passed_on += 1
         return b"event: " + kind.encode() + b"\ndata: " + dumped(event) + b"\n\n"
+
+    def _failed(self, event: dict[str, Any]) -> Failure:
+        """What the error inside means before the client has anything; afterwards the stream is cut."""
+        response = event.get("response")
+        error = response.get("error") if isinstance(response, dict) else None
+        status, body = error_status(error), dumped({"error": error})[:64_000]
+        outcome = Outcome.CUT if self._is_open else outcome_of(status, body)
+        reason = f"The provider sent an error ({status}) in its stream."
+        return Failure(outcome, reason, status, body, headers=self._wire.headers)
 
     def _take_usage(self, told: Any) -> None:
         """Anthropic tells the prompt's tokens first and the answer's last."""
