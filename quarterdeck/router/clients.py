@@ -1,18 +1,22 @@
 """Who may call, and what each may use in a UTC day: all in memory, because every call asks.
 
 A budget really stops: what is spent and what is held back for calls in flight never passes the limit
-together, but for what calls in flight use beyond what was held back for them.
+together, but for what calls in flight use beyond what was held back for them. Held back is the prompt and
+what the answer may use; of the latter only what is left, so that a last call is not refused for an answer
+that may never be as long.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from quarterdeck.router.backend import PICO
-from quarterdeck.router.door.ask import BudgetSpent
+from quarterdeck.router.door.ask import BudgetHeld, BudgetSpent
 from quarterdeck.router.storage.client_store import ClientKey, Spent
 from quarterdeck.router.storage.keys import digest
 
 DAY = 86_400
+HELD_SECONDS = 5.0
+"""After so long it is worth asking again, when calls under way hold what is left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +50,34 @@ class Account:
             self.day = day
             self.tokens = self.cost = self.held_tokens = self.held_cost = 0
 
-    def lacks(self, tokens: int, cost: int) -> str:
-        """Which budget would be passed; '' = none."""
-        if _is_passed(self.most_tokens, self.tokens + self.held_tokens, tokens):
+    @property
+    def is_limited(self) -> bool:
+        return self.most_tokens is not None or self.most_cost is not None
+
+    def lacks(self, tokens: int, cost: int, *, is_idle: bool = False) -> str:
+        """Which budget would be passed, or (`is_idle`) would be without other calls under way; '' = none."""
+        held_tokens, held_cost = (0, 0) if is_idle else (self.held_tokens, self.held_cost)
+        if _is_passed(self.most_tokens, self.tokens + held_tokens, tokens):
             return f"{self.most_tokens:,} tokens"
-        if self.most_cost is not None and _is_passed(self.most_cost, self.cost + self.held_cost, cost):
+        if self.most_cost is not None and _is_passed(self.most_cost, self.cost + held_cost, cost):
             return f"{self.most_cost / PICO:g} USD"
         return ""
+
+    def hold(self, tokens: int, cost: int) -> "Hold":
+        """Hold back so much, but no more than there is left."""
+        tokens = _at_most(self.most_tokens, self.tokens + self.held_tokens, tokens)
+        cost = _at_most(self.most_cost, self.cost + self.held_cost, cost)
+        self.held_tokens += tokens
+        self.held_cost += cost
+        return Hold(self, self.day, tokens, cost)
 
 
 def _is_passed(limit: int | None, used: int, wanted: int) -> bool:
     return limit is not None and (used >= limit or used + wanted > limit)
+
+
+def _at_most(limit: int | None, used: int, wanted: int) -> int:
+    return wanted if limit is None else min(wanted, limit - used)
 
 
 @dataclass(slots=True)
@@ -71,21 +92,12 @@ class Hold:
 
     @property
     def left_tokens(self) -> int | None:
-        """What this call may use, its own part included, as it stands now; None = there is no limit.
-
-        Where money is the limit, it is what the rest buys at the price that was held back for the call.
-        """
+        """What this call may use, its own part included, as it stands now; None = tokens are no limit."""
         account = self._account
-        if self._day != account.day:
+        if self._day != account.day or account.most_tokens is None:
             return None  # yesterday's call: its budget is history
-        own_tokens, own_cost = (self._tokens, self._cost) if self._is_open else (0, 0)
-        left = []
-        if account.most_tokens is not None:
-            left.append(account.most_tokens - account.tokens - account.held_tokens + own_tokens)
-        if account.most_cost is not None and self._cost and self._tokens:
-            rest = account.most_cost - account.cost - account.held_cost + own_cost
-            left.append(rest * self._tokens // self._cost)
-        return max(min(left), 0) if left else None
+        own = self._tokens if self._is_open else 0
+        return max(account.most_tokens - account.tokens - account.held_tokens + own, 0)
 
     @property
     def left_cost(self) -> int | None:
@@ -95,6 +107,16 @@ class Hold:
             return None
         own = self._cost if self._is_open else 0
         return max(account.most_cost - account.cost - account.held_cost + own, 0)
+
+    def grow(self, tokens: int, cost: int) -> None:
+        """Hold at least so much, whether or not there is as much left: it is used already."""
+        if not self._is_open or self._day != self._account.day:
+            return
+        more_tokens, more_cost = max(tokens - self._tokens, 0), max(cost - self._cost, 0)
+        self._tokens += more_tokens
+        self._cost += more_cost
+        self._account.held_tokens += more_tokens
+        self._account.held_cost += more_cost
 
     def settle(self, tokens: int, cost: int) -> None:
         """What was really used; only the first time counts."""
@@ -144,19 +166,38 @@ class Clients:
         """Whose token it is; None = nobody's. Only hashes are compared: time tells nothing of the keys."""
         return self._by_key.get(digest(token)) if self.needs_key else NOBODY
 
-    def reserve(self, client: Client, tokens: int, cost: int, now: float) -> Hold:
-        """Hold back what a call will use at least. Raises `BudgetSpent`."""
+    def is_limited(self, client: Client) -> bool:
+        """Whether it has a budget."""
+        account = self._accounts.get(client.id)
+        return account is not None and account.is_limited
+
+    def reserve(
+        self,
+        client: Client,
+        tokens: int,
+        cost: int,
+        now: float,
+        *,
+        answer_tokens: int = 0,
+        answer_cost: int = 0,
+    ) -> Hold:
+        """Hold back what a call will use at least, and what is left of what its answer may use.
+
+        Raises `BudgetSpent` when the former does not fit, `BudgetHeld` when it may as soon as others have
+        ended.
+        """
         account = self._accounts.get(client.id)
         if account is None:  # the proxy token, nobody, or a client that was deleted just now
             account = Account(day=int(now // DAY))
         account.turn(int(now // DAY))
         if passed := account.lacks(tokens, cost):
-            raise BudgetSpent(
-                f"The budget of {client.name} for today, {passed}, does not allow this call.", DAY - now % DAY
-            )
-        account.held_tokens += tokens
-        account.held_cost += cost
-        return Hold(account, account.day, tokens, cost)
+            tomorrow = DAY - now % DAY
+            if account.lacks(tokens, cost, is_idle=True):
+                what = f"The budget of {client.name} for today, {passed}, does not allow this call."
+                raise BudgetSpent(what, tomorrow)
+            what = f"Calls under way may use what is left of the budget of {client.name} for today, {passed}"
+            raise BudgetHeld(f"{what}; ask again when one has ended.", min(HELD_SECONDS, tomorrow))
+        return account.hold(tokens + answer_tokens, cost + answer_cost)
 
     def spent(self, client_id: str, now: float) -> Spent:
         """What a client used today, as far as its calls have ended."""

@@ -24,7 +24,7 @@ from quarterdeck.router.backend import Mapping as ModelMapping
 from quarterdeck.router.call import Call
 from quarterdeck.router.config import Tuning
 from quarterdeck.router.door.application import Application
-from quarterdeck.router.door.ask import BudgetSpent
+from quarterdeck.router.door.ask import BudgetSpent, Clients
 from quarterdeck.router.door.attempts import Ways
 from quarterdeck.router.door.request_log import RequestLog
 from quarterdeck.router.exchange import Answer, Attempt, Failure, Outcome, Stream, Way
@@ -109,6 +109,11 @@ class Kept:
     def left_cost(self) -> int | None:
         return self.budget.cost if self.budget else None
 
+    def grow(self, tokens: int, cost: int) -> None:
+        if self.budget and tokens > self.tokens:
+            self.budget.tokens -= tokens - self.tokens
+            self.tokens = tokens
+
     def settle(self, tokens: int, cost: int) -> None:
         if self.budget:
             self.budget.tokens += self.tokens - tokens
@@ -129,11 +134,24 @@ class MemoryClients:
     def who(self, token: str) -> Guest | None:
         return self.guests.get(token)
 
-    def reserve(self, client: Guest, tokens: int, cost: int, now: float) -> Kept:
+    def is_limited(self, client: Guest) -> bool:
+        return client.id in self.budgets
+
+    def reserve(
+        self,
+        client: Guest,
+        tokens: int,
+        cost: int,
+        now: float,
+        *,
+        answer_tokens: int = 0,
+        answer_cost: int = 0,
+    ) -> Kept:
         budget = self.budgets.get(client.id)
         if budget and budget.tokens < tokens:
             raise BudgetSpent(f"{client.name} has used its tokens of today.", 120.0)
         if budget:
+            tokens = min(tokens + answer_tokens, budget.tokens)
             budget.tokens -= tokens
         return Kept(budget, tokens)
 
@@ -162,7 +180,7 @@ class Served:
         self,
         backends: Sequence[Backend],
         *,
-        clients: MemoryClients | None = None,
+        clients: Clients | None = None,
         book: Any = None,
         counter: Any = None,
         short: Way | None = None,

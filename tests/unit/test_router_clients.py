@@ -11,8 +11,8 @@ from quarterdeck.kernel.database import Database
 from quarterdeck.router import steady
 from quarterdeck.router.admin.forms import ClientForm
 from quarterdeck.router.call import Caller
-from quarterdeck.router.clients import DAY, Client, Clients, Hold
-from quarterdeck.router.door.ask import BudgetSpent
+from quarterdeck.router.clients import DAY, HELD_SECONDS, Client, Clients, Hold
+from quarterdeck.router.door.ask import BudgetHeld, BudgetSpent
 from quarterdeck.router.ledger.writer import Ledger
 from quarterdeck.router.storage.client_store import ClientKey, Spent
 from quarterdeck.router.storage.keys import digest, new_client_key
@@ -107,8 +107,9 @@ def test_a_spent_budget_refuses_until_the_next_utc_midnight(limits: dict[str, in
 def test_calls_in_flight_count_before_they_end() -> None:
     clients, client = only(tokens_per_day=100)
     first = clients.reserve(client, 60, 0, NOON)
-    with pytest.raises(BudgetSpent):
+    with pytest.raises(BudgetHeld) as refused:
         clients.reserve(client, 41, 0, NOON)
+    assert refused.value.retry_after == HELD_SECONDS
     first.settle(10, 0)
     second = clients.reserve(client, 90, 0, NOON)
     assert second.left_tokens == 90
@@ -122,11 +123,52 @@ def test_a_call_sees_what_others_use_meanwhile() -> None:
     assert mine.left_tokens == 5
 
 
-def test_money_left_is_told_in_tokens_at_the_price_of_the_call() -> None:
+def test_tokens_and_money_are_limits_each_for_itself() -> None:
     clients, client = only(cost_per_day=1_000)
     hold = clients.reserve(client, 10, 20, NOON)
-    assert hold.left_tokens == 500
-    assert only()[0].reserve(client, 10, 20, NOON).left_tokens is None
+    assert (hold.left_tokens, hold.left_cost) == (None, 1_000)
+    clients, client = only(tokens_per_day=1_000)
+    hold = clients.reserve(client, 10, 20, NOON)
+    assert (hold.left_tokens, hold.left_cost) == (1_000, None)
+
+
+def test_who_has_a_budget_is_known_before_anything_is_reckoned() -> None:
+    for limits in ({"tokens_per_day": 0}, {"cost_per_day": 1}):
+        clients, client = only(**limits)
+        assert clients.is_limited(client)
+    clients, client = only()
+    assert not clients.is_limited(client)
+    assert not clients.is_limited(Client())
+
+
+def test_of_an_answer_only_as_much_is_held_as_is_left() -> None:
+    clients, client = only(tokens_per_day=100, cost_per_day=1_000)
+    first = clients.reserve(client, 10, 100, NOON, answer_tokens=50, answer_cost=500)
+    last = clients.reserve(client, 10, 100, NOON, answer_tokens=50, answer_cost=500)
+    assert (last.left_tokens, last.left_cost) == (40, 400)
+    assert (first.left_tokens, first.left_cost) == (60, 600)
+    with pytest.raises(BudgetHeld):
+        clients.reserve(client, 1, 1, NOON)
+    first.settle(20, 200)
+    assert (last.left_tokens, last.left_cost) == (80, 800)
+    last.settle(70, 700)
+    clients.reserve(client, 10, 100, NOON, answer_tokens=50, answer_cost=500)
+
+
+def test_a_call_that_uses_more_than_was_held_for_it_takes_it_from_the_others() -> None:
+    clients, client = only(tokens_per_day=100, cost_per_day=1_000)
+    mine, other = clients.reserve(client, 10, 10, NOON), clients.reserve(client, 10, 10, NOON)
+    mine.grow(60, 700)
+    assert (other.left_tokens, other.left_cost) == (40, 300)
+    mine.grow(5, 5)
+    assert (mine.left_tokens, mine.left_cost) == (90, 990)
+    other.grow(45, 10)
+    assert (mine.left_tokens, other.left_tokens) == (55, 40)
+    mine.settle(60, 700)
+    mine.grow(90, 900)
+    other.settle(30, 10)
+    assert clients.spent(client.id, NOON) == Spent(90, 710)
+    assert clients.reserve(client, 10, 0, NOON).left_tokens == 10
 
 
 def test_only_the_first_settlement_counts() -> None:
@@ -192,8 +234,13 @@ class Budgets(RuleBasedStateMachine):
         self.held = [0, 0]
         self.beyond = [0, 0]
 
-    @rule(target=holds, tokens=st.integers(0, 120), cost=st.integers(0, 120))
-    def reserve(self, tokens: int, cost: int) -> tuple[Hold, int, int, int]:
+    @rule(
+        target=holds,
+        tokens=st.integers(0, 120),
+        cost=st.integers(0, 120),
+        answer=st.tuples(st.integers(0, 120), st.integers(0, 120)),
+    )
+    def reserve(self, tokens: int, cost: int, answer: tuple[int, int]) -> tuple[Hold, int, int, int]:
         day = int(self.now // DAY)
         wanted = tokens, cost
         fits = all(
@@ -201,15 +248,27 @@ class Budgets(RuleBasedStateMachine):
             for limit, used, held, more in zip(self.limits, self.spent, self.held, wanted, strict=True)
         )
         try:
-            hold = self.clients.reserve(self.client, tokens, cost, self.now)
+            hold = self.clients.reserve(
+                self.client, tokens, cost, self.now, answer_tokens=answer[0], answer_cost=answer[1]
+            )
         except BudgetSpent as refused:
             assert not fits
             assert 0 < refused.retry_after <= DAY
-            assert (self.now + refused.retry_after) % DAY == 0
+            if isinstance(refused, BudgetHeld):
+                assert refused.retry_after <= HELD_SECONDS
+                assert any(self.held)
+            else:
+                assert (self.now + refused.retry_after) % DAY == 0
             return _nothing(day)
         assert fits
-        self.held = [held + more for held, more in zip(self.held, wanted, strict=True)]
-        return hold, day, tokens, cost
+        kept = [
+            more + beside if limit is None else min(more + beside, limit - used - held)
+            for limit, used, held, more, beside in zip(
+                self.limits, self.spent, self.held, wanted, answer, strict=True
+            )
+        ]
+        self.held = [held + more for held, more in zip(self.held, kept, strict=True)]
+        return hold, day, kept[0], kept[1]
 
     @rule(held=consumes(holds), tokens=st.integers(0, 150), cost=st.integers(0, 150))
     def settle(self, held: tuple[Hold, int, int, int], tokens: int, cost: int) -> None:
@@ -238,6 +297,8 @@ class Budgets(RuleBasedStateMachine):
     def what_is_spent_is_what_was_settled(self) -> None:
         if hasattr(self, "clients"):
             assert self.clients.spent(self.client.id, self.now) == Spent(*self.spent)
+            account = self.clients._accounts[self.client.id]
+            assert [account.held_tokens, account.held_cost] == self.held
 
     @invariant()
     def the_limit_is_passed_by_calls_in_flight_alone(self) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 import structlog
 
+from quarterdeck.router.backend import Prices
 from quarterdeck.router.call import Book
 from quarterdeck.router.door.answers import Header, Receive, Refusal, Send, say
 from quarterdeck.router.door.ask import (
@@ -24,12 +25,13 @@ from quarterdeck.router.door.ask import (
     Clients,
     Headers,
     Hold,
+    answer_length,
     caller_of,
     client_of,
+    no_budget,
     parsed,
     prompt_length,
     read_body,
-    spent,
     token_of,
 )
 from quarterdeck.router.door.attempts import Hands, Line, Relay, Ways
@@ -53,8 +55,9 @@ EMBEDDINGS = "/v1/embeddings"
 MODELS = "/v1/models"
 HEALTH = "/health"
 PRICES_AGE = 5.0
-"""Seconds for which the highest price of each model is remembered; it only serves for holding back budget."""
+"""Seconds for which the highest prices of each model are remembered; they only serve to hold back budget."""
 
+_FREE = Prices()
 _log = structlog.get_logger(LOGGER)
 
 
@@ -94,7 +97,7 @@ class Application:
         self._hands = Hands(balancer, line, ways, self._books)
         self._watches = Watches()
         self._is_draining = False
-        self._prices: dict[str, int] = {}
+        self._prices: dict[str, Prices] = {}
         self._priced_at = -PRICES_AGE
         self._born = int(now())
 
@@ -184,7 +187,7 @@ class Application:
         is_stream = bool(body.get("stream")) and path != EMBEDDINGS
         options = body.get("stream_options")
         wants_usage = isinstance(options, dict) and options.get("include_usage") is True
-        hold, prompt = self._hold(client, raw, body, model, began)
+        hold, prompt = self._hold(client, path, raw, body, model, began)
         forwarded = rules.request_headers(headers.items())
         forwarded["x-request-id"] = request
         query = scope["query_string"].decode("latin-1")
@@ -204,20 +207,32 @@ class Application:
         return client_of(self._clients, headers)
 
     def _hold(
-        self, client: Client | None, raw: bytes, body: dict[str, Any], model: str, now: float
+        self, client: Client | None, path: str, raw: bytes, body: dict[str, Any], model: str, now: float
     ) -> tuple[Hold | None, int]:
         """Keep a part of the client's budget for its request. Raises `Refusal` (429)."""
         if client is None or not client.id:
             return None, 0
-        prompt = prompt_length(raw, body)
+        if not self._clients.is_limited(client):
+            return self._clients.reserve(client, 0, 0, now), 0  # it is counted what it uses
+        prompt, answer = prompt_length(raw, body), 0 if path == EMBEDDINGS else answer_length(body)
+        prices = self._prices_of(model, now)
+        cost, answer_cost = prompt * prices.input, answer * prices.output
+        try:
+            hold = self._clients.reserve(
+                client, prompt, cost, now, answer_tokens=answer, answer_cost=answer_cost
+            )
+        except BudgetSpent as error:
+            refusal = no_budget(error)
+            _log.warning(refusal.code, client=client.id)
+            raise refusal from None
+        return hold, prompt
+
+    def _prices_of(self, model: str, now: float) -> Prices:
+        """The highest that it has anywhere."""
         if now - self._priced_at >= PRICES_AGE:
             self._prices = _highest_prices(self._balancer)
             self._priced_at = now
-        try:
-            return self._clients.reserve(client, prompt, prompt * self._prices.get(model, 0), now), prompt
-        except BudgetSpent as error:
-            _log.warning("budget_spent", client=client.id)
-            raise spent(error.detail, error.retry_after) from None
+        return self._prices.get(model, _FREE)
 
     async def _refuse(self, send: Send, refusal: Refusal, path: str, request: str) -> None:
         headers = refusal.headers
@@ -288,11 +303,12 @@ def _stopping() -> Refusal:
     return Refusal(503, "The router is stopping; ask again.", "stopping", headers=headers)
 
 
-def _highest_prices(balancer: Balancer) -> dict[str, int]:
-    prices: dict[str, int] = {}
+def _highest_prices(balancer: Balancer) -> dict[str, Prices]:
+    prices: dict[str, Prices] = {}
     for backend in balancer.backends():
         for model, mapping in backend.mappings.items():
-            prices[model] = max(prices.get(model, 0), mapping.prices.input)
+            known, new = prices.get(model, _FREE), mapping.prices
+            prices[model] = Prices(max(known.input, new.input), max(known.output, new.output))
     return prices
 
 

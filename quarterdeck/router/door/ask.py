@@ -27,6 +27,13 @@ PATIENCE = 5.0
 SMALL = 4_000
 """Bytes of a request up to which it is not worth a look what is text in it, and what is not."""
 
+ANSWER = 4_096
+"""Tokens that are held back for an answer where the request sets no limit to it."""
+
+_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+_BESIDE = ("system", "instructions")
+_TOOLS = ("tools", "functions")
+
 
 class Client(Protocol):
     """Whom a token belongs to; `id` is '' for the proxy token, and for nobody when no key is needed."""
@@ -48,17 +55,25 @@ class BudgetSpent(Exception):
         self.retry_after = retry_after
 
 
+class BudgetHeld(BudgetSpent):
+    """What a client may still use today is held for its calls under way."""
+
+
 class Hold(Protocol):
     """A part of a client's budget, kept for one request."""
 
     @property
     def left_tokens(self) -> int | None:
-        """What may still be used today; None = there is no limit."""
+        """What the request may use, its own part included; None = there is no limit."""
         ...
 
     @property
     def left_cost(self) -> int | None:
         """The same in pico-dollars."""
+        ...
+
+    def grow(self, tokens: int, cost: int) -> None:
+        """Keep at least so much: it is used already, and others must not count on it."""
         ...
 
     def settle(self, tokens: int, cost: int) -> None:
@@ -76,8 +91,14 @@ class Clients(Protocol):
         """In constant time."""
         ...
 
-    def reserve(self, client: Any, tokens: int, cost: int, now: float) -> Hold:
-        """Raises `BudgetSpent`."""
+    def is_limited(self, client: Any) -> bool:
+        """Whether it has a budget."""
+        ...
+
+    def reserve(
+        self, client: Any, tokens: int, cost: int, now: float, *, answer_tokens: int = 0, answer_cost: int = 0
+    ) -> Hold:
+        """Raises `BudgetSpent`. Of what the answer may use, only as much is held as there is left."""
         ...
 
 
@@ -215,8 +236,16 @@ def prompt_length(raw: bytes, body: Map[str, Any]) -> int:
     """About how many tokens the request itself has: a quarter of its letters. For budgets, not for bills."""
     if len(raw) < SMALL:
         return len(raw) // 4 + 1
-    said = body.get("messages") or body.get("input") or body.get("prompt") or ""
-    return _letters(said, 0) // 4 + 1
+    said = (body.get("messages") or body.get("input") or body.get("prompt"), *map(body.get, _BESIDE))
+    written = sum(_written(body[name]) for name in _TOOLS if name in body)
+    return (sum(_letters(part, 0) for part in said) + written) // 4 + 1
+
+
+def answer_length(body: Map[str, Any]) -> int:
+    """How many tokens all its answers may have together, by what the request says, else by a guess."""
+    said = [limit for name in _LIMITS if type(limit := body.get(name)) is int and limit >= 0]
+    number = body.get("n")
+    return (max(said) if said else ANSWER) * (number if type(number) is int and number > 1 else 1)
 
 
 def _letters(said: Any, depth: int) -> int:
@@ -225,11 +254,29 @@ def _letters(said: Any, depth: int) -> int:
     if isinstance(said, list) and depth < 6:
         return sum(_letters(part, depth + 1) for part in said)
     if isinstance(said, dict) and depth < 6:
-        return _letters(said.get("content") or said.get("text") or "", depth + 1)
+        called = said.get("tool_calls") or said.get("arguments") or said.get("input")
+        text = said.get("content") or said.get("text") or said.get("output")
+        return _letters(text, depth + 1) + (_written(called) if called else 0)
     return 4 if isinstance(said, int) else 0  # a token as a number
+
+
+def _written(part: Any) -> int:
+    """The letters of what models read as JSON; it has no pictures."""
+    try:
+        return len(orjson.dumps(part))
+    except orjson.JSONEncodeError:  # nested deeper than any provider takes
+        return 0
 
 
 def spent(detail: str, retry_after: float) -> Refusal:
     """The refusal of a client whose budget is used up: asking again soon is no use."""
     headers = ((b"retry-after", seconds(retry_after)), NO_RETRY)
     return Refusal(429, detail, "budget_spent", headers=headers)
+
+
+def no_budget(error: BudgetSpent) -> Refusal:
+    """The refusal of a client whose budget does not allow its call now."""
+    if isinstance(error, BudgetHeld):
+        headers = ((b"retry-after", seconds(error.retry_after)),)
+        return Refusal(429, error.detail, "budget_held", headers=headers)
+    return spent(error.detail, error.retry_after)

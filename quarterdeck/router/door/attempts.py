@@ -318,10 +318,10 @@ class Relay:
         tokens, cost = hold.left_tokens, hold.left_cost
         if tokens is None and cost is None:
             return
-        used = Usage(self._ask.prompt_tokens, len(stream.text().encode()) // 4)
-        if tokens is not None and used.prompt + used.completion > tokens:
-            raise OverBudget
-        if cost is not None and used.cost(admission.mapping.prices) > cost:
+        usage = Usage(self._ask.prompt_tokens, len(stream.text().encode()) // 4)
+        used, charged = usage.prompt + usage.completion, usage.cost(admission.mapping.prices)
+        hold.grow(used, charged)
+        if (tokens is not None and used > tokens) or (cost is not None and charged > cost):
             raise OverBudget
 
     async def _close_stream(self, refusal: Refusal | None) -> None:
