@@ -33,6 +33,18 @@ async def counter() -> AsyncIterator[TokenCounter]:
     await made.close()
 
 
+def test_an_estimate_takes_four_characters_a_token_however_deep_they_lie() -> None:
+    deep: Any = "nine tokens of four letters, or so.."
+    for _ in range(1_500):
+        deep = [deep]
+    assert counting.estimate({"messages": deep, "model": "gpt"}, "hello") == Usage(9, 2, 11, is_estimate=True)
+
+
+def test_texts_keep_their_order() -> None:
+    body = {"system": "a", "messages": [{"role": "user", "content": [{"text": "b"}, "c"]}, {"content": "d"}]}
+    assert list(counting._texts(body)) == ["a", "b", "c", "d"]
+
+
 async def ended(pid: int) -> None:
     with suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from quarterdeck.router import steady
-from quarterdeck.router.backend import PICO, Pool
+from quarterdeck.router.backend import PICO, Pool, Usage
 from quarterdeck.router.exchange import Outcome
 from quarterdeck.router.ways.litellm_way import LiteLLMWay
 from tests.fakes.provider import FakeProvider
@@ -425,15 +425,48 @@ async def test_a_call_that_was_still_being_sent_when_the_stop_began_is_told_so()
 class SlowCounter:
     """Counts for longer than a stop waits."""
 
-    async def count(self, *_: object) -> None:
+    async def count(self, *_: object) -> Usage:
         await asyncio.Event().wait()
+        raise AssertionError
 
 
-async def test_a_stop_loses_no_call_whose_tokens_are_still_being_counted() -> None:
+class BrokenCounter:
+    """Cannot count."""
+
+    async def count(self, *_: object) -> Usage:
+        raise RecursionError
+
+
+@pytest.mark.parametrize("counter", [SlowCounter(), BrokenCounter()])
+async def test_tokens_that_cannot_be_counted_are_estimated_and_neither_they_nor_the_call_are_lost(
+    counter: SlowCounter | BrokenCounter,
+) -> None:
+    clients, budget = limited(10_000)
     async with FakeProvider() as provider:
         only = backend(provider, "gpt", native="usage-absent")
-        async with Served([only], counter=SlowCounter()) as router:
-            assert (await router.ask("gpt")).status_code == 200
-            assert router.calls == []
+        async with Served([only], counter=counter, clients=clients) as router:
+            answer = await router.ask("gpt", headers={"Authorization": "Bearer sk-client"})
+            said = answer.json()["choices"][0]["message"]["content"]
             await router.app.drain(0.05)
-            assert [call.outcome for call in router.calls] == [Outcome.OK]
+            (call,) = router.calls
+            assert (call.outcome, call.usage.is_estimate) == (Outcome.OK, True)
+            assert call.usage.prompt == -(-len("all hands on deck") // 4)
+            assert call.usage.completion == -(-len(said) // 4) > 0
+            assert budget.settled == [(call.usage.total, call.cost)]
+            assert call.cost > 0
+
+
+async def test_a_stop_books_what_a_stream_that_it_breaks_off_has_said() -> None:
+    async with FakeProvider() as provider:
+        only = backend(provider, "gpt")
+        async with Served([only], counter=SlowCounter()) as router:
+            provider.hold("native-gpt", after=K)
+            hearing = asyncio.create_task(router.stream("gpt"))
+            await router.until(lambda: bool(provider.requests) and router.app.open_requests == 1)
+            async with asyncio.timeout(5):
+                await router.app.drain(0.2)
+            heard = await hearing
+            (call,) = router.calls
+            assert (call.outcome, call.usage.is_estimate) == (Outcome.CUT, True)
+            assert call.usage.completion == -(-len(heard.text) // 4) > 0
+            assert call.usage.prompt > 0

@@ -16,6 +16,7 @@ from quarterdeck.router.door.ask import Ask, RequestIds
 from quarterdeck.router.door.request_log import LOGGER, Entry, RequestLog
 from quarterdeck.router.exchange import Outcome
 from quarterdeck.router.limits.balancer import Admission
+from quarterdeck.router.ways.counting import estimate
 
 _log = structlog.get_logger(LOGGER)
 
@@ -60,16 +61,16 @@ class Books:
         task.add_done_callback(self._counting.discard)
 
     async def _count(self, admission: Admission, ask: Ask, text: str, then: Callable[[Usage], None]) -> None:
-        usage = NOTHING
+        usage: Usage | None = None
         try:
             usage = await self._counter.count(admission.mapping.native_id, ask.path, ask.body, text)
         except Exception:
             _log.exception("tokens_not_counted", request=ask.id)
         finally:
-            then(usage)
+            then(usage or estimate(ask.body, text))
 
     async def close(self, limit: float) -> None:
-        """Let counting end; what takes longer is booked without tokens."""
+        """Let counting end; of what takes longer the tokens are estimated."""
         if self._counting:
             _, late = await asyncio.wait(self._counting, timeout=limit)
             for task in late:
