@@ -2,8 +2,10 @@
 
 import asyncio
 
+import psutil
 import psycopg
 import pytest
+from psycopg.pq import TransactionStatus
 
 from quarterdeck.kernel.errors import Conflict, Unavailable
 from quarterdeck.router.storage import lease
@@ -75,6 +77,26 @@ async def test_a_router_gives_way_to_one_that_came_while_its_database_was_away(
         async with Lease(database_url):
             with pytest.raises(Conflict, match="Another router"):
                 await asyncio.wait_for(asyncio.shield(first.lost), 10)
+
+
+@pytest.mark.services  # it freezes a process of the server
+async def test_a_stop_does_not_wait_for_a_postgresql_that_is_frozen(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "CLOSE_SECONDS", 0.3, raising=False)
+    held = await Lease(database_url).__aenter__()
+    assert held._connection is not None
+    server = psutil.Process(held._connection.info.backend_pid)
+    server.suspend()
+    try:
+        async with asyncio.timeout(4):
+            while held._connection.info.transaction_status is not TransactionStatus.ACTIVE:
+                await asyncio.sleep(0.01)
+            await held.__aexit__(None, None, None)
+    finally:
+        server.resume()
+    async with asyncio.timeout(10), Lease(database_url):
+        pass
 
 
 async def test_without_a_database_it_is_the_database_that_is_named() -> None:

@@ -28,6 +28,9 @@ LOOK = 2.0
 PATIENCE = 3.0
 """Seconds for which a former router may still be about to end."""
 
+CLOSE_SECONDS = 3.0
+"""How long a look that is under way may hold up the end."""
+
 _NETWORK: dict[str, Any] = {
     "connect_timeout": 5,
     "keepalives_idle": 10,
@@ -67,10 +70,17 @@ class Lease:
     ) -> None:
         self._ending.set()  # not cancelled: psycopg turns that into an error of the query under way
         if self._watching is not None:
-            await self._watching
+            await self._end(self._watching)
         self.lost.cancel()
         if self._connection is not None:
             await self._connection.close()
+
+    async def _end(self, watching: "asyncio.Task[None]") -> None:
+        done, _ = await asyncio.wait({watching}, timeout=CLOSE_SECONDS)
+        if not done and self._connection is not None:
+            self._connection.pgconn.finish()  # psycopg would wait ten seconds more for a frozen server
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
 
     async def _take(self, patience: float) -> None:
         loop = asyncio.get_running_loop()
