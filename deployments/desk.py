@@ -83,7 +83,8 @@ class Desk:
             ("connections", self._copy_blocks),
             ("telegram_bots", self._start_listener),
             ("cancellations", self._obey_cancellations),
-            ("strays", self._sweep),
+            ("strays", self._stop_strays),
+            ("leftovers", self._sweep),
         ]
         loops = [asyncio.create_task(self._listen())]
         loops += [asyncio.create_task(self._do(name, duty)) for name, duty in duties]
@@ -186,8 +187,11 @@ class Desk:
     async def _sweep(self) -> float:
         await self.house.engine.free_claims()
         await self.house.forge.ci.free(is_dead)
-        await self.house.engine.stop_stray_runs()
         await self.house.engine.block_hopeless()
+        return 2.0
+
+    async def _stop_strays(self) -> float:
+        await self.house.engine.stop_stray_runs()
         return 2.0
 
     async def _obey_cancellations(self) -> float:

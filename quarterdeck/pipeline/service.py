@@ -3,7 +3,7 @@
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -263,24 +263,24 @@ class Engine:
         """
         async with self.database.read() as session:
             found = await store.interrupted_runs(session, self.crew.host)
-        stops = [self.crew.stop(run, why) for run, why in found]
-        for outcome in await asyncio.gather(*stops, return_exceptions=True):
-            if isinstance(outcome, BaseException):
-                raise outcome
-        return len(found)
+        return await _each(self.crew.stop(run, why) for run, why in found)
 
     async def stop_stray_runs(self) -> int:
-        """Stop and close runs whose item went elsewhere: cancelled, or taken back by a person."""
+        """Stop and close runs whose item went elsewhere: cancelled, or taken back by a person.
+
+        Raises `Unavailable` when some could not be stopped; the others were.
+        """
         async with self.database.read() as session:
             strays = await store.stray_runs(session)
-        for run in strays:
-            assert run.id is not None
-            outcome = await self.crew.stop(run, "the item no longer needs it")
+        return await _each(self._stop_stray_run(run) for run in strays)
+
+    async def _stop_stray_run(self, run: AgentRun) -> None:
+        assert run.id is not None
+        if outcome := await self.crew.stop(run, "the item no longer needs it"):
             async with self.database.command("close stray run") as unit:
-                if outcome and await self.crew.close_run(unit, run.id, outcome):
+                if await self.crew.close_run(unit, run.id, outcome):
                     unit.record("run_cancelled", item=run.item_key, run=run.id, agent=run.agent)
                     unit.wake("items")
-        return len(strays)
 
     # People
 
@@ -466,6 +466,15 @@ class Engine:
             approval = await store.approval(unit.session, approval_id)
             approval.form_closed = True
             unit.session.add(approval)
+
+
+async def _each(stops: Iterable[Awaitable[object]]) -> int:
+    """All at once, as each may take its grace; the first error is raised when the others are through."""
+    ends = await asyncio.gather(*stops, return_exceptions=True)
+    for end in ends:
+        if isinstance(end, BaseException):
+            raise end
+    return len(ends)
 
 
 def _must_be_ours(item: WorkItem) -> None:

@@ -1,5 +1,6 @@
 """Cancel, pressed in Prefect's UI, stops that one run: also when the first try fails, and on other hosts."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from quarterdeck.board.model import State
 from quarterdeck.crew.command import CommandRuntime
 from quarterdeck.crew.model import AgentRun
+from quarterdeck.crew.runtime import Outcome
 from quarterdeck.crew.service import Crew
 from quarterdeck.house import House
 from quarterdeck.kernel.database import Database
@@ -18,7 +20,7 @@ from quarterdeck.pipeline.assignments import Wish
 from quarterdeck.pipeline.rules import AwaitRun, Block
 from quarterdeck.pipeline.service import Engine
 from quarterdeck.pipeline.work import StageWork
-from tests.fakes.homes import furnished
+from tests.fakes.homes import ROSTER, furnished
 from tests.fakes.stage_work import OWNER, PIPELINE, filed, state
 
 WHY = "The stage run was cancelled in Prefect."
@@ -26,7 +28,8 @@ WHY = "The stage run was cancelled in Prefect."
 
 @pytest.fixture
 async def house(database: Database, tmp_path: Path) -> AsyncIterator[House]:
-    async with furnished(database, Settings(home=tmp_path), pipeline=PIPELINE) as house:
+    roster = ROSTER.replace("{slug: analyst,", "{slug: analyst, max_concurrent: 3,")
+    async with furnished(database, Settings(home=tmp_path), pipeline=PIPELINE, roster=roster) as house:
         yield house
 
 
@@ -63,7 +66,7 @@ async def test_a_run_that_could_not_be_stopped_at_once_is_stopped_at_the_next_lo
     assert await house.engine.stop_interrupted_runs() == 0
 
 
-async def _no_room(*_: object) -> None:
+async def _no_room(*_: object) -> Outcome:
     raise Unavailable("No space left on device.")
 
 
@@ -105,3 +108,44 @@ async def test_the_next_round_is_not_stopped_for_a_cancel_of_the_one_before(hous
     _, run = await at_work(house.engine, key, "new")
     await house.engine.interrupt("old", WHY)
     assert not was_stopped(house.crew, run)
+
+
+async def three_cancelled(house: House) -> list[AgentRun]:
+    """Three items with an agent at work, all cancelled together."""
+    runs = []
+    for title in ("One", "Two", "Three"):
+        key = await filed(house, title=title)
+        _, run = await at_work(house.engine, key, title)
+        await house.engine.cancel(key, OWNER)
+        runs.append(run)
+    return runs
+
+
+async def test_an_agent_that_takes_long_to_stop_keeps_no_other_from_being_stopped(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = await three_cancelled(house)
+    stop, all_asked = house.crew.stop, asyncio.Barrier(len(runs))
+
+    async def slow(run: AgentRun, why: str) -> Outcome | None:
+        await asyncio.wait_for(all_asked.wait(), 2)
+        return await stop(run, why)
+
+    monkeypatch.setattr(house.crew, "stop", slow)
+    assert await house.engine.stop_stray_runs() == 3
+    assert await house.crew.open_runs() == []
+
+
+async def test_a_run_that_cannot_be_stopped_keeps_no_other_from_being_stopped_and_closed(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stubborn, *_ = await three_cancelled(house)
+    stop = house.crew.stop
+
+    async def stop_others(run: AgentRun, why: str) -> Outcome | None:
+        return await (_no_room() if run.id == stubborn.id else stop(run, why))
+
+    monkeypatch.setattr(house.crew, "stop", stop_others)
+    with pytest.raises(Unavailable):
+        await house.engine.stop_stray_runs()
+    assert [run.id for run in await house.crew.open_runs()] == [stubborn.id]
