@@ -179,7 +179,7 @@ def cancel(key: Key, comment: Comment = "", as_json: AsJson = False) -> None:
 
 @app.command()
 def retry(key: Key, comment: Comment = "", as_json: AsJson = False) -> None:
-    """Take a blocked or cancelled work item up again."""
+    """Take a blocked or cancelled work item up again; the comment goes to the agent."""
 
     async def retried(house: "House") -> "Card":
         await house.engine.retry(key, terminal.owner(), comment)

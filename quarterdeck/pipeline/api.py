@@ -126,7 +126,10 @@ async def cancel(
 async def retry(
     request: Request, engine: TheEngine, caller: Known, key: str, why: Reason | None = None
 ) -> Card:
-    """Another try of a blocked item, with a fresh budget; or a cancelled one taken up again."""
+    """Another try of a blocked item, with a fresh budget; or a cancelled one taken up again.
+
+    The comment goes to the agent.
+    """
     await engine.retry(key, caller, why.comment if why else "")
     return await _card(request, key)
 

@@ -97,7 +97,7 @@ class BoardItems:
             if item.state is not State.BLOCKED:
                 raise _not_now(item)
             _, stage = await self._engine.pipelines.way_of(unit.session, item)
-            await transitions.put(unit, item, rules.retried(transitions.standing(item), stage))
+            await transitions.put(unit, item, rules.retried(transitions.standing(item), stage, why))
             unit.record("item_retried", item=key, by=BY, stage=item.stage, comment=why)
 
     async def block(self, key: str, why: str) -> None:

@@ -132,11 +132,15 @@ class Repair:
 
 @dataclass(frozen=True)
 class Block:
-    """A person must act: why, and what they can do. `cancelled`: because a person stopped it."""
+    """A person must act: why, and what they can do. `cancelled`: because a person stopped it.
+
+    `note` is for the agent of the next round, should it be retried; empty = what it was told before.
+    """
 
     why: str
     todo: str
     cancelled: bool = False
+    note: str = ""
 
 
 Step = StartRun | AwaitRun | Publish | CheckGate | AskApproval | Wait | Advance | Repair | Block
@@ -184,16 +188,17 @@ def _gate_step(facts: Facts, gate: str, now: datetime) -> Step | None:
     known = facts.gates.get(gate)
     if known is None or (known.verdict is GateVerdict.PENDING and not known.fresh):
         return CheckGate(gate)
+    said = f"{gate}: {known.reason}"
     match known.verdict:
         case GateVerdict.PASSED:
             return None
         case GateVerdict.FAILED:
-            return again(facts, f"gate:{gate}", facts.stage.back, f"{gate}: {known.reason}")
+            return again(facts, f"gate:{gate}", facts.stage.back, said)
         case GateVerdict.STUCK:
-            return Block(f"{gate}: {known.reason}", "Mend the cause, then retry the item.")
+            return Block(said, "Mend the cause, then retry the item.", note=said)
         case GateVerdict.PENDING:
             if known.expires_at is not None and now >= known.expires_at:
-                return Block(f"{gate}: {known.reason}", "Find out why nothing reports, then retry the item.")
+                return Block(said, "Find out why nothing reports, then retry the item.", note=said)
             return Wait(gate, known.reason, min(now + POLL, known.expires_at or now + POLL))
 
 
@@ -221,6 +226,7 @@ def again(facts: Facts, cause: str, to: str, note: str) -> Repair | Block:
         return Block(
             f"All {allowed} repairs are used up. Last reason: {note}",
             "Look at the log of the last run, mend the cause, then retry the item.",
+            note=note,
         )
     target = facts.pipeline.stage(to)
     assert target is not None, "a pipeline is checked at load"
@@ -293,9 +299,12 @@ def moved(standing: Standing, step: Advance | Repair) -> Standing:
     return Standing(step.to, state, spent, step.note if isinstance(step, Repair) else "")
 
 
-def retried(standing: Standing, stage: Stage) -> Standing:
-    """The item after a person asked for another try: the budget of this stage's causes starts anew."""
-    return moved_by_hand(standing, stage, standing.note)
+def retried(standing: Standing, stage: Stage, words: str = "") -> Standing:
+    """The item after a person asked for another try: the budget of this stage's causes starts anew.
+
+    The words of whoever asked come after what its agent would be told anyway.
+    """
+    return moved_by_hand(standing, stage, "\n".join(filter(None, [standing.note, words])))
 
 
 def moved_by_hand(standing: Standing, stage: Stage, note: str) -> Standing:

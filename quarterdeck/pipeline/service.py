@@ -23,6 +23,7 @@ from quarterdeck.pipeline import rules, store, transitions
 from quarterdeck.pipeline.definition import Stage
 from quarterdeck.pipeline.model import Approval, Claim
 from quarterdeck.pipeline.pipelines import Pipelines
+from quarterdeck.pipeline.refusals import must_be_movable, must_be_ours, no_longer_asked
 from quarterdeck.pipeline.store import Candidate
 from quarterdeck.pipeline.work import LEASE, StageWork, Ticket
 
@@ -337,7 +338,7 @@ class Engine:
         item = await store.item_for_update(unit.session, key)
         approval = await store.newest_approval(unit.session, item.id)
         if asked is not None and (approval is None or approval.id != asked):
-            raise _no_longer_asked(item.key, await store.approval(unit.session, asked, of=item.id))
+            raise no_longer_asked(item.key, await store.approval(unit.session, asked, of=item.id))
         self._must_be_open(item, approval)
         assert approval is not None
         if name == approval.requested_by:
@@ -377,7 +378,7 @@ class Engine:
             and approval is not None
             and approval.approved is not None
         ):
-            raise _no_longer_asked(item.key, approval)
+            raise no_longer_asked(item.key, approval)
         if item.state is not State.WAITING_APPROVAL or approval is None:
             raise Conflict(
                 f"{item.key} does not wait for approval: it is {item.state.value} in {item.stage}.",
@@ -401,7 +402,10 @@ class Engine:
         return item
 
     async def retry(self, key: str, caller: Caller, comment: str = "") -> WorkItem:
-        """Another try of the stage where it is blocked, with a fresh budget; reopens a cancelled item."""
+        """Another try of the stage where it is blocked, with a fresh budget; reopens a cancelled item.
+
+        The comment goes to the agent, after the reason for which it was blocked.
+        """
         caller.must_write()
         async with self.database.command("retry item") as unit:
             item = await store.item_for_update(unit.session, key)
@@ -411,9 +415,10 @@ class Engine:
                     "Wait for its agent, or cancel it first.",
                     code="not_blocked",
                 )
-            _must_be_ours(item)
+            must_be_ours(item)
             _, stage = await self.pipelines.way_of(unit.session, item)
-            await transitions.put(unit, item, rules.retried(transitions.standing(item), stage))
+            words = f"retried by {caller.name}: {comment}" if comment else ""
+            await transitions.put(unit, item, rules.retried(transitions.standing(item), stage, words))
             unit.record("item_retried", item=key, by=caller.name, stage=item.stage, comment=comment)
         return item
 
@@ -430,7 +435,7 @@ class Engine:
         async with self.database.command("move item") as unit:
             item = await store.item_for_update(unit.session, key)
             must_be_current(item, version)
-            _must_be_movable(item)
+            must_be_movable(item)
             stage = await self.pipelines.way_back(unit.session, item, to)
             left, note = item.stage, f"moved by {caller.name}: {comment}".rstrip(": ")
             await transitions.withdraw(unit, item, caller, "moved")
@@ -475,36 +480,3 @@ async def _each(stops: Iterable[Awaitable[object]]) -> int:
         if isinstance(end, BaseException):
             raise end
     return len(ends)
-
-
-def _must_be_ours(item: WorkItem) -> None:
-    if item.pipeline == OUTSIDE:
-        raise Conflict(
-            f"{item.key} stands for work of another source.",
-            f"Unblock it there: `quarterdeck heartbeat unblock {item.assignee} {item.key}`.",
-            code="not_ours",
-        )
-
-
-def _must_be_movable(item: WorkItem) -> None:
-    _must_be_ours(item)
-    if not rules.may_be_moved(item.state):
-        todo = "Retry it first." if item.state is State.CANCELLED else "File another item for what is left."
-        raise Conflict(f"{item.key} is {item.state.value}.", todo, code="item_final")
-
-
-def _no_longer_asked(key: str, approval: Approval) -> Conflict:
-    if approval.approved is None:
-        return Conflict(
-            f"{key} does not wait for this approval any more: it was withdrawn.",
-            "Nothing to do.",
-            code="not_waiting",
-            item=key,
-        )
-    word = "approved" if approval.approved else "rejected"
-    return Conflict(
-        f"{key} was already decided by {approval.decided_by} ({word}).",
-        "Nothing to do.",
-        code="already_decided",
-        by=approval.decided_by,
-    )

@@ -59,6 +59,7 @@ async def withdraw(unit: Unit, item: WorkItem, caller: Caller, why: str) -> None
 def block(unit: Unit, item: WorkItem, step: Block, *, whose: str = "owner") -> None:
     """Stop here until a person acts; the item says whose move it is, since when, why, and what to do."""
     item.state, item.wake_at = State.BLOCKED, None
+    item.note = step.note or item.note
     item.move = move(unit, whose, step.why, step.todo)
     touch(unit, item)
     unit.record("item_blocked", item=item.key, reason=step.why, whose=whose, todo=step.todo)

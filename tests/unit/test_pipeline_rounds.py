@@ -16,10 +16,12 @@ from quarterdeck.kernel.errors import Conflict, Stale
 from quarterdeck.kernel.settings import Settings
 from quarterdeck.pipeline.assignments import Wish
 from quarterdeck.pipeline.board_items import BoardItems
+from quarterdeck.pipeline.gates import Answer
+from quarterdeck.pipeline.model import GateVerdict
 from quarterdeck.pipeline.rules import Block, StartRun
 from quarterdeck.pipeline.store import Candidate, item_for_update
 from tests.fakes.homes import ROSTER, furnished
-from tests.fakes.stage_work import OWNER, PIPELINE, filed, kinds, state, taken
+from tests.fakes.stage_work import OWNER, PIPELINE, filed, finish_run, kinds, state, taken
 
 CANCELLED = Outcome(cancelled=True, error="the item no longer needs it")
 
@@ -119,3 +121,44 @@ async def test_an_item_that_stands_for_work_of_another_source_cannot_be_claimed(
         await taken(house, key)
     assert refused.value.code == "not_ours"
     assert (await state(house, key)).state is State.QUEUED
+
+
+async def out_of_repairs(house: House, reason: str) -> str:
+    """An item that is blocked because its gate failed and its pipeline allows no repair."""
+    key = await filed(house)
+    work = await taken(house, key)
+    await finish_run(work)
+    snapshot = (await work.assignment()).snapshot
+    await work.gate_answered("check_documents", Answer(GateVerdict.FAILED, reason), snapshot)
+    step = await work.next_step()
+    assert isinstance(step, Block)
+    await work.record(step)
+    return key
+
+
+@pytest.fixture
+async def strict(database: Database, tmp_path: Path) -> AsyncIterator[House]:
+    pipeline = PIPELINE.replace("approval: true", "approval: true, rounds: 0")
+    async with furnished(database, Settings(home=tmp_path), pipeline=pipeline) as house:
+        yield house
+
+
+async def test_a_retry_tells_the_agent_why_it_was_blocked_and_what_the_person_says(strict: House) -> None:
+    key = await out_of_repairs(strict, "brd.md is missing")
+    await strict.engine.retry(key, OWNER, "and name the owner")
+    note = (await state(strict, key)).note
+    assert note == "check_documents: brd.md is missing\nretried by owner: and name the owner"
+
+
+async def test_a_heartbeat_that_reopens_tells_the_agent_both_reasons(strict: House) -> None:
+    key = await out_of_repairs(strict, "brd.md is missing")
+    await BoardItems(strict.database, strict.board, strict.engine).reopen(key, "it stood still")
+    assert (await state(strict, key)).note == "check_documents: brd.md is missing\nit stood still"
+
+
+async def test_what_is_cancelled_and_retried_keeps_what_its_agent_was_told(house: House) -> None:
+    key = await filed(house)
+    await taken(house, key)
+    await given_back(house, key)
+    await reopened(house, key)
+    assert (await state(house, key)).note == "it stood still"

@@ -137,6 +137,7 @@ def test_rounds_used_up_block_the_item_and_the_last_reason_is_told() -> None:
     assert isinstance(step, Block)
     assert "All 3 repairs are used up" in step.why
     assert "exit_code=1" in step.why
+    assert step.note == "developer failed (exit_code=1)"
 
 
 def test_a_failed_gate_sends_its_reason_to_the_stage_that_can_repair_it() -> None:
@@ -157,7 +158,7 @@ def test_a_gate_that_cannot_be_repaired_from_there_blocks_at_once() -> None:
     gates = {"check_pr_open": PASSED, "check_ci_green": GateFacts(GateVerdict.STUCK, "red on main too")}
     step = next_step(facts(run=FINISHED, published=True, gates=gates), NOW)
     assert isinstance(step, Block)
-    assert step.why == "check_ci_green: red on main too"
+    assert step.why == step.note == "check_ci_green: red on main too"
 
 
 def test_a_pending_gate_is_no_failure_and_is_waited_for_until_its_patience_ends() -> None:
