@@ -45,7 +45,12 @@ async def ask_for_approval(item: str, stage: str, round: int, approval: UUID) ->
             )
             try:
                 by = await decide(
-                    house, item, approved=answer.approve, comment=answer.comment, by=answer.by.strip()
+                    house,
+                    item,
+                    approved=answer.approve,
+                    comment=answer.comment,
+                    by=answer.by.strip(),
+                    asked=approval,
                 )
             except (Invalid, Forbidden) as error:
                 refused = str(error)

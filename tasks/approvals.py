@@ -21,9 +21,11 @@ _MOST_FORMS = 20
 
 
 @step("decide", seconds=60, retries=5)
-async def decide(house: House, key: str, *, approved: bool, comment: str, by: str) -> str:
-    """Give the decision through the engine; returns who it counts for. Raises as `Engine.decide` does."""
-    decided = await house.engine.decide(key, owner(DOOR), approved=approved, comment=comment, by=by)
+async def decide(house: House, key: str, *, approved: bool, comment: str, by: str, asked: UUID) -> str:
+    """Answer this request through the engine; returns who it counts for. Raises as `Engine.decide` does."""
+    decided = await house.engine.decide(
+        key, owner(DOOR), approved=approved, comment=comment, by=by, asked=asked
+    )
     return decided.decided_by or ""
 
 

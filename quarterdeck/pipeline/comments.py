@@ -4,8 +4,6 @@ Who wrote the text counts, not whose comment it is. The same person deciding the
 comment counts once, however often it arrives.
 """
 
-from datetime import datetime
-
 from quarterdeck.crew.service import Crew
 from quarterdeck.forge import tracker_store as store
 from quarterdeck.forge.tracker import SOURCE, Comment, Tracker
@@ -16,6 +14,7 @@ from quarterdeck.kernel.identity import Caller
 from quarterdeck.kernel.inbox_model import Ignored
 from quarterdeck.pipeline import mirror_rules as rules
 from quarterdeck.pipeline import posts
+from quarterdeck.pipeline import store as items
 from quarterdeck.pipeline.mirror_rules import Said
 from quarterdeck.pipeline.service import Engine
 
@@ -48,13 +47,11 @@ class Comments:
 
     async def _decide(self, key: str, comment: Comment, said: Said) -> str:
         caller = await self._crew.by_handle(DOOR, comment.editor)
-        approval = await self._engine.approval_of(key)
-        asked_at = approval.requested_at if approval and not approval.decided_at else None
         try:
             async with self._database.command("decide by comment") as unit:
                 if not await self._is_new(unit, key, comment, said, said.word):
                     return Ignored("It was heard before.")
-                _must_answer(comment, asked_at)
+                await _must_answer(unit, key, comment)
                 await self._engine.decide_within(
                     unit, key, _known(caller, comment), approved=said.approved, comment=said.remark
                 )
@@ -91,8 +88,13 @@ def _known(caller: Caller | None, comment: Comment) -> Caller:
     return caller
 
 
-def _must_answer(comment: Comment, asked_at: datetime | None) -> None:
-    if asked_at is not None and rules.was_said_before(comment, asked_at):
+async def _must_answer(unit: Unit, key: str, comment: Comment) -> None:
+    item = await items.item_for_update(unit.session, key)
+    approval = await items.newest_approval(unit.session, item.id)
+    if approval is None or approval.decided_at:
+        return
+    before = await items.last_decision(unit.session, item.id)
+    if rules.was_said_before(comment, approval.requested_at, before):
         raise Conflict(
             "That was said before approval was asked for.",
             "Look at what there is now, and say it again in a new comment.",

@@ -46,8 +46,13 @@ def said(text: str) -> Said | None:
     return Said(REJECTED not in markers, remark)
 
 
-def was_said_before(comment: Comment, asked_at: datetime) -> bool:
-    """Is the comment older than the question that it would answer?"""
+def was_said_before(comment: Comment, asked_at: datetime, last_decision: datetime | None) -> bool:
+    """Is the comment older than the question that it would answer?
+
+    Clocks may differ, unless it may have been meant for the question before, decided at `last_decision`.
+    """
+    if last_decision is not None and last_decision > comment.changed_at - TOLERANCE:
+        return comment.changed_at < asked_at
     return comment.changed_at < asked_at - TOLERANCE
 
 

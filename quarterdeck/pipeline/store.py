@@ -379,6 +379,12 @@ async def newest_approval(session: AsyncSession, item_id: UUID) -> Approval | No
     return (await session.exec(statement)).one_or_none()
 
 
+async def last_decision(session: AsyncSession, item_id: UUID) -> datetime | None:
+    """When a request of this item was last decided or withdrawn."""
+    statement = select(func.max(Approval.decided_at)).where(col(Approval.item_id) == item_id)
+    return (await session.exec(statement)).one()
+
+
 async def approvals_without_form(session: AsyncSession) -> list[Approval]:
     """Requests that the Prefect UI does not show yet."""
     statement = select(Approval).where(col(Approval.decided_at).is_(None), col(Approval.flow_run) == "")

@@ -128,7 +128,9 @@ async def through_the_api(house: House, key: str) -> None:
 
 
 async def through_the_form(house: House, key: str) -> None:
-    await decide.fn(house, key, approved=False, comment="fine", by="anna")
+    asked = await house.engine.approval_of(key)
+    assert asked
+    await decide.fn(house, key, approved=False, comment="fine", by="anna", asked=asked.id)
 
 
 async def through_a_comment(house: House, key: str) -> None:

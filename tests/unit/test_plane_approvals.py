@@ -142,8 +142,33 @@ async def test_an_old_comment_does_not_decide_a_new_question(company: PlaneCompa
 
 
 class _Ahead:
+    def __init__(self, by: timedelta = timedelta(minutes=5)) -> None:
+        self.by = by
+
     def now(self) -> datetime:
-        return datetime.now(UTC) + timedelta(minutes=5)
+        return datetime.now(UTC) + self.by
+
+
+async def test_what_was_said_to_the_question_before_does_not_decide_one_that_followed_at_once(
+    company: PlaneCompany,
+) -> None:
+    """Within the tolerance for clocks: who spoke cannot have seen what is asked about now."""
+    issue, key = await company.asked()
+    await company.house.engine.decide(key, OWNER, approved=False, comment="again")
+    company.books.say(issue, company.anna, ":approved:")
+    company.house.database.clock = _Ahead(timedelta(seconds=10))
+    await company.ask(key)
+    assert "before approval was asked for" in (await company.hear())[0]
+    assert await place(company, key) == ("analysis", State.WAITING_APPROVAL, 2)
+
+
+async def test_a_tracker_whose_clock_is_a_little_behind_is_heard(company: PlaneCompany) -> None:
+    issue, key = await company.filed()
+    company.house.database.clock = _Ahead(timedelta(seconds=10))
+    await company.ask(key)
+    company.books.say(issue, company.anna, ":approved:")
+    await company.hear()
+    assert await place(company, key) == APPROVED
 
 
 async def test_a_comment_that_decided_once_does_not_decide_the_next_time(company: PlaneCompany) -> None:
