@@ -20,6 +20,8 @@ class Nature(StrEnum):
     FAILS = "every run fails the same way"
     WANDERS = "every run fails in another way"
     TURNS = 'every run "succeeds" without progress'
+    PARTS = "takes three runs, step by step"
+    ASKS = "its first run only asks"
     DIES = "its run dies"
     OVERRUNS = "its run overruns its limit"
     SILENT = "its result is lost"
@@ -124,13 +126,22 @@ def course(job: Job, chance: random.Random) -> Course:
             case Nature.WANDERS:
                 return _failure(minutes, f"{chance.choice(EXCUSES)} in part {_word(job.runs)}")
             case Nature.TURNS:
-                return Course(minutes, False, {"exit_code": 0, "result": {"summary": "Nothing to change."}})
+                return _words(minutes, "Nothing to change.")
+            case Nature.PARTS if job.runs <= 2:
+                return _words(minutes, f"- [x] part {_word(job.runs)}\n- [ ] the rest")
+            case Nature.ASKS if job.runs == 1:
+                return _words(minutes, "Shall I begin?")
             case Nature.DIES if job.runs == 1:
                 return Course(minutes, False, {"exit_code": None, "error": "Its process is gone."})
             case Nature.OVERRUNS if job.runs == 1:
                 return Course(30, False, {"exit_code": -9, "timed_out": True})
     result = None if job.nature is Nature.SILENT else {"summary": f"{job.name} is done."}
     return Course(minutes, True, {"exit_code": 0, "result": result})
+
+
+def _words(minutes: float, said: str) -> Course:
+    """It ends well, and what it says is not that the work is done."""
+    return Course(minutes, False, {"exit_code": 0, "result": {"summary": said}})
 
 
 def _failure(minutes: float, why: str) -> Course:

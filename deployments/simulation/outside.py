@@ -107,6 +107,9 @@ class Outside:
         await self._call(HANGS)
         return Look(tuple(self._found(c) for c in self.cards.values() if c.status not in CLOSED))
 
+    async def filed_since(self, moment: datetime) -> Sequence[str]:
+        return [c.title for c in self.cards.values() if c.made >= moment and c.status not in CLOSED]
+
     async def read(self, ref: Ref) -> Found | None:
         await self._call()
         card = self.cards.get(ref.id)

@@ -13,7 +13,7 @@ from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from quarterdeck.board.cards import Card, Wanted
-from quarterdeck.board.model import FINAL, ItemDependency, Project, State, WorkItem
+from quarterdeck.board.model import FINAL, OUTSIDE, ItemDependency, Project, State, WorkItem
 from quarterdeck.kernel.journal import Event
 
 SHOWN = 21
@@ -81,6 +81,13 @@ async def states_of(session: AsyncSession, keys: Iterable[str]) -> dict[str, Sta
     """Where those items stand that exist."""
     rows = select(WorkItem.key, WorkItem.state).where(col(WorkItem.key).in_(list(keys)))
     return {key: State(state) for key, state in (await session.exec(rows)).all()}
+
+
+async def titles_since(session: AsyncSession, moment: datetime) -> Sequence[str]:
+    """The titles of open items of ours that were filed since."""
+    ours = (col(WorkItem.pipeline) != OUTSIDE, col(WorkItem.state).not_in(FINAL))
+    rows = select(WorkItem.title).where(col(WorkItem.created_at) >= moment, *ours)
+    return (await session.exec(rows)).all()
 
 
 async def items(

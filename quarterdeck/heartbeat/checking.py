@@ -121,6 +121,8 @@ class Check:
             if is_lifted(piece, memory, now):
                 self.plan.recoveries.append(Recovery(piece, Judgement(Standing.MOVING, Step.LIFT)))
                 memory = freed(memory, now)
+            elif memory.breaker and (late := _late(piece, memory)):
+                self._hold_back(piece, memory, late)
             if piece.status is Status.IN_PROGRESS and not is_untouched(piece, memory, now):
                 await self._check_progress(piece, memory, at_work)
             elif piece.status is Status.TODO and not await self._is_done_already(piece, memory):
@@ -223,6 +225,12 @@ class Check:
         is_done = found is not None and found.status is Status.DONE
         piece = Piece((found or Found(ref, row.title, Status.CANCELLED),))
         self.plan.change(piece, {"held": []} | ({"finished_at": self._now()} if is_done else {}))
+
+    def _hold_back(self, piece: Piece, memory: Work, late: Sequence[Found]) -> None:
+        """It was filed in another place, too, since it was stopped: there it stands still as well."""
+        places = [[p.ref.source, p.ref.id] for p in late]
+        owed = [due(place, "block", memory.breaker) for place in places]
+        self.plan.change(piece, {"owed": [*memory.owed, *owed], "places": [*memory.places, *places]})
 
     def _close_everywhere(self, piece: Piece, memory: Work) -> None:
         """It is done; a place of it that turned up since does not know yet."""

@@ -231,13 +231,18 @@ def freed(memory: Work, now: datetime) -> Work:
 
 
 def is_lifted(piece: Piece, memory: Work, now: datetime) -> bool:
-    """A person let it go on where it stands: it is open again, and that came after all that we did to it."""
+    """A person let it go on where it stands: it is open again, and that came after all that we did to it.
+
+    That it was filed in another place since is no such word.
+    """
     if not memory.breaker or memory.owed or memory.run_id is not None:
         return False
-    seen = piece.sign(now)
+    known = tuple(p for p in piece.places if [p.ref.source, p.ref.id] in memory.places)
+    if not known or (seen := Piece(known).sign(now)) is None:
+        return False
     ours = [moment for moment in (memory.broken_at, memory.own_sign) if moment is not None]
-    is_open = piece.status in (Status.TODO, Status.IN_PROGRESS)
-    return is_open and seen is not None and all(seen > moment for moment in ours)
+    is_open = Piece(known).status in (Status.TODO, Status.IN_PROGRESS)
+    return is_open and all(seen > moment for moment in ours)
 
 
 def may_start(piece: Piece, memory: Work) -> bool:

@@ -38,13 +38,13 @@ from quarterdeck.heartbeat.judging import (
 )
 from quarterdeck.heartbeat.model import Pulse, Result, Sweep, Work
 from quarterdeck.heartbeat.naming import NAMES, names
-from quarterdeck.heartbeat.overview import Overview, Piece
+from quarterdeck.heartbeat.overview import Overview, Piece, key_of
 from quarterdeck.heartbeat.progress import Progress, of_piece
 from quarterdeck.heartbeat.roster import Heartbeat
 from quarterdeck.heartbeat.settling import due, everywhere, open_breaker, said, tell_resumed
 from quarterdeck.heartbeat.stall import LAST, OWNER, Rung, climbed, people, recipients
 from quarterdeck.heartbeat.store import EVERYBODY
-from quarterdeck.heartbeat.work import Answer, Ref, Source, Status, Trouble
+from quarterdeck.heartbeat.work import Answer, Filing, Ref, Source, Status, Trouble
 from quarterdeck.kernel.database import Unit
 from quarterdeck.kernel.errors import Conflict, Stale
 
@@ -223,6 +223,8 @@ class SweepUnderWay:
         fresh = await read_again(self._means.sources, piece, self.plan)
         if fresh is None or fresh.status is not Status.TODO:
             return True  # somebody was first, or it cannot be read: the others may still begin
+        if await self._came_to_our_board(fresh):
+            return True  # the next sweep sees both as one
         try:
             async with self._means.database.command("start found work") as unit:
                 await self._must_hold(unit)
@@ -245,6 +247,14 @@ class SweepUnderWay:
             raise
         self.started += 1
         return True
+
+    async def _came_to_our_board(self, piece: Piece) -> bool:
+        """The same work was filed there since this sweep looked: our engine is at it already."""
+        board, seen = self._means.sources.get(BOARD), self.answers.get(BOARD)
+        is_there = any(place.ref.source == BOARD for place in piece.places)
+        if seen is None or is_there or not isinstance(board, Filing):
+            return False
+        return key_of(piece.title) in map(key_of, await board.filed_since(seen.at))
 
     async def _open(self, unit: Unit, row: Work, piece: Piece, reason: str) -> None:
         if row.run_id is not None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 class Status(StrEnum):
@@ -156,4 +156,13 @@ class Source(Protocol):
 
     async def note_rounds(self, ref: Ref, rounds: int) -> None:
         """Write down how many rounds it has taken, in place of the former number."""
+        ...
+
+
+@runtime_checkable
+class Filing(Protocol):
+    """A source that tells at once what came to it: our own board, whose engine takes it up at once."""
+
+    async def filed_since(self, moment: datetime) -> Sequence[str]:
+        """The titles of unfinished work that was filed there since."""
         ...

@@ -4,6 +4,7 @@ It answers `heartbeat.sources.own_board.Items`, without either room knowing the 
 """
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 
 from quarterdeck.board import store as board_store
 from quarterdeck.board.cards import Card, Wanted
@@ -57,6 +58,11 @@ class BoardItems:
         """Where these items stand."""
         async with self._database.read() as session:
             return await board_store.states_of(session, keys)
+
+    async def filed_since(self, moment: datetime) -> Sequence[str]:
+        """The titles of unfinished items that were filed since; not of adopted ones."""
+        async with self._database.read() as session:
+            return await board_store.titles_since(session, moment)
 
     async def take_up(self, key: str) -> None:
         """Have a queued item looked at now; one that runs is left alone."""

@@ -65,6 +65,9 @@ class Place:
         strange = tuple(w for w in found if w not in own)
         return Answer(self.name, now, own, is_cached=self.is_cached, strange=strange)
 
+    async def filed_since(self, moment: datetime) -> Sequence[str]:
+        return [w.title for w in self.kept.values() if w.created_at and w.created_at >= moment]
+
     async def read(self, ref: Ref) -> Found | None:
         self._must_be_up()
         return self.kept.get(ref.id)

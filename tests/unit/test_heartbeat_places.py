@@ -4,6 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from quarterdeck.heartbeat.overview import Piece
+from quarterdeck.heartbeat.service import Steps
+from quarterdeck.heartbeat.sweeping import SweepUnderWay
 from quarterdeck.heartbeat.work import Need, Ref, Status, Trouble
 from quarterdeck.kernel.database import Database
 from tests.fakes.watch import Watch
@@ -24,6 +27,24 @@ async def test_the_same_work_in_two_places_is_done_once_and_closed_in_both(watch
     assert watch.cards.status("c1") is watch.multica.status("ENG-1") is Status.IN_PROGRESS
     await watch.end_runs()
     assert watch.cards.status("c1") is watch.multica.status("ENG-1") is Status.IN_REVIEW
+
+
+async def test_work_that_comes_to_our_own_board_during_a_sweep_is_left_to_our_engine(watch: Watch) -> None:
+    watch.cards.put("c1", "Fix the login")
+
+    async def begin(under_way: SweepUnderWay, piece: Piece) -> bool:
+        watch.clock.go(1)
+        watch.board.put("ET-1", "fix  the LOGIN", status=Status.IN_PROGRESS)
+        return await under_way.start(piece)
+
+    await watch.sweeper.sweep("developer", steps=Steps(start=begin))
+    assert (await watch.runs(), watch.cards.status("c1")) == ([], Status.TODO)
+    watch.minutes(15)
+    await watch.sweep()
+    watch.board.change("ET-1", status=Status.DONE)
+    watch.minutes(15)
+    await watch.sweep()
+    assert (await watch.runs(), watch.cards.status("c1")) == ([], Status.IN_REVIEW)
 
 
 async def test_work_that_was_done_while_its_other_place_was_down_is_closed_there_not_done_again(

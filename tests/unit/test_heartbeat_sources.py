@@ -8,6 +8,7 @@ import pytest
 from quarterdeck.heartbeat.work import Found, Ref, Status
 from quarterdeck.house import House
 from quarterdeck.kernel.errors import QuarterdeckError
+from quarterdeck.kernel.identity import owner
 from quarterdeck.kernel.settings import Settings
 from tests.fakes.clock import ManualClock
 from tests.fakes.company import company
@@ -136,6 +137,16 @@ async def test_a_change_is_seen_by_the_next_look(place: Place) -> None:
     await place.source.block(ref, "Hopeless.")
     found = (await seen(place)).get(ref)
     assert found is None or found.status in (Status.BLOCKED, Status.OTHER)
+
+
+async def test_our_own_board_tells_at_once_what_was_filed_since(house: House, tmp_path: Path) -> None:
+    async with PLACES["board"](house, tmp_path / "places") as place:
+        await place.put("Before")
+        since = house.database.clock.now()
+        await place.put("Renew the certificate")
+        done = await place.put("Done by now")
+        await house.engine.cancel(done.id, owner("test"))
+        assert await house.sources.board.filed_since(since) == ["Renew the certificate"]
 
 
 async def test_the_oldest_work_of_a_large_plane_project_is_found_and_read_whole(

@@ -5,6 +5,7 @@ waits for a person's approval requires approval, and nothing else may move it.
 """
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Protocol
 
 from quarterdeck.board.cards import Card
@@ -44,6 +45,8 @@ class Items(Protocol):
         ...
 
     async def states(self, keys: Sequence[str]) -> dict[str, State]: ...
+
+    async def filed_since(self, moment: datetime) -> Sequence[str]: ...
 
     async def take_up(self, key: str) -> None: ...
 
@@ -112,6 +115,9 @@ class OwnBoard:
         rounds = await self._notes.rounds()
         states = await self._items.states(list(card.waiting_for))
         return await self._found(card, states, rounds.get(card.key))
+
+    async def filed_since(self, moment: datetime) -> Sequence[str]:
+        return await self._items.filed_since(moment)
 
     async def start(self, ref: Ref, agent: str) -> None:
         await self._items.take_up(ref.id)
