@@ -138,6 +138,7 @@ SAMPLES: dict[str, dict[str, Any]] = {
     "bot_forgotten": {"agent": "secretary", "bot": 7000000001},
     "agent_woken": {"agent": "analyst", "by": "anna"},
     "ci_finished": {"repository": "greeter", "commit": "1f0c9d2e4b6a", "state": "success"},
+    "ci_again": {"repository": "greeter", "commit": "1f0c9d2e4b6a", "by": "anna"},
     "work_started": _WORK | {"reason": "found"},
     "work_finished": _WORK | {"places": "multica:ENG-12"},
     "work_resumed": _WORK | {"number": 1},

@@ -111,6 +111,7 @@ def lead_into(app: FastAPI, house: House) -> None:
         "forge",
         "notify",
         "assignments",
+        "retests",
         "bots",
         "sends",
         "asked",

@@ -47,6 +47,7 @@ from quarterdeck.pipeline.gitea_door import GiteaDoor
 from quarterdeck.pipeline.mirror import Mirror
 from quarterdeck.pipeline.openclaw_door import OpenClawDoor
 from quarterdeck.pipeline.posts import Posts
+from quarterdeck.pipeline.retests import Retests
 from quarterdeck.pipeline.service import Engine
 from quarterdeck.router.agents import AgentCalls
 from quarterdeck.surfaces.accounts import Accounts
@@ -86,6 +87,7 @@ class House:
             LocalForge(self.database, settings.forge_folder),
             GiteaForge(self.connections, settings.forge_folder / "gitea"),
         )
+        self.retests = Retests(self.database, self.forge)
         self.deliveries.add("gitea", GiteaDoor(self.engine, self.forge.gitea.place))
         self.notify = Notify(self.database, settings, self._channels())
         self.board = Board(self.database, _Surroundings(self))

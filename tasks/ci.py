@@ -9,10 +9,14 @@ import structlog
 from quarterdeck.crew.runtime import Job, Outcome
 from quarterdeck.forge.ci import CIJob, CIOrder
 from quarterdeck.house import House
+from quarterdeck.kernel import disk
 from quarterdeck.kernel.errors import QuarterdeckError, Stale, Unavailable
 from quarterdeck.pipeline.service import this_holder
 
 log = structlog.get_logger(__name__)
+
+TRIES = 3
+"""How often tests are begun, with those that a desk gave up, before an end without a verdict counts."""
 
 RENEW = 15.0
 """Seconds between signs of life of a CI run."""
@@ -36,8 +40,21 @@ async def _execute(house: House, order: CIOrder) -> None:
         outcome, log_path = await _outcome(house, order)
     finally:
         keeping.cancel()
+    if not outcome.succeeded and _is_no_verdict(house, outcome) and _tries(house, order) < TRIES:
+        log.warning("ci_without_verdict", commit=order.commit, reason=outcome.error or "the disk is full")
+        return  # the lease runs out and somebody tries again
     await _finish(house, order, outcome, log_path)
     await house.forge.ci.clear(order)
+
+
+def _is_no_verdict(house: House, outcome: Outcome) -> bool:
+    """Did the tests end by what happened to this machine?"""
+    lost = outcome.started_at is not None and outcome.error != ""
+    return lost or disk.is_short(house.settings.folder)
+
+
+def _tries(house: House, order: CIOrder) -> int:
+    return len(list(house.settings.runs_folder.glob(f"ci-{order.id.hex}.*")))
 
 
 async def _outcome(house: House, order: CIOrder) -> tuple[Outcome, str]:

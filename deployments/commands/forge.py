@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from quarterdeck.house import House
     from quarterdeck.pipeline.gitea_upkeep import GiteaUpkeep, Trial
 
-app = typer.Typer(help="The code host: Gitea and the desk's way to it.")
+app = typer.Typer(help="The code host: Gitea and the desk's way to it; tests that run again.")
 
 Project = Annotated[str, typer.Argument(help="Key of a project; without one, all that have code in Gitea.")]
 
 
 @app.callback()
 def _group() -> None:
-    """The code host: Gitea and the desk's way to it."""
+    """The code host: Gitea and the desk's way to it; tests that run again."""
 
 
 @app.command()
@@ -43,6 +43,23 @@ def install_hooks(project: Project = "", as_json: AsJson = False) -> None:
             console.print(f"{one.repository}: {'renewed' if one.replaced else 'created'} hook {one.hook}.")
 
     terminal.show([asdict(one) for one in done], as_json, people)
+
+
+@app.command()
+def rerun(
+    project: Annotated[str, typer.Argument(help="Key of a project that is not in Gitea.")],
+    what: Annotated[
+        str, typer.Argument(help="A branch, or the whole id of a commit; the default branch if not said.")
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Run the tests of a commit again, after they failed without its fault."""
+    begun = terminal.in_house(lambda house: house.retests.begin(terminal.owner(), project, what))
+
+    def people(console: "Console") -> None:
+        console.print(f"The desk tests {begun.commit} of {begun.repository} again.")
+
+    terminal.show(begun, as_json, people)
 
 
 def upkeep(house: "House") -> "GiteaUpkeep":

@@ -102,6 +102,18 @@ class CI:
         else:
             _tell(unit, run, None)
 
+    async def again(self, unit: Unit, planned: CIRun, by: str, item: str | None = None) -> None:
+        """Forget the result of this run and let it wait anew; one that has none yet stays as it is."""
+        await self.queue(unit, planned)
+        run = await store.ci_run(unit.session, planned)
+        if run is None or run.state is CIState.PENDING:
+            return
+        run.state, run.command, run.summary, run.log_path = CIState.PENDING, planned.command, "", ""
+        run.started_at = run.ended_at = run.leased_until = None
+        run.leased_by = ""
+        unit.record("ci_again", item=item, repository=run.repository, commit=run.commit, by=by)
+        unit.wake(WAITING, run.id)
+
     async def take(self, holder: str) -> CIOrder | None:
         """Lease the oldest run that waits or whose lease is over; None if there is none."""
         async with self._database.command("take CI run") as unit:

@@ -23,6 +23,14 @@ class Forges:
         """The CI of the local forge; Gitea brings its own."""
         return self._local.ci
 
+    async def test_again(self, repository: str, what: str, by: str, item: str | None = None) -> str:
+        """See `LocalForge.test_again`. Raises `Conflict` for what is tested in Gitea."""
+        if await self.gitea.place(repository) is not None:
+            raise Conflict(
+                f"{repository} is tested in Gitea.", "Run its tests again there.", code="tested_elsewhere"
+            )
+        return await self._local.test_again(repository, what, by, item)
+
     async def close(self) -> None:
         await self.gitea.close()
 

@@ -106,9 +106,7 @@ class LocalForge:
         """Raises `Conflict` if the author votes on the own work, `NotFound` for an unknown commit."""
         bare = self._find(repository)
         if await bare.commit(rules.commit_id(commit)) is None:
-            raise NotFound(
-                f"{bare.name} has no commit {commit}.", "Review the branch's head.", code="unknown_commit"
-            )
+            raise _unknown(bare, commit, "Review the branch's head.")
         async with self._database.command("review pull request") as unit:
             row = await self._locked(unit, bare, number)
             rules.check_review(row.author, reviewer, verdict)
@@ -139,6 +137,22 @@ class LocalForge:
             total=len(runs),
             summary=rules.summary([(run.context, run.summary or run.state.value) for run in runs]),
         )
+
+    async def test_again(self, repository: str, what: str, by: str, item: str | None = None) -> str:
+        """Run the tests of a commit, or of a branch's newest one, anew, whatever came of them; the commit.
+
+        Raises `NotFound`, and `Conflict` when the commit names no tests that could be run.
+        """
+        bare = self._find(repository, what)
+        commit = await (bare.commit(what) if rules.is_commit_id(what) else bare.must_head(what))
+        if commit is None:
+            raise _unknown(bare, what, "Name a branch, or a commit that was pushed.")
+        planned = await self.ci.plan(bare, commit)
+        if planned is None or not planned.command:
+            raise _untestable(commit, planned)
+        async with self._database.command("run CI again") as unit:
+            await self.ci.again(unit, planned, by, item)
+        return commit
 
     async def merge(self, repository: str, number: int, head: str, title: str) -> str:
         bare = self._find(repository)
@@ -243,6 +257,15 @@ async def _must_add_something(bare: Bare, branch: str, base: str) -> None:
             "Commit the work on the branch and publish it first.",
             code="nothing_to_merge",
         )
+
+
+def _unknown(bare: Bare, commit: str, todo: str) -> NotFound:
+    return NotFound(f"{bare.name} has no commit {commit}.", todo, code="unknown_commit")
+
+
+def _untestable(commit: str, planned: CIRun | None) -> Conflict:
+    why = planned.summary if planned else f"{commit[:10]} names no tests."
+    return Conflict(why, "Mend it in a new commit: that one is tested.", code="no_tests")
 
 
 def _said(reviews: Iterable[Review]) -> tuple[ReviewInfo, ...]:

@@ -103,9 +103,14 @@ def check_room(branch: str, existing: Iterable[str]) -> None:
             )
 
 
+def is_commit_id(text: str) -> bool:
+    """Can this be the full hexadecimal id of a commit?"""
+    return _COMMIT.fullmatch(text) is not None
+
+
 def commit_id(commit: str) -> str:
     """The full hexadecimal id of a commit. Raises `Invalid`: abbreviations are not exact enough."""
-    if not _COMMIT.fullmatch(commit):
+    if not is_commit_id(commit):
         raise Invalid(
             f"{_shown(commit)} is not the full id of a commit.", "Give all 40 digits.", field="commit"
         )

@@ -87,6 +87,16 @@ async def add_ci_run(session: AsyncSession, run: CIRun) -> bool:
     return (await session.exec(row.returning(col(CIRun.id)))).first() is not None
 
 
+async def ci_run(session: AsyncSession, run: CIRun) -> CIRun | None:
+    """What is kept of a planned run, locked."""
+    query = select(CIRun).where(
+        col(CIRun.repository) == run.repository,
+        col(CIRun.commit) == run.commit,
+        col(CIRun.context) == run.context,
+    )
+    return (await session.exec(query.with_for_update())).first()
+
+
 async def waiting_ci_run(session: AsyncSession, now: datetime) -> CIRun | None:
     """The oldest run that nobody holds, locked; runs that somebody takes at this moment are passed over."""
     query = (

@@ -69,6 +69,7 @@ KINDS = TOLD | {
     "approval_decided",
     "run_cancelled",
     "ci_finished",
+    "ci_again",
     "project_created",
     "project_edited",
     "work_published",
@@ -175,6 +176,7 @@ def _known(
         "item_blocked": [facts["whose"]],
         "run_cancelled": [run],
         "ci_finished": [commit],
+        "ci_again": [facts["by"], commit],
         "work_published": [commit],
         "connection_changed": [facts["source"]],
     }

@@ -10,8 +10,10 @@ from quarterdeck.board.api import RequestKey
 from quarterdeck.board.cards import Card, LongText, Slug
 from quarterdeck.crew.cards import RunCard
 from quarterdeck.kernel.identity import Caller
+from quarterdeck.kernel.outside import STORABLE
 from quarterdeck.kernel.paging import Page
 from quarterdeck.kernel.web import Known, problems, room
+from quarterdeck.pipeline.retests import Retest, Retests
 from quarterdeck.pipeline.service import Engine
 
 router = room("pipeline")
@@ -55,6 +57,18 @@ class Way(Reason):
         ge=1,
         le=2**31 - 1,
         description="The version that was read; 412 if it has moved on since.",
+    )
+
+
+class Tested(BaseModel):
+    """Whose tests are meant."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, json_schema_extra={"examples": [{"of": "item/ET-007"}]}
+    )
+
+    of: Annotated[str, Field(max_length=200), STORABLE] = Field(
+        default="", description="A branch, or the whole id of a commit; empty = the default branch."
     )
 
 
@@ -139,6 +153,21 @@ async def move(request: Request, engine: TheEngine, caller: Known, key: str, way
     """Another round of its stage or of one before it; what goes on is stopped. Forward it goes by gates."""
     await engine.move(key, caller, way.stage, way.comment, way.version)
     return await _card(request, key)
+
+
+@router.post(
+    "/projects/{key}/rerun-tests",
+    status_code=202,
+    summary="Run a commit's tests again",
+    responses=problems(403, 404, 409),
+)
+async def rerun_tests(request: Request, caller: Known, key: str, tested: Tested | None = None) -> Retest:
+    """For tests that failed without the commit's fault; what waits for the result is looked at then.
+
+    Nothing changes if they wait or run already. 409: they run in Gitea, or the commit names none.
+    """
+    retests: Retests = request.app.state.retests
+    return await retests.begin(caller, key, tested.of if tested else "")
 
 
 @router.get("/items/{key}/runs", summary="List the agent runs of a work item", responses=problems(404))

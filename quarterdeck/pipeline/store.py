@@ -370,10 +370,12 @@ async def approval(session: AsyncSession, approval_id: UUID, of: UUID | None = N
 
 
 async def newest_approval(session: AsyncSession, item_id: UUID) -> Approval | None:
+    """The open one first: a clock may be set back."""
+    is_open = col(Approval.decided_at).is_(None)
     statement = (
         select(Approval)
         .where(col(Approval.item_id) == item_id)
-        .order_by(col(Approval.requested_at).desc())
+        .order_by(is_open.desc(), col(Approval.requested_at).desc())
         .limit(1)
     )
     return (await session.exec(statement)).one_or_none()

@@ -154,9 +154,8 @@ class Router:
             renewed=self._freshness.renewed,
         )
         await stack.enter_async_context(self._freshness)
-        for work in (self._freshness.keep, self._tell_changes, self._measure, self.upkeep.keep, self._listen):
-            task = asyncio.create_task(work())
-            stack.push_async_callback(_ended, task)
+        works = (self._freshness.keep, self._tell_changes, self._measure, self.upkeep.keep, self._listen)
+        stack.push_async_callback(_ended, *(asyncio.create_task(work()) for work in works))
         if not self._clients.needs_key:
             log.info("no_key_is_needed", to_close="set SIDECAR_PROXY_TOKEN, or add a client")
         log.info("router_started", models=self._balancer.models())
@@ -320,6 +319,8 @@ def _either(dashboard: Any, admin: Any) -> Callable[..., Awaitable[None]]:
     return app
 
 
-async def _ended(task: "asyncio.Task[None]") -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+async def _ended(*tasks: "asyncio.Task[None]") -> None:
+    """All at once: a query at a frozen PostgreSQL takes psycopg ten seconds to give up."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -13,7 +13,7 @@ from quarterdeck.forge.model import CIRun
 from quarterdeck.forge.protocol import CIState
 from quarterdeck.house import House
 from quarterdeck.pipeline.service import this_holder
-from tasks.ci import run_next_ci
+from tasks.ci import TRIES, run_next_ci
 from tests.fakes.clock import ManualClock
 from tests.fakes.quiet_desk import OpenDesk
 from tests.fakes.repositories import git, make_repository
@@ -70,3 +70,42 @@ async def leased_until(house: House) -> datetime | None:
     """Of the only CI run that there is."""
     async with house.database.read() as session:
         return (await session.exec(select(CIRun.leased_until))).one()
+
+
+async def test_tests_whose_keeper_was_killed_run_again_and_only_thrice(
+    open_desk: OpenDesk, tmp_path: Path
+) -> None:
+    begun = tmp_path / "begun"
+    house, sample = await to_test(open_desk, tmp_path, f"echo x >> {begun}; kill -9 $PPID; sleep 600")
+    states = [await outcome_of(house, sample) for _ in range(TRIES)]
+    assert states == [CIState.PENDING] * (TRIES - 1) + [CIState.FAILURE]
+    assert len(begun.read_text().split()) == TRIES
+
+
+async def test_tests_that_a_full_disk_failed_are_no_verdict(
+    open_desk: OpenDesk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mended = tmp_path / "mended"
+    house, sample = await to_test(open_desk, tmp_path, f"test -e {mended}")
+    monkeypatch.setattr("quarterdeck.kernel.disk.RESERVE", 0)
+    with monkeypatch.context() as full:
+        full.setattr("quarterdeck.kernel.disk.free", lambda _: -1)
+        assert await outcome_of(house, sample) is CIState.PENDING
+    mended.touch()
+    assert await outcome_of(house, sample) is CIState.SUCCESS
+
+
+async def to_test(open_desk: OpenDesk, tmp_path: Path, command: str) -> tuple[House, Path]:
+    """A repository whose tests are this command, and a house that knows it."""
+    house = (await open_desk()).house
+    sample = make_repository(tmp_path / "sample", {".quarterdeck.yaml": f"test: '{command}'\n"})
+    await house.forge.ensure_repository(str(sample))
+    return house, sample
+
+
+async def outcome_of(house: House, sample: Path) -> CIState:
+    """What CI says of the repository after another try, however long a lease goes on."""
+    await house.forge.ci.free(lambda _: True)
+    assert await run_next_ci(house)
+    commit = git(sample, "rev-parse", "HEAD")
+    return (await house.forge.combined_status(str(sample), commit)).state

@@ -12,7 +12,7 @@ from quarterdeck.forge.local import LocalForge
 from quarterdeck.forge.protocol import CIState, CombinedStatus
 from quarterdeck.kernel.bus import PostgresBus, Wake
 from quarterdeck.kernel.database import Database
-from quarterdeck.kernel.errors import Stale
+from quarterdeck.kernel.errors import Conflict, NotFound, Stale
 from quarterdeck.kernel.journal import Event
 from tests.fakes import git_hand
 from tests.fakes.git_hand import git, write
@@ -316,3 +316,57 @@ async def test_a_copied_repository_is_tested_from_the_start(forge: LocalForge, t
     await forge.ensure_repository(str(source))
     order = await taken(forge)
     assert (order.repository, order.commit) == (str(source), git(source, "rev-parse", "HEAD"))
+
+
+async def test_tests_that_are_run_again_can_end_otherwise(
+    forge: LocalForge, database: Database, tmp_path: Path
+):
+    mended = tmp_path / "mended"
+    head = await push(forge, tmp_path, {".quarterdeck.yaml": f"test: test -e {mended}\n"})
+    await run(forge, database, tmp_path, await taken(forge))
+    assert (await forge.combined_status("demo", head)).state is CIState.FAILURE
+    mended.touch()
+    assert await forge.test_again("demo", BRANCH, "anna", "ET-007") == head
+    waiting = await forge.combined_status("demo", head)
+    assert (waiting.state, waiting.total) == (CIState.PENDING, 1)
+    order = await taken(forge)
+    assert await forge.test_again("demo", head, "anna") == head, "under way: nothing changes"
+    assert await forge.ci.take("desk") is None
+    assert await run(forge, database, tmp_path, order) is CIState.SUCCESS
+    assert (await forge.combined_status("demo", head)).state is CIState.SUCCESS
+    told = [(event.kind, event.item_key, event.data.get("by")) for event in await events(database)]
+    assert told == [
+        ("ci_finished", "ET-007", None),
+        ("ci_again", "ET-007", "anna"),
+        ("ci_finished", "ET-007", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("files", "what", "error", "words"),
+    [
+        ({"hello.txt": "Hello\n"}, BRANCH, Conflict, "names no tests"),
+        ({".quarterdeck.yaml": "test: 7\n"}, BRANCH, Conflict, ".quarterdeck.yaml"),
+        (TESTED, "item/ET-008", NotFound, BRANCH),
+        (TESTED, "a" * 40, NotFound, "has no commit"),
+    ],
+)
+async def test_what_cannot_be_tested_is_not_tested_again(
+    forge: LocalForge, tmp_path: Path, files: dict[str, str], what: str, error: type[Exception], words: str
+):
+    await push(forge, tmp_path, files)
+    with pytest.raises(error, match=words):
+        await forge.test_again("demo", what, "anna")
+
+
+async def test_a_commit_that_nobody_tested_yet_is_tested_when_a_person_asks(
+    forge: LocalForge, tmp_path: Path
+):
+    work = tmp_path / "work"
+    await forge.checkout("demo", "main", "main", work)
+    write(work, ".quarterdeck.yaml", "test: 'true'\n")
+    git(work, "add", "--all")
+    git(work, "commit", "-q", "-m", "By hand")
+    git(work, "push", "-q", str(tmp_path / "forge" / "demo.git"), "HEAD:refs/heads/main")
+    head = await forge.test_again("demo", "main", "anna")
+    assert (await taken(forge)).commit == head

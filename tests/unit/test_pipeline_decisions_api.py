@@ -7,12 +7,14 @@ from typing import Any
 import httpx
 import pytest
 
+from quarterdeck.board.cards import ProjectDraft
 from quarterdeck.board.model import State
 from quarterdeck.house import House
 from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.settings import Settings
 from tests.fakes.doors import desk_doors
 from tests.fakes.homes import furnished
+from tests.fakes.repositories import make_repository
 from tests.fakes.stage_work import OWNER, filed, pass_stage, state
 
 PIPELINE = """
@@ -100,3 +102,22 @@ async def test_the_command_line_names_the_request_and_may_be_repeated(
     code, refusal = await item_command("reject", key, "-c", "no", "--approval", first)
     assert (code, refusal["code"]) == (1, "already_decided")
     assert (await item_command("reject", key, "-c", "no", "--approval", second))[0] == 0
+
+
+async def test_tests_are_run_again_over_http_by_those_who_may_write(
+    house: House, anna: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    sample = make_repository(tmp_path / "sample")
+    draft = ProjectDraft(key="AB", name="Abacus", repository=str(sample))
+    await house.board.create_project(OWNER, draft)
+    await house.forge.ensure_repository(str(sample))
+    first = await house.forge.ci.take("desk")
+    assert first is not None
+    async with house.database.command("finish CI") as unit:
+        await house.forge.ci.finish(unit, first, exit_code=1)
+    answer = await anna.post("/projects/AB/rerun-tests")
+    assert (answer.status_code, answer.json()["commit"]) == (202, first.commit)
+    again = await house.forge.ci.take("desk")
+    assert again is not None and again.id == first.id
+    nowhere = await anna.post("/projects/AB/rerun-tests", json={"of": "item/AB-001"})
+    assert (nowhere.status_code, "main" in nowhere.json()["instruction"]) == (404, True)

@@ -17,7 +17,7 @@ from quarterdeck.kernel.errors import Conflict, Forbidden, Invalid, NotFound, St
 from quarterdeck.kernel.identity import Caller
 from quarterdeck.kernel.settings import Settings
 from quarterdeck.pipeline.gates import NO_CI_PATIENCE, Answer
-from quarterdeck.pipeline.model import Claim, GateVerdict
+from quarterdeck.pipeline.model import Approval, Claim, GateVerdict
 from quarterdeck.pipeline.rules import (
     AwaitRun,
     Block,
@@ -89,6 +89,20 @@ async def test_what_is_filed_is_a_candidate_until_somebody_claims_it(house: Hous
 async def test_items_that_a_desk_has_at_hand_are_passed_over(house: House) -> None:
     first, second = await filed(house), await filed(house)
     assert [candidate.key for candidate in await house.engine.candidates(1, [first])] == [second]
+
+
+async def test_a_clock_that_was_set_back_brings_no_old_question_back(house: House) -> None:
+    house.database.clock = clock = ManualClock()
+    key = await filed(house)
+    await pass_stage(house, key)
+    first = await house.engine.decide(key, ANNA, approved=False, comment="no")
+    clock.go(-3600)
+    await pass_stage(house, key)
+    second = await house.engine.decide(key, BORIS, approved=True)
+    assert (second.id != first.id, second.decided_by) == (True, "boris")
+    async with house.database.read() as session:
+        kept = await session.get(Approval, first.id)
+    assert kept is not None and (kept.approved, kept.decided_by) == (False, "anna")
 
 
 async def test_urgent_items_are_taken_up_first(house: House) -> None:

@@ -1,6 +1,7 @@
 """The ledger: every call is booked once, whatever happens to PostgreSQL, to a batch, or to us."""
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from typing import Any
 import psutil
 import psycopg
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
@@ -369,6 +370,30 @@ async def test_a_change_that_is_none_does_not_hold_up_the_others(
         assert ledger.waiting_bytes == 0
     assert len(await rows(database_url, EVENTS)) == 1
     assert (folder / "changes.v1.rejected").read_bytes() == broken
+
+
+WORDS = st.lists(st.sampled_from(["\\u0000", "\0", "\\", "u0000", '"', "ü", "said"])).map("".join)
+
+
+@given(summary=WORDS | st.text(), reason=WORDS | st.text())
+@example(summary=r"bad \u0000 char", reason="")
+def test_a_change_keeps_all_that_a_provider_said_but_what_postgresql_cannot_hold(
+    summary: str, reason: str
+) -> None:
+    cooling = json.loads(booking.change_line(replace(STARTED, summary=summary)))
+    assert cooling["summary"] == summary.replace("\0", "")
+    assert (cooling["change"], cooling["until"]) == ("CooldownStarted", UNTIL)
+    changed = json.loads(booking.change_line(StatusChanged("bkd", Status.COOLING, reason, NOON)))
+    assert changed["reason"] == reason.replace("\0", "")
+
+
+async def test_a_cooldown_whose_answer_quotes_what_postgresql_cannot_hold_is_kept(
+    database_url: str, folder: Path, backend_id: str
+) -> None:
+    async with Ledger(database_url, folder, steady.now) as ledger:
+        ledger.changes(of(backend_id, replace(STARTED, summary='{"error": "at \\u0000 char\0"}')))
+        await ledger.flush()
+        assert [row[3] for row in await rows(database_url, EVENTS)] == ['{"error": "at \\u0000 char"}']
 
 
 # PostgreSQL goes away, and so do we.

@@ -250,3 +250,12 @@ async def test_what_keeps_an_agent_from_being_woken_is_told_apart(quarterdeck: C
         "down": "cannot be reached",
     }.items():
         assert word in told[what][2], told[what]
+
+
+async def test_tests_are_run_again_in_the_local_forge_alone(
+    quarterdeck: Command, house: House, gitea: FakeGitea
+) -> None:
+    elsewhere = await quarterdeck("forge", "rerun", "ET")
+    assert (elsewhere.code, "tested in Gitea" in elsewhere.err) == (1, True), elsewhere
+    unknown = await quarterdeck("forge", "rerun", "XY")
+    assert (unknown.code, "ET" in unknown.err) == (1, True), unknown

@@ -171,7 +171,10 @@ def change_line(change: Change) -> bytes:
     values: dict[str, Any] = asdict(change) | {"change": type(change).__name__}
     if "summary" in values:
         values["event"] = f"cev_{secrets.token_hex(6)}"
-    return json.dumps(values).replace("\\u0000", "").encode() + b"\n"
+    kept = {
+        name: value.replace("\0", "") if isinstance(value, str) else value for name, value in values.items()
+    }
+    return json.dumps(kept).encode() + b"\n"
 
 
 def _safe(text: str) -> str:
