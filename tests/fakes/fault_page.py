@@ -32,9 +32,6 @@ backends, and compare what they see with this page (`make test`). After a change
   to the token and the pico-dollar.
 - A good answer has 12 tokens, and is *whole* in a stream when `[DONE]` comes after them. Faults of a stream
   break it after {K} tokens.
-- *direct* holds a stream that has begun without a token back until more comes, for three seconds at most.
-  What breaks in that time is answered by the second backend, what breaks later is *0 tokens, then an error
-  event*.
 - Anthropic's dialect always tells the usage where it tells the finish: there `usage-inline` is the usual way.
 """
 

@@ -231,8 +231,9 @@ ONLY_DIRECT: dict[str, Story] = {
     "ok@completions-stream": _other("/v1/completions", stream, prompt="the ship is"),
     "ok@embeddings": _other("/v1/embeddings", plain, input=["the ship", "is"]),
     "usage-absent@embeddings": _other("/v1/embeddings", plain, input="the ship is"),
+    "cut-before-tokens@stream": _stream(),
 }
-"""Anthropic has no embeddings, and makes a message of a prompt."""
+"""Anthropic has no embeddings, makes a message of a prompt, and its first events are no answer yet."""
 
 
 @pytest.mark.parametrize("way", WAYS)

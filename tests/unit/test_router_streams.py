@@ -12,7 +12,6 @@ from aiohttp import web
 from quarterdeck.router import steady
 from quarterdeck.router.backend import PICO, Pool, Usage
 from quarterdeck.router.exchange import Outcome
-from quarterdeck.router.ways import openai_stream
 from quarterdeck.router.ways.litellm_way import LiteLLMWay
 from tests.fakes.provider import FakeProvider
 from tests.fakes.provider_faults import HUGE, PAUSE, K
@@ -140,13 +139,8 @@ async def test_a_stream_that_breaks_ends_with_an_error_and_is_booked_as_far_as_i
             assert router.balancer.view("bkd_one", steady.now()).failures == 1
 
 
-@pytest.mark.parametrize(
-    "fault",
-    ["error-event-first", "429", "500", "empty", "html", "reset", "401", "cut-before-tokens"],
-)
-async def test_a_stream_that_fails_before_its_first_content_is_answered_by_the_next_backend(
-    fault: str,
-) -> None:
+@pytest.mark.parametrize("fault", ["error-event-first", "429", "500", "empty", "html", "reset", "401"])
+async def test_a_stream_that_fails_before_its_first_event_is_answered_by_the_next_backend(fault: str) -> None:
     async with FakeProvider() as provider:
         first = backend(provider, "gpt", native=fault)
         async with Served([first, backend(provider, "gpt", name="two", pool=Pool.FALLBACK)]) as router:
@@ -155,22 +149,6 @@ async def test_a_stream_that_fails_before_its_first_content_is_answered_by_the_n
             assert "error" not in heard.chunks[-1]
             assert heard.response.headers["x-quarterdeck-backend"] == "bkd_two"
             assert [call.outcome is Outcome.OK for call in router.calls] == [False, True]
-
-
-async def test_a_stream_that_begins_and_then_thinks_for_long_lets_the_client_see_bytes_meanwhile(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(openai_stream, "HELD_SECONDS", 0.05)
-    async with FakeProvider() as provider, Served([backend(provider, "gpt")]) as router:
-        thinking = provider.hold("native-gpt", after=0)
-        async with router.streaming("gpt") as response:
-            parts = response.aiter_text()
-            assert '"role":"assistant"' in await anext(parts)
-            thinking.set()
-            rest = "".join([part async for part in parts])
-        assert "fair" in rest and rest.endswith("data: [DONE]\n\n")
-        await router.until(lambda: len(router.calls) == 1)
-        assert router.calls[0].outcome is Outcome.OK
 
 
 FAILED = {"id": "resp_1", "model": "native", "error": {"code": "rate_limit_exceeded", "message": "Slower."}}

@@ -20,9 +20,6 @@ DONE = b"data: [DONE]\n\n"
 ALIVE = b": alive\n\n"
 """What becomes of a provider's comments: they keep connections open, their text is nobody's business."""
 
-HELD_SECONDS = 3.0
-"""How long a client waits at most for what follows the beginning of a stream, which has no content yet."""
-
 ENDING_SECONDS = 0.2
 """How long to wait for the end of a body whose last event has come: its connection can be used again then."""
 
@@ -76,41 +73,16 @@ class OpenAIStream:
         self._is_done = False
 
     async def open(self, first: bytes) -> "OpenAIStream":
-        """Read until the first event with content, and not for long after one without. Raises `Failure`."""
+        """Read until the first event that goes to the client. Raises `Failure`."""
         data = first
         while data:
             self._ready = self._pass_on(data)
             if self._failure:
                 raise self._failure
             if self._is_open:
-                return self if self._has_content else await self._held()
+                return self
             data = await self._response.some()
         self._ready = self._last()
-        return self
-
-    @property
-    def _has_content(self) -> bool:
-        return self.first_content_at is not None or self._finishes > 0 or self._is_done
-
-    async def _held(self) -> "OpenAIStream":
-        """With what comes next: a stream that breaks after telling its role alone is no answer yet.
-
-        Some models think for minutes then, and clients give up hearing nothing: they get the beginning.
-        """
-        reply, until = self._response, asyncio.get_running_loop().time() + HELD_SECONDS
-        reply.deadline = until if reply.deadline is None else min(reply.deadline, until)
-        more = b""
-        try:
-            while not more:
-                data = await reply.some()
-                more = self._pass_on(data) if data else self._last()
-                if self._failure:
-                    raise self._failure
-        except aiohttp.ServerTimeoutError:  # the backend's own time limit is over
-            raise
-        except TimeoutError:
-            pass
-        self._ready += more
         return self
 
     async def pieces(self) -> AsyncIterator[bytes]:
