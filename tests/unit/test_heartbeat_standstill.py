@@ -193,8 +193,11 @@ async def test_the_same_outcome_again_and_again_opens_a_breaker_once_and_unblock
         await watch.sweeper.unblock(OWNER, "developer", "multica:ENG-2")
 
 
-async def test_what_is_stopped_stays_so_when_it_is_filed_in_another_place_too(watch: Watch) -> None:
-    watch.multica.put("ENG-1", "Fix the login")
+@pytest.mark.parametrize("name", ["multica", "plane"])  # in Plane, what is blocked lies in the backlog
+async def test_what_is_stopped_stays_so_when_it_is_filed_elsewhere_too(watch: Watch, name: str) -> None:
+    watch.sweeper.add(watch.plane)
+    place = {"multica": watch.multica, "plane": watch.plane}[name]
+    place.put("ENG-1", "Fix the login")
     for _ in range(3):
         await watch.sweep()
         await watch.end_runs(exit_code=1, error="it broke")
@@ -205,11 +208,11 @@ async def test_what_is_stopped_stays_so_when_it_is_filed_in_another_place_too(wa
         watch.minutes(15)
     assert len(await watch.runs()) == 3
     assert watch.cards.said("block") == [("c1", "3 runs in a row ended the same way: it broke")]
-    await watch.sweeper.unblock(OWNER, "developer", "multica:ENG-1")
+    await watch.sweeper.unblock(OWNER, "developer", f"{name}:ENG-1")
     await watch.sweeper.settle()
     await watch.sweep()
     assert len(await watch.runs()) == 4
-    assert watch.cards.status("c1") is watch.multica.status("ENG-1") is Status.IN_PROGRESS
+    assert watch.cards.status("c1") is place.status("ENG-1") is Status.IN_PROGRESS
 
 
 async def test_failed_runs_are_told_given_back_and_tried_again_until_the_breaker(watch: Watch) -> None:
