@@ -22,6 +22,9 @@ log = structlog.get_logger(__name__)
 PATIENCE = 3.0
 """Seconds for which somebody waits for a reading that does not end."""
 
+SILENCE = 10.0
+"""Seconds of one reading after which something is wrong: a frozen server breaks no connection."""
+
 
 class Freshness:
     """`read` takes over what is stored and raises `Unavailable`; `pace` gives seconds between two.
@@ -40,8 +43,15 @@ class Freshness:
         self._next: asyncio.Task[None] | None = None
         self._renewing: set[asyncio.Task[None]] = set()
         self._began = -inf
-        self.fault = ""
-        """Why the last reading failed; '' = it did not."""
+        self._fault = ""
+        self._reading: dict[object, float] = {}
+
+    @property
+    def fault(self) -> str:
+        """Why the last reading failed, or does not end; '' = all is well."""
+        begun = min(self._reading.values(), default=None)
+        silent = 0.0 if begun is None else asyncio.get_running_loop().time() - begun
+        return f"PostgreSQL could not be read for {silent:.0f} seconds" if silent > SILENCE else self._fault
 
     def expire(self) -> None:
         """What is known is out of date: read at once."""
@@ -83,12 +93,16 @@ class Freshness:
         await asyncio.gather(*left, return_exceptions=True)
 
     async def _try(self) -> None:
+        reading = object()
+        self._reading[reading] = asyncio.get_running_loop().time()
         try:
             await self._read()
-            self.fault = ""
+            self._fault = ""
         except Unavailable as error:
-            if not self.fault:
+            if not self._fault:
                 log.warning("router_goes_on_from_memory", reason=str(error))
-            self.fault = error.detail
+            self._fault = error.detail
         except Exception:
             log.exception("refresh_broke")
+        finally:
+            del self._reading[reading]

@@ -43,6 +43,26 @@ async def test_a_reading_that_fails_is_a_fault_until_the_next_one_that_does_not(
         keeping.cancel()
 
 
+async def test_a_reading_that_does_not_end_is_a_fault_until_it_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(freshness_module, "SILENCE", 0.01)
+    answers = asyncio.Event()
+
+    async def frozen() -> None:
+        await answers.wait()
+
+    freshness = Freshness(frozen, pace=lambda: 60)
+    async with asyncio.TaskGroup() as tasks:
+        keeping = tasks.create_task(freshness.keep())
+        assert freshness.fault == ""
+        freshness.expire()
+        await until(lambda: freshness.fault.startswith("PostgreSQL could not be read for"))
+        answers.set()
+        await until(lambda: not freshness.fault)
+        keeping.cancel()
+
+
 async def test_a_reading_that_breaks_is_not_the_last_one() -> None:
     stored = Stored()
     freshness = Freshness(stored, pace=lambda: 0.001)

@@ -18,6 +18,7 @@ from quarterdeck.router.agents import AgentCalls
 from quarterdeck.router.backend import Pool, Usage
 from quarterdeck.router.call import Caller
 from quarterdeck.router.exchange import Outcome
+from quarterdeck.router.ledger.writer import Ledger
 from tests.fakes.admin_desk import TOKEN, Desk, admin_desk
 from tests.fakes.router_parts import NOON, call
 
@@ -345,6 +346,24 @@ async def test_what_is_old_is_deleted_and_totals_stay(
     assert len(await desk.get("/stats/daily")) == 12  # days are never taken back
     assert await desk.get("/stats/total") == before
     assert (await desk.stats.retain(usage_days=7, calls_days=3)).startswith("0 of")
+
+
+async def test_totals_do_not_fall_at_the_restart_after_old_hours_were_deleted(
+    desk: Desk, database: Database, tmp_path: Path
+) -> None:
+    for month in (0, 1, 2):  # each deletion adds to what the one before has kept
+        await book(
+            desk,
+            *(call(at=NOON - (90 - 30 * month + day) * DAY, model=model) for day in (0, 1) for model in "ab"),
+            call(at=NOON - (90 - 30 * month) * DAY, outcome=Outcome.BROKEN, is_answer=False, cost=7),
+        )
+        assert (await desk.stats.retain(usage_days=20, calls_days=20)).startswith("5 of")
+        async with Ledger(database.url, tmp_path / "again", desk.stats._now) as restarted:
+            assert restarted.totals == desk.ledger.totals
+    desk.stats._aggregated = None
+    await desk.stats.aggregate()
+    async with database.read() as session:  # what was kept has no day
+        assert await (await session.connection()).scalar(text("select count(*) from daily_stats")) == 0
 
 
 async def test_a_day_is_deleted_whole_so_that_it_is_never_summed_up_from_a_part(desk: Desk) -> None:

@@ -31,6 +31,7 @@ ANSWER = 4_096
 """Tokens that are held back for an answer where the request sets no limit to it."""
 
 _LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+_NUMBERS = ("n", "best_of")
 _BESIDE = ("system", "instructions")
 _TOOLS = ("tools", "functions")
 
@@ -244,8 +245,18 @@ def prompt_length(raw: bytes, body: Map[str, Any]) -> int:
 def answer_length(body: Map[str, Any]) -> int:
     """How many tokens all its answers may have together, by what the request says, else by a guess."""
     said = [limit for name in _LIMITS if type(limit := body.get(name)) is int and limit >= 0]
-    number = body.get("n")
-    return (max(said) if said else ANSWER) * (number if type(number) is int and number > 1 else 1)
+    return (max(said) if said else ANSWER) * _answers(body)
+
+
+def _answers(body: Map[str, Any]) -> int:
+    """How many are made: `n` for each prompt; those of `best_of` that nobody sees are paid, too."""
+    each = [number for name in _NUMBERS if type(number := body.get(name)) is int and number > 1]
+    return max(each, default=1) * _prompts(body.get("prompt"))
+
+
+def _prompts(given: Any) -> int:
+    """A list of numbers is one prompt, as tokens."""
+    return len(given) if isinstance(given, list) and given and not isinstance(given[0], int) else 1
 
 
 def _letters(said: Any, depth: int) -> int:

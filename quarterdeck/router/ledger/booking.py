@@ -51,14 +51,15 @@ _COLUMNS = """id, at, request, attempt, is_answer, backend_id, pool, is_emergenc
     item, outcome, status, is_stream, prompt_tokens, completion_tokens, total_tokens, cache_read_tokens,
     cache_write_tokens, is_estimate, cost_pico, latency_ms, ttft_ms"""
 
-_HOURLY = (
+HOURLY = (
     *("prompt_tokens", "completion_tokens", "total_tokens", "cost_pico", "request_count", "error_count"),
     *("client_request_count", "latency_ms_sum", "ttft_ms_sum", "ttft_count"),
 )
 _DAILY = ("requests", "tokens", "cost_pico")
 
 
-def _added(table: str, columns: tuple[str, ...]) -> str:
+def added(table: str, columns: tuple[str, ...]) -> str:
+    """What a row that is there already becomes by another: `set` of an upsert."""
     return ", ".join(f"{name} = {table}.{name} + excluded.{name}" for name in columns)
 
 
@@ -69,20 +70,20 @@ with booked as (
     on conflict (id) do nothing
     returning *
 ), by_hour as (
-    insert into backend_usage_logs (backend_id, model, pool, hour_bucket, {", ".join(_HOURLY)})
+    insert into backend_usage_logs (backend_id, model, pool, hour_bucket, {", ".join(HOURLY)})
     select backend_id, model, pool, date_trunc('hour', at, 'UTC'),
         sum(prompt_tokens), sum(completion_tokens), sum(total_tokens), sum(cost_pico), count(*),
         count(*) filter (where outcome not in ('ok', 'aborted')), count(*) filter (where is_answer),
         sum(latency_ms), coalesce(sum(ttft_ms), 0), count(ttft_ms)
     from booked group by 1, 2, 3, 4 order by 1, 2, 3, 4
     on conflict (backend_id, model, pool, hour_bucket)
-    do update set {_added("backend_usage_logs", _HOURLY)}
+    do update set {added("backend_usage_logs", HOURLY)}
 ), by_day as (
     insert into client_usage (client_id, date, {", ".join(_DAILY)})
     select client_id, (at at time zone 'UTC')::date, count(*) filter (where is_answer),
         sum(total_tokens), sum(cost_pico)
     from booked where client_id <> '' group by 1, 2 order by 1, 2
-    on conflict (client_id, date) do update set {_added("client_usage", _DAILY)}
+    on conflict (client_id, date) do update set {added("client_usage", _DAILY)}
 )
 select count(*) from booked
 """  # noqa: S608  nothing of it comes from outside

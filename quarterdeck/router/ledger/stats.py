@@ -14,6 +14,7 @@ from sqlalchemy import text
 
 from quarterdeck.kernel.database import Database
 from quarterdeck.router.admin.forms import usd
+from quarterdeck.router.ledger.booking import HOURLY, added
 from quarterdeck.router.ledger.writer import Totals
 
 log = structlog.get_logger(__name__)
@@ -66,8 +67,25 @@ select c.*, coalesce(b.name, '') as backend_name, coalesce(k.name, '') as client
 from model_calls c left join backends b on b.id = c.backend_id left join client_keys k on k.id = c.client_id
 where {where} order by c.at desc, c.id limit :limit
 """
+_BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
+"""The hour into which hours go that are deleted: totals are summed over all hours, and must not fall."""
+
+_HOURS_GONE = f"""
+with gone as (
+    delete from backend_usage_logs where ctid = any(array(
+        select ctid from backend_usage_logs where hour_bucket > :beginning and hour_bucket < :usage
+        limit :most
+    ))
+    returning *
+), kept as (
+    insert into backend_usage_logs (backend_id, model, pool, hour_bucket, {", ".join(HOURLY)})
+    select backend_id, model, pool, :beginning, {", ".join(f"sum({name})" for name in HOURLY)}
+    from gone group by 1, 2, 3 order by 1, 2, 3
+    on conflict (backend_id, model, pool, hour_bucket) do update set {added("backend_usage_logs", HOURLY)}
+)
+select count(*) from gone
+"""  # noqa: S608  nothing of it comes from outside
 _OLD = {
-    "backend_usage_logs": "hour_bucket < :usage",
     "client_usage": "date < (:usage at time zone 'UTC')::date",
     "model_calls": "at < :calls",
     "cooldown_events": "ended_at < :calls",
@@ -173,7 +191,7 @@ class Stats:
         A day is made anew as long as something may still be booked into it, also after an outage.
         """
         now = self._moment()
-        since = datetime(1970, 1, 1, tzinfo=UTC)
+        since = _BEGINNING + timedelta(hours=1)
         if self._aggregated is not None:
             since = _midnight(self._aggregated - timedelta(days=1))
         async with self._database.command("sum up days") as unit:
@@ -183,13 +201,25 @@ class Stats:
         return f"{done.rowcount} sums of days"
 
     async def retain(self, usage_days: int, calls_days: int) -> str:
-        """Delete what is older, by whole UTC days and in small commands; running totals stay."""
+        """Delete what is older, by whole UTC days and in small commands; totals stay, over restarts, too."""
         values = {
             "usage": _midnight(self._moment(days=usage_days)),
             "calls": _midnight(self._moment(days=calls_days)),
         }
-        deleted = {table: await self._delete(table, condition, values) for table, condition in _OLD.items()}
+        deleted = {"backend_usage_logs": await self._fold(values["usage"])}
+        deleted |= {table: await self._delete(table, condition, values) for table, condition in _OLD.items()}
         return ", ".join(f"{count} of {table}" for table, count in deleted.items())
+
+    async def _fold(self, usage: datetime) -> int:
+        """Delete hours; what they counted is kept in one row per backend, model and pool."""
+        values = {"beginning": _BEGINNING, "usage": usage, "most": _DELETED_AT_ONCE}
+        count = 0
+        while True:
+            async with self._database.command("fold old hours") as unit:
+                done: int = await (await unit.session.connection()).scalar(text(_HOURS_GONE), values)
+            count += done
+            if done < _DELETED_AT_ONCE:
+                return count
 
     async def _delete(self, table: str, condition: str, values: Mapping[str, Any]) -> int:
         some = f"select ctid from {table} where {condition} limit {_DELETED_AT_ONCE}"  # noqa: S608
