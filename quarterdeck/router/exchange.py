@@ -75,6 +75,8 @@ class Stream(Protocol):
     """What is known so far; final when `pieces` has ended."""
     first_content_at: float | None
     """Steady seconds of the first chunk with content."""
+    is_begun: bool
+    """Whether anything of the answer itself has come. Before that another backend's stream may go on."""
 
     def pieces(self) -> AsyncIterator[bytes]: ...
 
@@ -110,6 +112,10 @@ class Failure(Exception):
     body: bytes = b""
     content_type: str = "application/json"
     headers: Map[str, str] = field(default_factory=dict)
+    is_charged: bool = False
+    """An answer had begun: the provider charges for what was asked."""
+    usage: Usage | None = None
+    """What it told about that, if it did."""
 
     def __str__(self) -> str:
         return self.reason

@@ -93,7 +93,7 @@ def refused(status: int) -> Expected:
 
 
 def broken_off(outcome: str, tokens: int = K, ledger: str = " = invoice") -> Seen:
-    """After the first event there is no other backend; the client is told."""
+    """After the first token there is no other backend; the client is told."""
     return Seen(
         f"{tokens} tokens, then an error event", "1, 0", f"`{outcome}` ~12+{tokens}{ledger}", DEGRADED
     )
@@ -104,10 +104,12 @@ def in_the_middle(plain: str, stream: str) -> Expected:
     return Expected(failed_over(plain, DEGRADED).plain, broken_off(stream))
 
 
-def before_tokens(plain: str, stream: str) -> Expected:
+def before_tokens(outcome: str) -> Expected:
     """The first event of the OpenAI dialect is for the client; Anthropic's begins with some that are not."""
-    over = failed_over(plain, DEGRADED)
-    return Expected(over.plain, broken_off(stream, 0), litellm_stream=over.stream)
+    over = failed_over(outcome, DEGRADED)
+    ledger = f"`{outcome}` ~12+0 = invoice; `ok` 12+12 = invoice"
+    litellm = replace(over.stream, ledger=ledger)
+    return Expected(over.plain, replace(litellm, client="the whole answer"), litellm_stream=litellm)
 
 
 def cooling(what: str) -> Expected:
@@ -138,11 +140,11 @@ EXPECTED: dict[str, Expected] = {
     "hang": failed_over("timed_out", DEGRADED),
     "slow-headers": served(),
     "cut-after-headers": failed_over("unreachable", DEGRADED),
-    "cut-before-tokens": before_tokens("unreachable", "cut"),
+    "cut-before-tokens": before_tokens("unreachable"),
     "cut-after-tokens": in_the_middle("unreachable", "cut"),
     "ends-early": in_the_middle("unreachable", "cut"),
     "stall-after-headers": failed_over("timed_out", DEGRADED),
-    "stall-before-tokens": before_tokens("timed_out", "timed_out"),
+    "stall-before-tokens": before_tokens("timed_out"),
     "stall-after-tokens": in_the_middle("timed_out", "timed_out"),
     "malformed": Expected(failed_over("broken", DEGRADED).plain, broken_off("cut", ledger="")),
     "no-done": served(),

@@ -53,6 +53,12 @@ class Refusal(Exception):
         return name + b"data: " + self.body(path) + b"\n\n"
 
 
+def stopping() -> Refusal:
+    """No more calls are taken, and those that take too long are ended."""
+    headers = ((b"retry-after", b"2"), (b"connection", b"close"))
+    return Refusal(503, "The router is stopping; ask again.", "stopping", headers=headers)
+
+
 def seconds(wait: float) -> bytes:
     """A wait as `Retry-After` has it: whole seconds, at least one."""
     return str(max(1, -int(-wait // 1))).encode()

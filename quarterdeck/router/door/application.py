@@ -17,7 +17,7 @@ import structlog
 
 from quarterdeck.router.backend import Prices
 from quarterdeck.router.call import Book
-from quarterdeck.router.door.answers import Header, Receive, Refusal, Send, say
+from quarterdeck.router.door.answers import Header, Receive, Refusal, Send, say, stopping
 from quarterdeck.router.door.ask import (
     Ask,
     BudgetSpent,
@@ -156,7 +156,7 @@ class Application:
             if end is None:
                 raise
             if end is End.STOPPING:
-                await self._refuse(send, _stopping(), path, request)
+                await self._refuse(send, stopping(), path, request)
         finally:
             if watch is not None:
                 self._watches.end(watch)
@@ -173,14 +173,14 @@ class Application:
     ) -> Ask | None:
         """The request, fit to be sent on; None when the client left while sending it. Raises `Refusal`."""
         if self._is_draining:
-            raise _stopping()
+            raise stopping()
         client = await self._client(headers)
         caller = caller_of(client, headers)
         raw = await read_body(receive, headers, self._balancer.tuning.largest_body_bytes)
         if raw is None:
             return None
         if self._is_draining:  # the stop began while the body came
-            raise _stopping()
+            raise stopping()
         body, model = parsed(raw)
         if not self._balancer.knows(model):
             raise _unknown(model)
@@ -296,11 +296,6 @@ def _unknown(model: str) -> Refusal:
     shown = model if len(model) <= 100 else f"{model[:100]}…"
     message = f"There is no model {shown!r} here. GET /v1/models lists those that there are."
     return Refusal(404, message, "model_not_found")
-
-
-def _stopping() -> Refusal:
-    headers = ((b"retry-after", b"2"), (b"connection", b"close"))
-    return Refusal(503, "The router is stopping; ask again.", "stopping", headers=headers)
 
 
 def _highest_prices(balancer: Balancer) -> dict[str, Prices]:

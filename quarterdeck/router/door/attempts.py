@@ -1,7 +1,7 @@
 """The life of one request: backend after backend until one answers (sections 4, 6, 8 and 9), then its answer.
 
-Before the first byte has gone to the client any failure leads to the next backend. After it the declared
-policy is: an explicit error event, and the end.
+Until something of the answer itself has gone to the client, any failure leads to the next backend. After it
+the declared policy is: an explicit error event, and the end.
 """
 
 import asyncio
@@ -14,9 +14,10 @@ from typing import Any, Protocol
 import structlog
 
 from quarterdeck.router.backend import OPENAI, REHEARSAL, Backend, Usage
-from quarterdeck.router.door.answers import EVENTS, Header, Refusal, Send, say, seconds
+from quarterdeck.router.door.answers import EVENTS, Header, Refusal, Send, say, seconds, stopping
 from quarterdeck.router.door.ask import Ask, Hold, spent
 from quarterdeck.router.door.books import Account, Books
+from quarterdeck.router.door.continuing import continued
 from quarterdeck.router.door.request_log import LOGGER
 from quarterdeck.router.door.watch import End, Watch
 from quarterdeck.router.exchange import Answer, Attempt, Failure, Outcome, Stream, Way
@@ -79,7 +80,10 @@ class OverBudget(Exception):
 class Relay:
     """One request on its way. `run` raises `Refusal` while nothing has been sent to the client."""
 
-    __slots__ = ("_account", "_ask", "_deadline", "_hands", "_now", "_send", "_tried", "_waited", "_watch")
+    __slots__ = (
+        *("_account", "_ask", "_deadline", "_hands", "_is_streaming"),
+        *("_now", "_send", "_tried", "_waited", "_watch"),
+    )
 
     def __init__(self, hands: Hands, ask: Ask, watch: Watch, send: Send) -> None:
         self._hands = hands
@@ -89,6 +93,7 @@ class Relay:
         self._now = hands.books.now
         self._tried: set[str] = set()
         self._waited = 0.0
+        self._is_streaming = False
         self._account = Account(hands.books, ask)
         self._deadline = ask.began + hands.balancer.tuning.request_deadline_seconds
 
@@ -96,9 +101,16 @@ class Relay:
         try:
             if not await self._through_pools() and not await self._through_emergency():
                 raise self._exhausted()
+        except Refusal as refusal:
+            if not self._is_streaming:
+                raise
+            await self._close_stream(refusal)
         except asyncio.CancelledError:
             self._account.close(_LEFT_HTTP_ERROR, Outcome.ABORTED)
-            raise
+            if not self._is_streaming or self._watch.end is not End.STOPPING:
+                raise
+            self._watch.take_back()
+            await self._close_stream(stopping())
 
     async def _through_pools(self) -> bool:
         for _ in range(self._hands.balancer.tuning.max_pool_retries):
@@ -170,16 +182,17 @@ class Relay:
         except asyncio.CancelledError:
             now = self._now()
             self._hands.balancer.released(admission, now)
-            self._account.failed(Outcome.ABORTED, 0, now)
+            self._account.failed(Failure(Outcome.ABORTED, "The client left."), now)
             raise
         except Exception as error:  # a fault of ours must not keep the backend's slot, nor stop the request
             _log.exception("attempt_broke", request=self._ask.id, backend=admission.backend.id)
             return await self._failed(admission, Failure(Outcome.BROKEN, type(error).__name__))
         self._waited += perf_counter() - asked
-        if isinstance(answer, Answer):
-            await self._answer(admission, answer)
-        else:
-            await self._stream(admission, answer)
+        if not isinstance(answer, Answer):
+            return await self._stream(admission, answer)
+        if self._is_streaming:
+            return await self._failed(admission, _no_stream(answer))
+        await self._answer(admission, answer)
         return True
 
     def _attempt(self, admission: Admission, patience: float) -> Attempt:
@@ -200,11 +213,11 @@ class Relay:
     async def _failed(self, admission: Admission, failure: Failure) -> bool:
         """Tell everyone. Only what is wrong in the request itself goes back to the client, as it is."""
         self._tell(admission, failure)
-        self._account.failed(failure.outcome, failure.status, self._now())
+        self._account.failed(failure, self._now())
         if failure.outcome is not Outcome.REFUSED:
             return False
         self._account.close(failure.status, failure.outcome)
-        if not failure.body:
+        if not failure.body or self._is_streaming:
             raise Refusal(failure.status, failure.reason, "refused", headers=self._headers(admission))
         self._watch.close()
         kind = failure.content_type.encode("latin-1", "replace")
@@ -257,34 +270,52 @@ class Relay:
         finally:
             self._account.end(Outcome.OK, answer.usage, answer.said)
 
-    async def _stream(self, admission: Admission, stream: Stream) -> None:
-        """Pass a stream on to its end. However it ends, it is booked and its connection let go."""
+    async def _stream(self, admission: Admission, stream: Stream) -> bool:
+        """Pass a stream on to its end. However it ends, it is booked and its connection let go.
+
+        False: it broke off before anything of the answer had come, and another backend may go on.
+        """
         admission = self._hands.balancer.answered(admission, self._now())
         self._account.answered(200, self._now())
         failure: Failure | None = None
         outcome = Outcome.ABORTED
         try:
             refusal, failure = await self._pass_on(admission, stream)
+            if failure and not stream.is_begun:
+                return await self._failed(admission, failure)
             outcome = failure.outcome if failure else Outcome.CUT if refusal else Outcome.OK
             await self._close_stream(refusal)
+            return True
         finally:
+            await self._let_go(admission, stream, outcome, failure)
+
+    async def _let_go(
+        self, admission: Admission, stream: Stream, outcome: Outcome, failure: Failure | None
+    ) -> None:
+        """After `_failed` it has only its connection."""
+        is_over = failure is None or stream.is_begun
+        if is_over:
             if failure:
                 self._tell(admission, failure)
             else:
                 self._hands.balancer.succeeded(admission, self._now())
             self._account.stream_ended(self._now(), stream.first_content_at)
-            try:
-                await stream.close()
-            finally:
+        try:
+            await stream.close()
+        finally:
+            if is_over:
                 self._account.end(outcome, stream.usage, stream.text())
 
     async def _pass_on(self, admission: Admission, stream: Stream) -> tuple[Refusal | None, Failure | None]:
         """Send all pieces. What remains to be said to the client, and what the backend did wrong."""
         ask = self._ask
-        headers = [(b"content-type", EVENTS), *self._headers(admission), *stream.headers]
         try:
-            await self._send({"type": "http.response.start", "status": 200, "headers": headers})
-            async with aclosing(stream.pieces()) as pieces:  # type: ignore[type-var]
+            pieces = stream.pieces()
+            if self._is_streaming:
+                pieces = continued(pieces)
+            else:
+                await self._begin_stream(admission, stream)
+            async with aclosing(pieces):  # type: ignore[type-var]
                 await self._send_all(pieces, admission, stream)
         except Failure as failure:
             message = f"The backend broke off in the middle of its answer: {failure.reason}"
@@ -295,12 +326,17 @@ class Relay:
             if self._watch.end is not End.STOPPING:
                 raise
             self._watch.take_back()
-            return Refusal(503, "The router is stopping; ask again.", "stopping"), None
+            return stopping(), None
         except Exception:
             _log.exception("stream_broke", request=ask.id, backend=admission.backend.id)
             unreadable = Failure(Outcome.CUT, "The answer could not be read.")
             return Refusal(502, unreadable.reason, "stream_cut"), unreadable
         return None, None
+
+    async def _begin_stream(self, admission: Admission, stream: Stream) -> None:
+        headers = [(b"content-type", EVENTS), *self._headers(admission), *stream.headers]
+        self._is_streaming = True
+        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
 
     async def _send_all(self, pieces: Any, admission: Admission, stream: Stream) -> None:
         hold, send, unchecked = self._ask.hold, self._send, 0
@@ -328,3 +364,9 @@ class Relay:
         self._watch.close()
         last = refusal.event(self._ask.path) if refusal else b""
         await self._send({"type": "http.response.body", "body": last, "more_body": False})
+
+
+def _no_stream(answer: Answer) -> Failure:
+    """What a whole answer is to a client that has the beginning of a stream."""
+    reason = "The answer is no stream, and one has begun."
+    return Failure(Outcome.BROKEN, reason, answer.status, is_charged=True, usage=answer.usage)

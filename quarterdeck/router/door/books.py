@@ -5,16 +5,17 @@ Book-keeping never raises into a request, and never makes one be sent again.
 
 import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
 import structlog
 
-from quarterdeck.router.backend import Usage
+from quarterdeck.router.backend import Prices, Usage
 from quarterdeck.router.call import NOTHING, Book, Call
 from quarterdeck.router.door.ask import Ask, RequestIds
 from quarterdeck.router.door.request_log import LOGGER, Entry, RequestLog
-from quarterdeck.router.exchange import Outcome
+from quarterdeck.router.exchange import Failure, Outcome
 from quarterdeck.router.limits.balancer import Admission
 from quarterdeck.router.ways.counting import estimate
 
@@ -55,6 +56,10 @@ class Books:
         except Exception:
             _log.exception("call_not_recorded", request=call.request)
 
+    def record_counted(self, call: Call, prices: Prices, usage: Usage) -> None:
+        """The same with tokens that had to be counted first."""
+        self.record(replace(call, usage=usage, cost=usage.cost(prices)))
+
     def count_later(self, admission: Admission, ask: Ask, text: str, then: Callable[[Usage], None]) -> None:
         task = asyncio.get_running_loop().create_task(self._count(admission, ask, text, then))
         self._counting.add(task)
@@ -87,8 +92,11 @@ class Account:
         "_ask",
         "_began",
         "_books",
+        "_charged",
+        "_charged_cost",
         "_first",
         "_is_closed",
+        "_is_uncounted",
         "_pending",
         "_status",
         "_took",
@@ -106,6 +114,8 @@ class Account:
         self._first: int | None = None
         self._pending: Callable[..., Call] | None = None
         self._is_closed = False
+        self._is_uncounted = False
+        self._charged = self._charged_cost = 0
 
     def begin(self, admission: Admission, now: float) -> None:
         self._write_pending(is_answer=False)
@@ -113,10 +123,15 @@ class Account:
         self._admission = admission
         self._began = now
 
-    def failed(self, outcome: Outcome, status: int, now: float) -> None:
+    def failed(self, failure: Failure, now: float) -> None:
         """The attempt gave nothing that the client could use."""
         self._took = now - self._began
-        self._pending = partial(self._call, outcome=outcome, status=status, usage=NOTHING)
+        usage = failure.usage or NOTHING
+        self._pending = partial(self._call, outcome=failure.outcome, status=failure.status, usage=usage)
+        self._is_uncounted = failure.is_charged and failure.usage is None
+        if failure.is_charged and self._admission is not None:
+            self._charged += self._ask.prompt_tokens
+            self._charged_cost += self._ask.prompt_tokens * self._admission.mapping.prices.input
 
     def answered(self, status: int, now: float) -> None:
         """There is an answer, or a stream has begun."""
@@ -155,15 +170,21 @@ class Account:
         self._note(status, outcome, NOTHING, 0)
 
     def _write_pending(self, *, is_answer: bool) -> None:
-        if self._pending is not None:
-            self._books.record(self._pending(is_answer=is_answer))
-            self._pending = None
+        if self._pending is None:
+            return
+        call, self._pending = self._pending(is_answer=is_answer), None
+        if self._is_uncounted and self._admission is not None:
+            counted = partial(self._books.record_counted, call, self._admission.mapping.prices)
+            self._books.count_later(self._admission, self._ask, "", counted)
+        else:
+            self._books.record(call)
 
     def _settle(self, tokens: int, cost: int) -> None:
+        """Streams that broke off count with what was asked: they are charged, too."""
         if self._ask.hold is None:
             return
         try:
-            self._ask.hold.settle(tokens, cost)
+            self._ask.hold.settle(tokens + self._charged, cost + self._charged_cost)
         except Exception:
             _log.exception("budget_not_settled", request=self._ask.id)
 

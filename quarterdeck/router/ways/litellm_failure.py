@@ -6,12 +6,14 @@ import orjson
 
 from quarterdeck.router.exchange import Failure, Outcome
 from quarterdeck.router.limits import rules
+from quarterdeck.router.ways.connection_failure import failure_of
 from quarterdeck.router.ways.litellm_request import refused
-from quarterdeck.router.ways.openai_way import failure_of, failure_of_error
+from quarterdeck.router.ways.openai_way import failure_of_error
 
 if TYPE_CHECKING:
     from quarterdeck.router.ways.litellm_wire import Wire
 
+_BREAKS = (Outcome.UNREACHABLE, Outcome.TIMED_OUT)
 _UNCLEAR = 500
 
 _MALFORMED = (AttributeError, LookupError, TypeError, ValueError)
@@ -24,6 +26,12 @@ class EndedEarly(Exception):
 
 def failure_from(error: BaseException, wire: "Wire", *, is_open: bool = False) -> Failure:
     """The same that the short way would raise. `is_open`: the client has part of the answer."""
+    failure = _meant(error, wire, is_open)
+    failure.is_charged |= failure.outcome in _BREAKS and wire.has_begun
+    return failure
+
+
+def _meant(error: BaseException, wire: "Wire", is_open: bool) -> Failure:
     if isinstance(error, Failure):
         return error
     if wire.status and not 200 <= wire.status < 300:

@@ -14,7 +14,12 @@ from quarterdeck.router.limits.rules import outcome_of
 from quarterdeck.router.ways.litellm_answer import dumped, passed_on, plain, text_choice, tokens_of
 from quarterdeck.router.ways.litellm_failure import EndedEarly, failure_from
 from quarterdeck.router.ways.litellm_request import COMPLETIONS, MESSAGES, RESPONSE
-from quarterdeck.router.ways.openai_dialect import error_status, said_in, usage_of
+from quarterdeck.router.ways.openai_dialect import (
+    brings_more_than_a_role,
+    error_status,
+    said_in,
+    usage_of,
+)
 from quarterdeck.router.ways.openai_stream import DONE
 from quarterdeck.router.ways.sse import Splitter, data_of
 
@@ -26,6 +31,8 @@ Now = Callable[[], float]
 
 class LiteLLMStream:
     """A `Stream` over what LiteLLM iterates. How events look, and which is the last, the dialects say."""
+
+    is_begun = True
 
     def __init__(self, result: Any, attempt: Attempt, wire: "Wire", now: Now) -> None:
         self.headers = passed_on(wire)
@@ -72,7 +79,7 @@ class LiteLLMStream:
                 if piece := self._passed(item):
                     return piece
         except Exception as error:
-            raise failure_from(error, self._wire, is_open=self._is_open) from error
+            raise failure_from(error, self._wire, is_open=self._is_cut) from error
         return None
 
     @abstractmethod
@@ -82,8 +89,13 @@ class LiteLLMStream:
     def _last(self) -> bytes:
         """What is still due when all has been read. Raises `Failure` when the model had not finished."""
         if not self._is_finished:
-            raise failure_from(EndedEarly(), self._wire, is_open=self._is_open)
+            raise failure_from(EndedEarly(), self._wire, is_open=self._is_cut)
         return b""
+
+    @property
+    def _is_cut(self) -> bool:
+        """Whether a failure now would leave the client with a part of an answer."""
+        return self._is_open and self.is_begun
 
     def _heard(self, said: str) -> None:
         if not said:
@@ -107,6 +119,7 @@ class ChatStream(LiteLLMStream):
 
     def __init__(self, result: Any, attempt: Attempt, wire: "Wire", now: Now) -> None:
         super().__init__(result, attempt, wire, now)
+        self.is_begun = False
         self._told: dict[str, Any] | None = None
         self._counted = 0
         self._head: dict[str, Any] = {}
@@ -121,6 +134,7 @@ class ChatStream(LiteLLMStream):
         for choice in choices:
             self._heard(said_in(choice))
             self._is_finished |= choice.get("finish_reason") is not None
+            self.is_begun |= brings_more_than_a_role(choice)
         self._head = {name: chunk[name] for name in ("id", "object", "created", "model") if name in chunk}
         self._take_usage()
         return b"data: " + dumped(chunk) + b"\n\n" if choices else b""

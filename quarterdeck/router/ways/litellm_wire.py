@@ -25,7 +25,8 @@ _NOT_PASSED = frozenset(("content-encoding", "content-length", "transfer-encodin
 class Wire:
     """What one attempt sent and got. `error` is how the connection failed; `status` 0 = no answer came.
 
-    `whole`: no stream is wanted, and the beginning of the answer is kept as `body`, as that of a refusal is.
+    `has_begun`: a whole event of a stream has come. `whole`: no stream is wanted, and the beginning of the
+    answer is kept as `body`, as that of a refusal is.
     """
 
     def __init__(self, session: aiohttp.ClientSession, inactivity: float, *, whole: bool) -> None:
@@ -35,6 +36,7 @@ class Wire:
         self.body = b""
         self.error: Exception | None = None
         self.left = LONGEST_ANSWER
+        self.has_begun = False
         self._whole = whole
         self._session = session
         self._sent: set[tuple[str, str]] = set()
@@ -101,6 +103,7 @@ class Wire:
         return b"{" + _ZEROS + b"," + raw[1:] if is_silent else raw
 
 
+_END_OF_EVENT = re.compile(rb"\n\r?\n")
 _NO_USAGE = re.compile(rb'"usage"\s*:\s*null')
 _ZEROS = b'"usage":{"input_tokens":0,"output_tokens":0}'
 
@@ -117,6 +120,7 @@ class _Body(httpx.AsyncByteStream):
         try:
             async for data in self._response.content.iter_any():
                 wire.left -= len(data)
+                wire.has_begun = wire.has_begun or _END_OF_EVENT.search(data) is not None
                 if wire.left < 0:
                     raise Failure(Outcome.BROKEN, "The answer is too long.", wire.status)
                 yield _NO_USAGE.sub(_ZEROS, data) if self.is_anthropic else data

@@ -64,6 +64,16 @@ def said_in(choice: Map[str, Any]) -> str:
     return "".join(texts)
 
 
+def brings_more_than_a_role(choice: Map[str, Any]) -> bool:
+    """Whether this part of a stream has anything of the answer itself, of whatever kind, or its end."""
+    delta = choice.get("delta")
+    if choice.get("finish_reason") is not None:
+        return True
+    if not isinstance(delta, dict):
+        return choice.get("text") != ""
+    return any(value for name, value in delta.items() if name != "role")
+
+
 def text_of(answer: Map[str, Any]) -> str:
     """The text of a whole answer, for counting."""
     choices = answer.get("choices")

@@ -11,7 +11,13 @@ import orjson
 from quarterdeck.router.backend import Usage
 from quarterdeck.router.exchange import Attempt, Failure, Outcome
 from quarterdeck.router.limits.rules import outcome_of
-from quarterdeck.router.ways.openai_dialect import error_status, said_in, usage_of
+from quarterdeck.router.ways.connection_failure import failure_of
+from quarterdeck.router.ways.openai_dialect import (
+    brings_more_than_a_role,
+    error_status,
+    said_in,
+    usage_of,
+)
 from quarterdeck.router.ways.outgoing import Reply
 from quarterdeck.router.ways.raw_json import quoted, with_model
 from quarterdeck.router.ways.sse import Splitter, data_of
@@ -44,6 +50,7 @@ class OpenAIStream:
         "_wanted",
         "first_content_at",
         "headers",
+        "is_begun",
         "usage",
     )
 
@@ -57,6 +64,7 @@ class OpenAIStream:
         self.headers = headers
         self.usage: Usage | None = None
         self.first_content_at: float | None = None
+        self.is_begun = False
         self._attempt = attempt
         self._response = response
         self._now = now
@@ -103,9 +111,10 @@ class OpenAIStream:
         try:
             return await self._response.some()
         except TimeoutError as error:  # also aiohttp's own
-            raise Failure(Outcome.TIMED_OUT, "The stream stood still for too long.") from error
+            raise self._ended(Failure(Outcome.TIMED_OUT, "The stream stood still for too long.")) from error
         except (aiohttp.ClientError, OSError) as error:
-            raise Failure(Outcome.CUT, f"The stream broke off: {type(error).__name__}.") from error
+            reason = f"The stream broke off: {type(error).__name__}."
+            raise self._ended(Failure(Outcome.CUT, reason) if self.is_begun else failure_of(error)) from error
 
     def text(self) -> str:
         if len(self._said) > 1:
@@ -173,6 +182,8 @@ class OpenAIStream:
                 self._said.append(said)
             if choice.get("finish_reason") is not None:
                 self._finishes += 1
+            if not self.is_begun:
+                self.is_begun = brings_more_than_a_role(choice)
         return False
 
     def _with_our_name(self, event: bytes, chunk: dict[str, Any]) -> bytes:
@@ -198,12 +209,22 @@ class OpenAIStream:
             piece += DONE
         return piece
 
+    @property
+    def _is_cut(self) -> bool:
+        """Whether a failure now would leave the client with a part of an answer."""
+        return self._is_sent and self.is_begun
+
     def _broken(self, reason: str) -> Failure:
-        return Failure(Outcome.CUT if self._is_sent else Outcome.BROKEN, reason, self._response.status)
+        outcome = Outcome.CUT if self._is_cut else Outcome.BROKEN
+        return self._ended(Failure(outcome, reason, self._response.status))
+
+    def _ended(self, failure: Failure) -> Failure:
+        failure.is_charged, failure.usage = self._is_open, self.usage
+        return failure
 
     def _refused(self, error: Any, data: bytes) -> Failure:
         status = error_status(error)
-        outcome = Outcome.CUT if self._is_sent else outcome_of(status, data)
+        outcome = Outcome.CUT if self._is_cut else outcome_of(status, data)
         reason = f"The provider sent an error ({status}) in its stream."
         return Failure(outcome, reason, status, data[:64_000], headers=dict(self._response.headers))
 

@@ -55,6 +55,7 @@ class _Spoken:
 
     headers: tuple[tuple[bytes, bytes], ...] = ()
     first_content_at: float | None = None
+    is_begun = True
 
     def __init__(self, attempt: Attempt, said: str, usage: Usage) -> None:
         self.usage: Usage | None = usage

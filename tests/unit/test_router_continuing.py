@@ -1,0 +1,205 @@
+"""A stream that broke off before it had said anything: another backend goes on with it."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import orjson
+import pytest
+from aiohttp import web
+from openai import AsyncOpenAI
+
+from quarterdeck.router import steady
+from quarterdeck.router.backend import Backend, Pool, Status
+from quarterdeck.router.exchange import Outcome
+from quarterdeck.router.ways.litellm_way import LiteLLMWay
+from tests.fakes.provider import FakeProvider
+from tests.fakes.provider_invoice import prose
+from tests.fakes.served_router import Budget, Guest, MemoryClients, Servant, Served, backend
+
+ROLE: dict[str, Any] = {"role": "assistant", "content": ""}
+
+
+def first(provider: FakeProvider, fault: str = "cut-before-tokens", **changes: Any) -> Backend:
+    return backend(f"{provider.base(fault)}/v1", "gpt", name="first", native=fault, **changes)
+
+
+def second(place: Any, **changes: Any) -> Backend:
+    return backend(place, "gpt", name="second", pool=Pool.FALLBACK, **changes)
+
+
+def told(*deltas: dict[str, Any], finish: str | None = None) -> Callable[[web.Request], Awaitable[Any]]:
+    """A provider that streams these deltas, and breaks off unless there is a finish."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(request)
+        for number, delta in enumerate(deltas):
+            is_last = number == len(deltas) - 1
+            choice = {"index": 0, "delta": delta, "finish_reason": finish if is_last else None}
+            await response.write(b"data: " + orjson.dumps({"model": "m", "choices": [choice]}) + b"\n\n")
+        if finish is None:
+            await response.drain()
+            assert request.transport is not None
+            request.transport.abort()
+        return response
+
+    return answer
+
+
+async def test_the_client_hears_one_answer_with_one_role() -> None:
+    """The SDK joins what each chunk says: a second role would make "assistantassistant"."""
+    async with FakeProvider() as provider, Served([first(provider), second(provider)]) as router:
+        client = AsyncOpenAI(base_url=f"{router.url}/v1", api_key="none", max_retries=0)
+        said = [{"role": "user", "content": "all hands on deck"}]
+        async with client, client.chat.completions.stream(model="gpt", messages=said) as stream:  # type: ignore[arg-type]
+            message = (await stream.get_final_completion()).choices[0].message
+        assert (message.role, message.content) == ("assistant", "".join(prose(12)))
+        await router.until(lambda: len(router.calls) == 2)
+        outcomes = {call.backend_id: (call.outcome, call.is_answer) for call in router.calls}
+        assert outcomes == {"bkd_first": (Outcome.UNREACHABLE, False), "bkd_second": (Outcome.OK, True)}
+
+
+async def test_a_backend_of_another_dialect_can_go_on() -> None:
+    translated = LiteLLMWay(steady.now)
+    await translated.prepare()
+    async with FakeProvider() as provider:
+        backends = [first(provider), second(provider.url, api="anthropic-messages")]
+        async with Served(backends, translated=translated) as router:
+            heard = await router.stream("gpt")
+            assert heard.text == "".join(prose(12))
+            assert heard.raw.count(b'"role"') == 1
+            assert heard.is_complete
+    await translated.close()
+
+
+async def test_a_role_and_the_first_words_in_one_chunk_are_told_apart() -> None:
+    words = told({"role": "assistant", "content": "ahoy"}, {}, finish="stop")
+    async with (
+        FakeProvider() as provider,
+        Servant(words) as other,
+        Served([first(provider), second(f"{other.url}/v1")]) as router,
+    ):
+        heard = await router.stream("gpt")
+        assert (heard.text, heard.raw.count(b'"role"'), heard.is_complete) == ("ahoy", 1, True)
+
+
+@pytest.mark.parametrize(
+    "delta",
+    [
+        {"content": "ahoy"},
+        {"reasoning": "hm"},
+        {"refusal": "no"},
+        {"tool_calls": [{"index": 0, "id": "call_1", "function": {"name": "", "arguments": ""}}]},
+        {"function_call": {"name": "weather"}},
+        {"audio": {"id": "audio_1"}},
+        {"something_new": 1},
+    ],
+)
+async def test_after_anything_of_the_answer_itself_nobody_goes_on(delta: dict[str, Any]) -> None:
+    async with (
+        FakeProvider() as provider,
+        Servant(told(ROLE, delta)) as breaking,
+        Served([backend(f"{breaking.url}/v1", "gpt", name="first"), second(provider)]) as router,
+    ):
+        heard = await router.stream("gpt")
+        assert heard.error["code"] == "stream_cut"
+        assert provider.requests == []
+
+
+async def test_when_nobody_is_left_to_go_on_the_stream_ends_with_an_error() -> None:
+    async with FakeProvider() as provider:
+        backends = [first(provider), second(f"{provider.base('500')}/v1", native="500")]
+        async with Served(backends, emergency_rpm_fraction=0) as router:
+            heard = await router.stream("gpt")
+            assert (heard.error["code"], heard.is_complete) == ("all_pools_exhausted", False)
+            await router.until(lambda: len(router.calls) == 2)
+            assert sorted(call.is_answer for call in router.calls) == [False, True]
+            assert router.app.open_requests == 0
+
+
+async def test_a_refusal_of_who_should_go_on_is_told_in_the_stream() -> None:
+    async with FakeProvider() as provider:
+        backends = [first(provider), second(f"{provider.base('400')}/v1", native="400")]
+        async with Served(backends) as router:
+            heard = await router.stream("gpt")
+            assert (heard.error["code"], heard.is_complete) == ("refused", False)
+
+
+async def test_a_whole_answer_cannot_go_on_with_a_stream_and_is_booked() -> None:
+    usage = {"prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 12}
+
+    async def whole(request: web.Request) -> web.StreamResponse:
+        choice = {"index": 0, "message": {"role": "assistant", "content": "ahoy"}, "finish_reason": "stop"}
+        return web.json_response({"model": "m", "choices": [choice], "usage": usage})
+
+    async with FakeProvider() as provider, Servant(whole) as other:
+        backends = [first(provider), second(f"{other.url}/v1")]
+        async with Served(backends, emergency_rpm_fraction=0) as router:
+            heard = await router.stream("gpt")
+            assert heard.error["code"] == "all_pools_exhausted"
+            await router.until(lambda: len(router.calls) == 2)
+            (call,) = [call for call in router.calls if call.backend_id == "bkd_second"]
+            assert (call.outcome, call.usage.prompt, call.usage.completion) == (Outcome.BROKEN, 5, 7)
+
+
+async def test_an_error_in_the_stream_means_what_it_says_while_nothing_was_said() -> None:
+    """The limit of a provider that tells it late rests the backend, as one that is told at once."""
+    error = {"error": {"message": "Slow down.", "code": "rate_limit_exceeded"}}
+    is_heard = asyncio.Event()
+
+    async def limited(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(request)
+        choice = {"index": 0, "delta": ROLE, "finish_reason": None}
+        await response.write(b"data: " + orjson.dumps({"model": "m", "choices": [choice]}) + b"\n\n")
+        await is_heard.wait()
+        await response.write(b"data: " + orjson.dumps(error) + b"\n\n")
+        return response
+
+    async with FakeProvider() as provider, Servant(limited) as other:
+        backends = [backend(f"{other.url}/v1", "gpt", name="first"), second(provider)]
+        async with Served(backends) as router:
+            async with router.streaming("gpt") as response:
+                async for _ in response.aiter_raw():
+                    is_heard.set()
+            assert router.balancer.view("bkd_first", steady.now()).status is Status.COOLING
+
+
+async def test_a_stop_meanwhile_ends_the_stream_with_an_error() -> None:
+    async with FakeProvider() as provider:
+        backends = [first(provider), second(f"{provider.base('hang')}/v1", native="hang")]
+        async with Served(backends) as router:
+            hearing = asyncio.create_task(router.stream("gpt"))
+            await provider.until(lambda: len(provider.to("hang")) == 1)
+            await router.app.drain(0.1)
+            assert (await hearing).error["code"] == "stopping"
+
+
+async def test_who_leaves_meanwhile_keeps_no_backend_busy() -> None:
+    async with FakeProvider() as provider:
+        backends = [first(provider), second(f"{provider.base('hang')}/v1", native="hang")]
+        async with Served(backends) as router:
+            async with router.streaming("gpt"):
+                await provider.until(lambda: len(provider.to("hang")) == 1)
+            await router.until(lambda: not router.app.open_requests and len(router.calls) == 2)
+            last = next(call for call in router.calls if call.backend_id == "bkd_second")
+            assert (last.outcome, last.is_answer) == (Outcome.ABORTED, True)
+            names = ("bkd_first", "bkd_second")
+            assert [router.balancer.view(name, steady.now()).in_flight for name in names] == [0, 0]
+
+
+async def test_what_was_asked_of_the_one_that_broke_off_counts_for_the_budget() -> None:
+    """It is charged for by the provider, too."""
+    budget = Budget(10_000)
+    clients = MemoryClients({"key": Guest("cli_1", "anna")}, cli_1=budget)
+    async with (
+        FakeProvider() as provider,
+        Served([first(provider), second(provider)], clients=clients) as router,
+    ):
+        await router.stream("gpt", headers={"Authorization": "Bearer key"})
+        await router.until(lambda: bool(budget.settled))
+        (call,) = [call for call in router.calls if call.is_answer]
+        ((tokens, cost),) = budget.settled
+        assert tokens > call.usage.total and cost > call.cost
+        assert budget.tokens == 10_000 - tokens
