@@ -1,5 +1,6 @@
 """Backends for tests that need no provider, only the choice between them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from quarterdeck.router.backend import Backend, Mapping
@@ -30,6 +31,34 @@ def probed(desk: Balancer, name: str, result: ProbeResult, now: float) -> None:
     """A probe of this backend came back: as it is now, or of one that is gone."""
     asked = next((one for one in desk.backends() if one.id == name), backend(name))
     desk.probed(asked, result, now)
+
+
+def balancer(*backends: Backend, tuning: Tuning | None = None) -> Balancer:
+    made = Balancer(tuning or Tuning())
+    made.adopt(backends, START)
+    return made
+
+
+def admitted(desk: Balancer, model: str = MODEL, tried: Sequence[str] = (), now: float = START) -> str:
+    """Who took it, '' = nobody; it was answered well at once."""
+    admission = desk.admit(model, tried, now)
+    if admission is None:
+        return ""
+    desk.succeeded(admission, now)
+    return admission.backend.id
+
+
+def take(desk: Balancer, now: float = START) -> Admission:
+    """A call that is in flight."""
+    admission = desk.admit(MODEL, (), now)
+    assert admission
+    return admission
+
+
+def break_it(desk: Balancer, name: str, times: int, now: float = START) -> None:
+    """So many probes find it broken."""
+    for _ in range(times):
+        probed(desk, name, ProbeResult(500), now)
 
 
 class Desk:
