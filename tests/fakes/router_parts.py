@@ -1,4 +1,4 @@
-"""What tests of the router's store need: keys, prices, a form, a store, a call."""
+"""What tests of the router's store need: keys, prices, a form, a store, a call, a cooldown."""
 
 import base64
 import secrets
@@ -11,9 +11,10 @@ from typing import Any
 from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.keyring import VARIABLE, Keyring
 from quarterdeck.router.admin.forms import BackendForm
-from quarterdeck.router.backend import Pool, Prices, Usage
+from quarterdeck.router.backend import Limit, Pool, Prices, Usage
 from quarterdeck.router.call import Call, Caller
 from quarterdeck.router.exchange import Outcome
+from quarterdeck.router.limits.standing import Change, CooldownStarted
 from quarterdeck.router.storage.keys import Seals
 from quarterdeck.router.storage.snapshot import KeyConnections
 from quarterdeck.router.storage.store import Store
@@ -21,6 +22,9 @@ from quarterdeck.router.storage.store import Store
 LIST_PRICE = Prices(input=150_000, output=600_000)
 NOON = datetime(2026, 11, 22, 12, 30, tzinfo=UTC).timestamp()
 PLAIN_KEY = "sk-canary-0123456789abcdef"
+UNTIL = NOON + 60
+STARTED = CooldownStarted("BKD", Limit.QUOTA, 2, 60.0, UNTIL, NOON, "slow down")
+"""A cooldown of a backend that `of` names."""
 
 _numbers = count()
 
@@ -80,3 +84,8 @@ def call(**fields: Any) -> Call:
         ttft_ms=None,
     )
     return replace(usual, **fields)
+
+
+def of(backend_id: str, *changes: Change) -> list[Change]:
+    """These changes, of this backend."""
+    return [replace(change, backend_id=backend_id) for change in changes]

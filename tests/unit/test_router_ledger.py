@@ -1,47 +1,34 @@
-"""The ledger: every call is booked once, whatever happens to PostgreSQL, to a batch, or to us."""
+"""The ledger: every call is booked once, and what the balancer changed is kept."""
 
 import asyncio
 import json
-import os
-import signal
-import subprocess
-import sys
-import textwrap
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import psutil
-import psycopg
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from deployments import schema
 from quarterdeck.kernel.database import Database
-from quarterdeck.kernel.errors import Unavailable
-from quarterdeck.kernel.postgres import EmbeddedPostgres
-from quarterdeck.kernel.postgres.processes import find_postmaster
 from quarterdeck.router import steady
-from quarterdeck.router.backend import Health, Limit, Pool, Status, Usage
+from quarterdeck.router.backend import Health, Pool, Status, Usage
 from quarterdeck.router.call import Caller
 from quarterdeck.router.config import Tuning
 from quarterdeck.router.exchange import Outcome
 from quarterdeck.router.ledger import booking
 from quarterdeck.router.ledger.writer import TICK, Ledger, Totals
 from quarterdeck.router.limits.standing import (
-    Change,
     CooldownEnded,
     CooldownExtended,
-    CooldownStarted,
     CountReset,
     HealthChanged,
     StatusChanged,
 )
-from tests.fakes.router_parts import NOON, call, form, store
+from tests.fakes.ledger_rows import EVENTS, HOURLY, rows
+from tests.fakes.router_parts import NOON, STARTED, UNTIL, call, form, of, store
 
 
 @pytest.fixture
@@ -52,18 +39,6 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def ledger(database_url: str, folder: Path) -> Ledger:
     return Ledger(database_url, folder, steady.now)
-
-
-async def rows(url: str, query: str) -> list[tuple[Any, ...]]:
-    """What the database says, asked past the router."""
-    connection = await psycopg.AsyncConnection.connect(url.replace("+psycopg", "", 1))
-    async with connection:
-        return list(await (await connection.execute(query)).fetchall())  # type: ignore[arg-type]
-
-
-HOURLY = """select model, pool, request_count, error_count, client_request_count, prompt_tokens,
-    completion_tokens, total_tokens, cost_pico, latency_ms_sum, ttft_ms_sum, ttft_count
-    from backend_usage_logs order by model, pool, hour_bucket"""
 
 
 async def test_calls_become_rows_of_their_hour_model_and_pool(ledger: Ledger, database_url: str) -> None:
@@ -214,6 +189,22 @@ async def test_many_calls_are_written_together_however_quick_postgresql_is(
     assert 1 < batches <= ticks + 1  # the last one is that of the end
 
 
+async def test_two_that_write_into_the_same_hour_at_once_lose_nothing(
+    database_url: str, tmp_path: Path
+) -> None:
+    async with (
+        Ledger(database_url, tmp_path / "one", steady.now) as one,
+        Ledger(database_url, tmp_path / "two", steady.now) as two,
+    ):
+        for _ in range(20):
+            for ledger in (one, two):
+                for model in ("a", "b", "c"):
+                    ledger.record(call(model=model, caller=Caller("cli_1")))
+            await asyncio.gather(one.flush(), two.flush())
+    assert [row[2] for row in await rows(database_url, HOURLY)] == [40, 40, 40]
+    assert await rows(database_url, "select requests from client_usage") == [(120,)]
+
+
 async def _until(look: Any, seconds: float = 30) -> None:
     async with asyncio.timeout(seconds):
         while not await look():
@@ -273,22 +264,13 @@ async def test_record_never_raises(ledger: Ledger) -> None:
 
 # What the balancer changed.
 
-UNTIL = NOON + 60
-STARTED = CooldownStarted("BKD", Limit.QUOTA, 2, 60.0, UNTIL, NOON, "slow down")
 ROW = """select status, status_reason, consecutive_429_count, extract(epoch from cooldown_until)::int
     from backends"""
-EVENTS = """select kind, consecutive_count, cooldown_seconds, response_summary,
-    extract(epoch from ended_at)::float, id like 'cev\\_____________'
-    from cooldown_events order by started_at"""
 
 
 @pytest.fixture
 async def backend_id(database: Database) -> str:
     return (await store(database).add_backend(form(), Tuning())).id
-
-
-def of(backend_id: str, *changes: Change) -> list[Change]:
-    return [replace(change, backend_id=backend_id) for change in changes]
 
 
 async def test_a_cooldown_is_one_event_that_is_open_until_it_ends(
@@ -394,226 +376,3 @@ async def test_a_cooldown_whose_answer_quotes_what_postgresql_cannot_hold_is_kep
         ledger.changes(of(backend_id, replace(STARTED, summary='{"error": "at \\u0000 char\0"}')))
         await ledger.flush()
         assert [row[3] for row in await rows(database_url, EVENTS)] == ['{"error": "at \\u0000 char"}']
-
-
-# PostgreSQL goes away, and so do we.
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[EmbeddedPostgres]:
-    """A server of the test's own, to be killed."""
-    with EmbeddedPostgres(tmp_path / "own", fast=True).running() as own:
-        schema.migrate(own.url())
-        yield own
-
-
-def kill(server: EmbeddedPostgres) -> None:
-    """As the machine would: no goodbye."""
-    found = find_postmaster(server.data)
-    assert found is not None
-    os.kill(found.pid, signal.SIGQUIT)
-
-
-async def test_calls_go_on_while_postgresql_is_killed_and_are_all_booked_afterwards(
-    server: EmbeddedPostgres, folder: Path
-) -> None:
-    booked = 0
-    async with Ledger(server.url(), folder, steady.now) as ledger:
-
-        async def load(until: Any) -> None:
-            nonlocal booked
-            while not until():
-                ledger.record(call())
-                booked += 1
-                await asyncio.sleep(0.001)
-
-        await load(lambda: booked >= 700)
-        kill(server)
-        await load(lambda: ledger.fault and ledger.waiting_bytes)
-        assert ledger.behind_since is not None
-        with pytest.raises(Unavailable):
-            await ledger.flush()
-        await asyncio.to_thread(server.ensure_running)
-        await load(lambda: not ledger.fault)
-        assert ledger.totals.requests == booked
-    assert await rows(server.url(), "select count(*)::int from model_calls") == [(booked,)]
-    assert [row[2] for row in await rows(server.url(), HOURLY)] == [booked]
-
-
-async def test_a_stop_while_postgresql_is_dead_loses_nothing(server: EmbeddedPostgres, folder: Path) -> None:
-    ledger = Ledger(server.url(), folder, steady.now)
-    await ledger.open()
-    kill(server)
-    for _ in range(50):
-        ledger.record(call())
-    ledger.changes(of("bkd_1", STARTED))
-    await ledger.close()
-    with pytest.raises(Unavailable):
-        await Ledger(server.url(), folder, steady.now).flush()
-    await asyncio.to_thread(server.ensure_running)
-    async with Ledger(server.url(), folder, steady.now) as again:
-        assert again.totals.requests == 50
-    assert len(await rows(server.url(), EVENTS)) == 1
-    assert [path.name for path in folder.iterdir()] == []
-
-
-async def test_a_postgresql_that_says_nothing_is_a_fault_that_is_told(
-    server: EmbeddedPostgres, folder: Path
-) -> None:
-    moment = NOON
-    async with Ledger(server.url(), folder, lambda: moment) as ledger:
-        holder = await psycopg.AsyncConnection.connect(server.url().replace("+psycopg", "", 1))
-        async with holder:
-            await holder.execute("lock table model_calls")
-            ledger.record(call())
-            flushing = asyncio.create_task(ledger.flush())
-            while not ledger.waiting_bytes or ledger._since is None:
-                await asyncio.sleep(0.01)
-            assert ledger.fault == ""
-            moment += 60
-            assert "60 seconds" in ledger.fault
-        await flushing
-        assert ledger.fault == ""
-
-
-async def test_two_that_write_into_the_same_hour_at_once_lose_nothing(
-    database_url: str, tmp_path: Path
-) -> None:
-    async with (
-        Ledger(database_url, tmp_path / "one", steady.now) as one,
-        Ledger(database_url, tmp_path / "two", steady.now) as two,
-    ):
-        for _ in range(20):
-            for ledger in (one, two):
-                for model in ("a", "b", "c"):
-                    ledger.record(call(model=model, caller=Caller("cli_1")))
-            await asyncio.gather(one.flush(), two.flush())
-    assert [row[2] for row in await rows(database_url, HOURLY)] == [40, 40, 40]
-    assert await rows(database_url, "select requests from client_usage") == [(120,)]
-
-
-async def test_a_stop_waits_only_so_long_for_a_postgresql_that_hangs(
-    server: EmbeddedPostgres, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("quarterdeck.router.ledger.writer.CLOSE_SECONDS", 0.5)
-    ledger = Ledger(server.url(), folder, steady.now)
-    await ledger.open()
-    holder = await psycopg.AsyncConnection.connect(server.url().replace("+psycopg", "", 1))
-    async with holder:
-        await holder.execute("lock table model_calls")
-        ledger.record(call())
-        async with asyncio.timeout(20):
-            await ledger.close()
-        assert ledger.waiting_bytes
-    async with Ledger(server.url(), folder, steady.now) as again:
-        assert again.totals.requests == 1
-
-
-async def test_a_stop_does_not_wait_for_a_postgresql_that_is_frozen(
-    server: EmbeddedPostgres, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("quarterdeck.router.ledger.writer.CLOSE_SECONDS", 0.3)
-    ledger = Ledger(server.url(), folder, steady.now)
-    await ledger.open()
-    found = find_postmaster(server.data)
-    assert found is not None
-    postmaster = psutil.Process(found.pid)
-    frozen = [postmaster, *postmaster.children(recursive=True)]
-    try:
-        for process in frozen:
-            process.suspend()
-        ledger.record(call())
-        async with asyncio.timeout(4):
-            await ledger.close()
-    finally:
-        for process in frozen:
-            process.resume()
-    async with Ledger(server.url(), folder, steady.now) as again:
-        assert again.totals.requests == 1
-
-
-CHILD = """
-import asyncio, sys
-from pathlib import Path
-from tests.fakes.router_parts import call
-from quarterdeck.router import steady
-from quarterdeck.router.ledger.writer import Ledger
-
-async def main():
-    ledger = Ledger(sys.argv[1], Path(sys.argv[2]), steady.now)
-    await ledger.open()
-    number = 0
-    while True:
-        number += 1
-        ledger.record(call(id=f"child-{number}"))
-        print(number, steady.now(), flush=True)
-        await asyncio.sleep(0.002)
-
-asyncio.run(main())
-"""
-
-
-async def test_a_kill_loses_at_most_the_last_second(database_url: str, folder: Path) -> None:
-    child = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(CHILD), database_url, str(folder)],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert child.stdout is not None
-    said = [line.split() for line, _ in zip(child.stdout, range(600), strict=False)]
-    child.kill()
-    said += [line.split() for line in child.communicate()[0].splitlines() if len(line.split()) == 2]
-    last = float(said[-1][1])
-    async with Ledger(database_url, folder, steady.now):
-        pass
-    booked = {row[0] for row in await rows(database_url, "select id from model_calls")}
-    missing = [float(at) for number, at in said if f"child-{number}" not in booked]
-    assert all(last - at <= 1.0 for at in missing) and len(booked) > 100
-
-
-async def test_a_line_that_was_cut_by_a_kill_is_left_out(database_url: str, folder: Path) -> None:
-    folder.mkdir()
-    whole = "".join(booking.line(call()) for _ in range(3)).encode()
-    cut = booking.line(call(ttft_ms=330)).encode()[:-2]  # 33, if one believed it
-    (folder / "calls.v1.000000000004").write_bytes(whole + cut)
-    with capture_logs() as lines:
-        async with Ledger(database_url, folder, steady.now) as ledger:
-            assert ledger.totals.requests == 3
-    assert "spool_line_cut" in [line["event"] for line in lines]
-
-
-async def test_a_disk_that_refuses_keeps_calls_in_memory(
-    ledger: Ledger, database_url: str, folder: Path
-) -> None:
-    folder.parent.mkdir(exist_ok=True)
-    folder.write_text("a file where the folder should be")
-    async with ledger:
-        for _ in range(5):
-            ledger.record(call())
-        await ledger.flush()
-    assert [row[2] for row in await rows(database_url, HOURLY)] == [5]
-
-
-async def test_what_waits_has_a_limit_and_what_is_lost_is_counted(
-    ledger: Ledger, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("quarterdeck.router.ledger.spool.MOST_BYTES", 1000)
-    for _ in range(20):
-        ledger.record(call())
-        ledger._file()
-    assert 0 < ledger.waiting_bytes <= 1000
-    assert 0 < ledger.lost < 20
-    await ledger.close()
-
-
-async def test_a_long_outage_fills_many_files_and_none_is_read_whole_into_memory(
-    ledger: Ledger, database_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("quarterdeck.router.ledger.spool.PIECE_BYTES", 2000)
-    for _ in range(60):
-        ledger.record(call())
-        ledger._file()
-    assert len(list(folder.iterdir())) > 3
-    async with ledger:
-        assert ledger.totals.requests == 60
-    assert list(folder.iterdir()) == []
