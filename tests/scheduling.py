@@ -10,6 +10,7 @@ from xdist.scheduler import LoadScopeScheduling
 LITELLM = "litellm"
 GROUPS = {
     "test_router_litellm": LITELLM,
+    "test_router_litellm_requests": LITELLM,
     "test_router_faults": LITELLM,
     "test_router_invoice": LITELLM,
     "test_router_sdks": LITELLM,
