@@ -9,7 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.fakes.far_sides import REMOTE, Bench, Gateway, far_side, until
+from tests.fakes.far_sides import REMOTE, Bench, Gateway, far_side
+from tests.waiting import until
 
 pytestmark = pytest.mark.services
 

@@ -8,7 +8,8 @@ from quarterdeck.telegram.model import StoredUpdate
 from quarterdeck.telegram.wire import Send, SendState
 from tests.fakes.forking import Forks
 from tests.fakes.telegram import CHAT, TOKEN, FakeTelegram
-from tests.fakes.telegram_gateway import Heard, TelegramRoom, running, until
+from tests.fakes.telegram_gateway import Heard, TelegramRoom, running
+from tests.waiting import until
 
 _EXPIRE = text("update telegram_bots set leased_until = now()")
 

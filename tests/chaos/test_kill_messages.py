@@ -20,7 +20,8 @@ from quarterdeck.telegram.model import DESK
 from tests.fakes.company import company
 from tests.fakes.forking import Forks
 from tests.fakes.telegram import CHAT, TOKEN, FakeTelegram
-from tests.fakes.telegram_gateway import running, until
+from tests.fakes.telegram_gateway import running
+from tests.waiting import until
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(900)]
 

@@ -14,7 +14,8 @@ from quarterdeck.telegram.model import DESK
 from tests.fakes.forking import Forks
 from tests.fakes.helm import ANNA, Helm, helm
 from tests.fakes.telegram import CHAT, GROUP, FakeTelegram
-from tests.fakes.telegram_gateway import running, until
+from tests.fakes.telegram_gateway import running
+from tests.waiting import until
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
 

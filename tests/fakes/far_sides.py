@@ -5,7 +5,6 @@ async with far_side("openclaw", tmp_path) as far:
     outcome = await far.run(limit=5)
 """
 
-import asyncio
 import json
 import shlex
 from collections.abc import AsyncIterator, Callable
@@ -207,9 +206,3 @@ class Bench:
     def pid(self) -> int:
         """The process that works on the run here."""
         return int(json.loads((self.folder / "started.json").read_text())["pid"])
-
-
-async def until(condition: Callable[[], Any], seconds: float = 15) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.02)

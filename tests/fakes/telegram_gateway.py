@@ -1,7 +1,7 @@
 """A gateway that runs in a test: its own registry, queue and listener on the test's database."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,10 +63,3 @@ async def running(gateway: "Gateway") -> AsyncIterator["Gateway"]:
     finally:
         stopping.set()
         await asyncio.wait_for(task, 20)
-
-
-async def until(condition: Callable[[], bool], seconds: float = 15) -> None:
-    """Wait until it holds. Raises `TimeoutError`."""
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.01)

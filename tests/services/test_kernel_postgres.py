@@ -34,6 +34,7 @@ from quarterdeck.kernel.postgres.programs import find_programs
 from quarterdeck.kernel.settings import Settings
 from quarterdeck.router.ledger.writer import Ledger
 from quarterdeck.router.storage.lease import Lease
+from tests.waiting import wait_until
 
 USER = """
 import signal, sys
@@ -134,14 +135,7 @@ def postmaster(server: EmbeddedPostgres) -> psutil.Process:
 
 def kill(process: psutil.Process) -> None:
     process.kill()
-    until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end, "it did not happen within 20 s"
-        time.sleep(0.01)
+    wait_until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
 
 
 def test_the_first_use_makes_both_databases_and_unicode_counts(new_home: Path) -> None:
@@ -252,7 +246,7 @@ def test_backends_that_outlive_their_server_are_ended_before_it_comes_back(serve
 
         worker = threading.Thread(target=work)
         worker.start()
-        until(lambda: backend.cpu_times().user > 0.1)
+        wait_until(lambda: backend.cpu_times().user > 0.1)
         kill(postmaster(server))
         assert backend.is_running()
         assert server.ensure_running()

@@ -1,4 +1,4 @@
-"""Waiting for a condition."""
+"""Waiting for an answer that others give: Prefect, a desk."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

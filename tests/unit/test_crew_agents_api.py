@@ -28,8 +28,8 @@ from quarterdeck.pipeline.openclaw_door import OpenClawDoor
 from tests.fakes.agent_ws import END, FakeAgent, Pause, say
 from tests.fakes.company import ANNA, OWNER, VIKTOR, company
 from tests.fakes.doors import desk_doors
-from tests.fakes.far_sides import until
 from tests.fakes.openclaw import GATEWAY_TOKEN, HOOKS_TOKEN, FakeOpenClaw
+from tests.waiting import until
 
 TALKER = {"slug": "talker", "runtime": "agent_api", "max_concurrent": 2}
 

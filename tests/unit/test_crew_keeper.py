@@ -5,9 +5,8 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -18,6 +17,8 @@ from quarterdeck.crew.runtime import Job
 from quarterdeck.kernel.errors import Unavailable
 from tests.fakes.forking import Forks
 from tests.fakes.shell_jobs import MakeJob, log, run, shell_jobs
+from tests.processes import is_alive
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -28,20 +29,6 @@ def make_job(tmp_path: Path) -> MakeJob:
 @pytest.fixture
 async def runtime() -> AsyncIterator[CommandRuntime]:
     yield CommandRuntime(grace=0.2, log_bytes=100_000)
-
-
-async def until(condition: Callable[[], Any], seconds: float = 10) -> Any:
-    async with asyncio.timeout(seconds):
-        while not (found := condition()):
-            await asyncio.sleep(0.01)
-    return found
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
 
 
 def numbers(path: Path, count: int = 1) -> list[int]:

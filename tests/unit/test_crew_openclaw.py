@@ -12,8 +12,9 @@ from quarterdeck.crew.openclaw import Address, Gateway
 from quarterdeck.crew.openclaw_history import seen, text_of
 from quarterdeck.kernel.errors import Conflict, Unavailable
 from tests.fakes.far_sides import Gateway as FarGateway
-from tests.fakes.far_sides import far_side, until
+from tests.fakes.far_sides import far_side
 from tests.fakes.openclaw import GATEWAY_TOKEN, HOOKS_TOKEN, FakeOpenClaw, Reply
+from tests.waiting import until
 
 SESSION = "hook:task:ET-007"
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes.far_sides import REMOTE, RUNTIMES, Bench, far_side, until
+from tests.fakes.far_sides import REMOTE, RUNTIMES, Bench, far_side
+from tests.waiting import until
 
 BRD = "=== docs/items/ET-007/brd.md ===\n# Laps\nCount them.\n=== end ==="
 

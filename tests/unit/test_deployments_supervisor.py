@@ -8,26 +8,14 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-import psutil
 import pytest
 
 from deployments import leash, supervisor
 from deployments.supervisor import ROOT, Ended, Program, Supervised, end_group, rotate, tail
+from tests.processes import is_alive
+from tests.waiting import until
 
 Start = Callable[..., Supervised]
-
-
-async def until(condition: Callable[[], object], seconds: float = 20) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.02)
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 @pytest.fixture

@@ -4,12 +4,13 @@ import asyncio
 import os
 from pathlib import Path
 
-import psutil
 import pytest
 
 from quarterdeck.forge.git import Git, Identity
 from quarterdeck.kernel.errors import Misconfigured, Unavailable
 from tests.fakes import git_hand
+from tests.processes import is_alive
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -93,16 +94,7 @@ async def test_git_ends_when_nobody_waits_for_it_any_more(tmp_path: Path):
 
 
 async def _ended(pids: Path) -> None:
-    async with asyncio.timeout(5):
-        while any(_lives(int(pid)) for pid in pids.read_text().split()):
-            await asyncio.sleep(0.01)
-
-
-def _lives(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+    await until(lambda: not any(is_alive(int(pid)) for pid in pids.read_text().split()), 5)
 
 
 async def test_a_machine_without_git_is_told_what_to_install(tmp_path: Path):

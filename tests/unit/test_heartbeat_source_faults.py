@@ -6,13 +6,11 @@ import os
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import psutil
 import pytest
 
 from quarterdeck.heartbeat.sources import multica as multica_source
@@ -30,6 +28,8 @@ from tests.fakes.company import company
 from tests.fakes.multica import FakeMultica
 from tests.fakes.programs import written
 from tests.fakes.work_places import FakeOpenClaw, connect, watched
+from tests.processes import is_alive
+from tests.waiting import until
 
 NOW = datetime(2026, 1, 5, 12, tzinfo=UTC)
 
@@ -249,21 +249,13 @@ async def test_a_plug_in_that_is_off_and_a_missing_program_say_what_to_do(
     assert (await house.sources.multica.look(watched(tmp_path))).trouble is Trouble.MISSING
 
 
-def goes_on(pid: int) -> bool:
-    with suppress(psutil.NoSuchProcess):
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    return False
-
-
 async def test_a_program_that_takes_too_long_ends_with_all_its_children(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     slow = written(tmp_path, "slow", f"sleep 60 & echo $! > {pid}; wait")
     with pytest.raises(Unavailable, match=r"within 0\.5 s"):
         await programs.run([str(slow)], environment=programs.environment({}), seconds=0.5)
     child = int(pid.read_text())
-    async with asyncio.timeout(5):
-        while goes_on(child):  # killed, but the system may take a moment
-            await asyncio.sleep(0.001)
+    await until(lambda: not is_alive(child), 5)  # killed, but the system may take a moment
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other pipes cannot be made wider")

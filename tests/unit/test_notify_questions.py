@@ -29,7 +29,8 @@ from tasks.approvals import decide
 from tests.fakes.doors import decisions_behind_doors
 from tests.fakes.homes import TOKENS, furnished
 from tests.fakes.telegram import GROUP, TOKEN, FakeTelegram
-from tests.fakes.telegram_gateway import running, until
+from tests.fakes.telegram_gateway import running
+from tests.waiting import until
 
 OWNER = owner("cli")
 ANNA, VERA, STRANGER = 42, 43, 44

@@ -1,8 +1,6 @@
 """What Plane's webhooks say, read off real deliveries and off the documented second version."""
 
 import json
-import time
-from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +17,7 @@ from quarterdeck.kernel.errors import Invalid
 from tests.fakes.plane import FakePlane
 from tests.fakes.plane_books import Books
 from tests.fakes.plane_hooks import SECRET, Hook
+from tests.waiting import wait_until
 
 DATA = Path(__file__).parent.parent / "data" / "plane"
 REAL = [json.loads(line) for line in (DATA / "webhooks.jsonl").read_text().splitlines()]
@@ -160,10 +159,3 @@ def test_the_fake_repeats_what_found_nobody_and_never_what_was_refused() -> None
         plane.books.file(plane.books.project("ORC"), plane.books.person("anna"), "Fix login")
         wait_until(lambda: not sender.is_active)
         assert sender.answers == []
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)

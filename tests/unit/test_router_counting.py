@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,8 @@ from quarterdeck.router.backend import Usage
 from quarterdeck.router.ways import counting
 from quarterdeck.router.ways.counting import TokenCounter
 from tests.fakes import tokenizing
+from tests.processes import is_alive
+from tests.waiting import until
 
 CHAT = "/v1/chat/completions"
 HELLO = {"messages": [{"role": "user", "content": "the ship sails at dawn"}]}
@@ -46,11 +47,7 @@ def test_texts_keep_their_order() -> None:
 
 
 async def ended(pid: int) -> None:
-    with suppress(psutil.NoSuchProcess):
-        process = psutil.Process(pid)
-        async with asyncio.timeout(30):
-            while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-                await asyncio.sleep(0.02)
+    await until(lambda: not is_alive(pid), 30)
 
 
 DIALECTS: list[tuple[str, dict[str, Any]]] = [

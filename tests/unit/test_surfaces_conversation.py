@@ -8,7 +8,8 @@ import pytest
 from quarterdeck.listener import opened_gateway
 from tests.fakes.helm import ANNA, Helm, helm
 from tests.fakes.telegram import CHAT, parsed
-from tests.fakes.telegram_gateway import running, until
+from tests.fakes.telegram_gateway import running
+from tests.waiting import until
 
 ANSWER = "**Aye**, captain: " + "all hands are on deck. " * 400 + "`1 < 2`"
 

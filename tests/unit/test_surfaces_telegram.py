@@ -27,7 +27,7 @@ from quarterdeck.surfaces.telegram import menu
 from quarterdeck.surfaces.telegram.strangers import PAUSE
 from tests.fakes.chatting import ANNA, ChatDesk, Slowly, chatting, message
 from tests.fakes.telegram import parsed
-from tests.fakes.telegram_gateway import until
+from tests.waiting import until
 
 GROUP = -1001
 

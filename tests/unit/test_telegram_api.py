@@ -9,7 +9,8 @@ from quarterdeck.kernel.web import furnish
 from quarterdeck.telegram.requests import Asked
 from tests.fakes.doors import Porter
 from tests.fakes.telegram import CHAT, TOKEN, FakeTelegram
-from tests.fakes.telegram_gateway import Heard, TelegramRoom, running, until
+from tests.fakes.telegram_gateway import Heard, TelegramRoom, running
+from tests.waiting import until
 
 OWNER = {"Authorization": "Bearer owners-token"}
 WRONG = "7000000009:ZZFakeTokenForTestsOnly-0123456789abc"

@@ -9,7 +9,8 @@ from quarterdeck.telegram import rules
 from quarterdeck.telegram.model import UnknownAgent
 from quarterdeck.telegram.wire import File, Send, SendState
 from tests.fakes.telegram import CHAT, TOKEN, FakeTelegram
-from tests.fakes.telegram_gateway import Heard, TelegramRoom, running, until
+from tests.fakes.telegram_gateway import Heard, TelegramRoom, running
+from tests.waiting import until
 
 OTHER = "7000000002:BBFakeTokenForTestsOnly-0123456789abc"
 

@@ -14,7 +14,8 @@ from quarterdeck.telegram.wire import REGISTERED, UPDATE, Send, SendState
 from tests.fakes.nats import NatsServer
 from tests.fakes.ports import free_port
 from tests.fakes.telegram import CHAT, TOKEN, FakeTelegram, token_of
-from tests.fakes.telegram_gateway import TelegramRoom, running, until
+from tests.fakes.telegram_gateway import TelegramRoom, running
+from tests.waiting import until
 
 _EXPIRE = sql("update telegram_bots set leased_until = now()")
 

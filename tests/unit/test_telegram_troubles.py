@@ -14,7 +14,8 @@ from quarterdeck.telegram.forwarding import Forwarder
 from quarterdeck.telegram.model import DESK
 from quarterdeck.telegram.wire import Send, SendState
 from tests.fakes.telegram import CHAT, GROUP, TOKEN, FakeTelegram
-from tests.fakes.telegram_gateway import Heard, TelegramRoom, running, until
+from tests.fakes.telegram_gateway import Heard, TelegramRoom, running
+from tests.waiting import until
 
 NEW = "7000000001:CCFakeTokenForTestsOnly-0123456789abc"
 OTHER = "7000000002:BBFakeTokenForTestsOnly-0123456789abc"
