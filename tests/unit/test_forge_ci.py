@@ -1,7 +1,7 @@
 """The repository's own test command is run once per commit, by one holder at a time, in a clean folder."""
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -15,30 +15,21 @@ from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.errors import Conflict, NotFound, Stale
 from quarterdeck.kernel.journal import Event
 from tests.fakes import git_hand
+from tests.fakes.clock import ManualClock
 from tests.fakes.git_hand import git, write
 
 BRANCH = "item/ET-007"
 TESTED = {".quarterdeck.yaml": "test: grep -q Hello hello.txt\n"}
 
 
-class Hands:
-    """A clock that is moved by hand."""
-
-    def __init__(self) -> None:
-        self.time = datetime(2026, 1, 1, tzinfo=UTC)
-
-    def now(self) -> datetime:
-        return self.time
-
-
 @pytest.fixture
-def clock(database: Database) -> Hands:
-    database.clock = Hands()
+def clock(database: Database) -> ManualClock:
+    database.clock = ManualClock()
     return database.clock
 
 
 @pytest.fixture
-async def forge(database: Database, clock: Hands, tmp_path: Path) -> LocalForge:
+async def forge(database: Database, clock: ManualClock, tmp_path: Path) -> LocalForge:
     forge = LocalForge(database, tmp_path / "forge")
     await forge.ensure_repository("demo")
     return forge
@@ -202,7 +193,7 @@ async def test_many_takers_get_an_order_once(forge: LocalForge, tmp_path: Path):
     assert len([order for order in orders if order]) == 1
 
 
-async def test_the_oldest_order_is_taken_first(forge: LocalForge, clock: Hands, tmp_path: Path):
+async def test_the_oldest_order_is_taken_first(forge: LocalForge, clock: ManualClock, tmp_path: Path):
     heads = []
     for branch in ("b", "a", "c"):
         heads.append(await push(forge, tmp_path, TESTED | {branch: ""}, branch=branch))
@@ -211,7 +202,7 @@ async def test_the_oldest_order_is_taken_first(forge: LocalForge, clock: Hands, 
 
 
 async def test_a_lease_that_is_over_goes_to_the_next_and_only_the_newest_holder_may_finish(
-    forge: LocalForge, database: Database, clock: Hands, tmp_path: Path
+    forge: LocalForge, database: Database, clock: ManualClock, tmp_path: Path
 ):
     head = await push(forge, tmp_path, TESTED)
     dead = await taken(forge)
@@ -235,7 +226,7 @@ async def test_a_lease_that_is_over_goes_to_the_next_and_only_the_newest_holder_
 
 
 async def test_the_next_holder_removes_what_the_last_one_left(
-    forge: LocalForge, clock: Hands, tmp_path: Path
+    forge: LocalForge, clock: ManualClock, tmp_path: Path
 ):
     await push(forge, tmp_path, TESTED)
     dead = await taken(forge)
@@ -257,7 +248,7 @@ async def test_the_run_of_a_holder_that_is_known_to_be_dead_goes_to_the_next_at_
     assert await forge.ci.free(lambda holder: holder == "dead") == 0
 
 
-async def test_a_holder_that_renews_keeps_its_order(forge: LocalForge, clock: Hands, tmp_path: Path):
+async def test_a_holder_that_renews_keeps_its_order(forge: LocalForge, clock: ManualClock, tmp_path: Path):
     await push(forge, tmp_path, TESTED)
     order = await taken(forge)
     clock.time = order.leased_until - timedelta(seconds=1)

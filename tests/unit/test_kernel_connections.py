@@ -1,7 +1,7 @@
 """Connections: encrypted, the environment never overrules a person, and rotation loses nothing."""
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +15,9 @@ from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.errors import Misconfigured
 from quarterdeck.kernel.keyring import Keyring
 from quarterdeck.kernel.settings import Settings
+from tests.fakes.clock import ManualClock
 
 VALUE = {"bot_token": "canary-token", "chat_id": "-1001"}
-
-
-class Watch:
-    """A clock that moves when told."""
-
-    def __init__(self) -> None:
-        self.time = datetime(2026, 1, 1, tzinfo=UTC)
-
-    def now(self) -> datetime:
-        return self.time
 
 
 @pytest.fixture
@@ -35,13 +26,13 @@ def keyring(tmp_path: Path) -> Keyring:
 
 
 @pytest.fixture
-def watch(database: Database) -> Watch:
-    database.clock = Watch()
+def watch(database: Database) -> ManualClock:
+    database.clock = ManualClock()
     return database.clock
 
 
 @pytest.fixture
-def connections(database: Database, keyring: Keyring, watch: Watch) -> Connections:
+def connections(database: Database, keyring: Keyring, watch: ManualClock) -> Connections:
     return Connections(database, keyring)
 
 
@@ -128,7 +119,7 @@ async def test_a_new_version_of_the_same_value_is_noted_but_is_no_change(
 
 
 async def test_another_process_sees_a_change_within_seconds(
-    connections: Connections, database: Database, keyring: Keyring, watch: Watch
+    connections: Connections, database: Database, keyring: Keyring, watch: ManualClock
 ) -> None:
     other = Connections(database, keyring)
     await put(connections, database, VALUE)
@@ -142,7 +133,7 @@ async def test_another_process_sees_a_change_within_seconds(
 
 
 async def test_a_clock_that_is_set_back_does_not_keep_old_values(
-    connections: Connections, database: Database, keyring: Keyring, watch: Watch
+    connections: Connections, database: Database, keyring: Keyring, watch: ManualClock
 ) -> None:
     other = Connections(database, keyring)
     assert await other.get("telegram") is None
@@ -152,7 +143,7 @@ async def test_a_clock_that_is_set_back_does_not_keep_old_values(
 
 
 async def test_a_follower_sees_a_change_at_once(
-    connections: Connections, database: Database, keyring: Keyring, watch: Watch
+    connections: Connections, database: Database, keyring: Keyring, watch: ManualClock
 ) -> None:
     other = Connections(database, keyring)
     following = asyncio.create_task(other.follow(PostgresBus(database.url)))

@@ -1,7 +1,7 @@
 """A request that is repeated has one effect and one answer, also while the first is under way."""
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
 from sqlalchemy import text
@@ -9,16 +9,7 @@ from sqlalchemy import text
 from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.errors import Invalid
 from quarterdeck.kernel.idempotency import KEPT, Request, earlier_answer, remember
-
-
-class Calendar:
-    """A clock that stands still until it is moved."""
-
-    def __init__(self) -> None:
-        self.time = datetime(2026, 1, 1, tzinfo=UTC)
-
-    def now(self) -> datetime:
-        return self.time
+from tests.fakes.clock import ManualClock
 
 
 def request(body: str = "x", *, caller: str = "anna", operation: str = "file") -> Request:
@@ -78,7 +69,7 @@ async def test_a_key_belongs_to_its_caller(database: Database):
 
 
 async def test_a_key_is_forgotten_after_a_week(database_url: str):
-    calendar = Calendar()
+    calendar = ManualClock()
     database = Database(database_url, clock=calendar)
     await do(database, request(), "one")
     calendar.time += KEPT
