@@ -1,7 +1,6 @@
 """The whole router in the test's own loop, on a port, and the command line beside it in a thread."""
 
 import asyncio
-import json
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,21 +16,9 @@ from quarterdeck.kernel.settings import Settings
 from quarterdeck.router import access, config
 from quarterdeck.router.service import Router, opened
 from tests.fakes.company import environment, settings_of
+from tests.fakes.said import Said
 
 KEY = "sk-the-backends-own-key-0001"
-
-
-@dataclass(frozen=True)
-class Said:
-    """What a command said, and how it ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,8 @@ import asyncio
 import io
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import pytest
 
@@ -15,22 +14,10 @@ from deployments.commands.item import Priority as Offered
 from quarterdeck import __version__
 from quarterdeck.board.model import Priority
 from tests.fakes.company import company, environment
+from tests.fakes.said import Said
 from tests.fakes.telegram import TOKEN, FakeTelegram
 
 pytestmark = pytest.mark.usefixtures("logs_left_as_they_were")
-
-
-@dataclass(frozen=True)
-class Said:
-    """What a command said, and how it ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
 
 
 Command = Callable[..., Said]

@@ -3,9 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -21,24 +19,12 @@ from tests.fakes.agent_ws import FakeAgent
 from tests.fakes.company import company, environment, settings_of
 from tests.fakes.gitea import TOKEN, FakeGitea
 from tests.fakes.openclaw import GATEWAY_TOKEN, HOOKS_TOKEN, FakeOpenClaw
+from tests.fakes.said import Said
 
 pytestmark = pytest.mark.usefixtures("logs_left_as_they_were")
 
 OWNER = owner("test")
 SECRETS = (TOKEN, GATEWAY_TOKEN, HOOKS_TOKEN, "hook-secret-0123456789")
-
-
-@dataclass(frozen=True)
-class Said:
-    """What a command said, and how it ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
 
 
 Command = Callable[..., Awaitable[Said]]
