@@ -229,6 +229,22 @@ async def agents_can_be_reached(patient: Patient) -> Finding:
     return Finding("fail", told, "Their runs end with an error and use up rounds.", fix)
 
 
+async def other_hosts_see_to_their_runs(patient: Patient) -> Finding:
+    others = [card for card in await patient.open_house().hosts.all() if not card.is_here]
+    silent = [card for card in others if card.silent]
+    if not silent:
+        theirs = ", ".join(card.host for card in others)
+        return Finding("ok", f"Open runs of other hosts: {theirs or 'none'}.")
+    told = "; ".join(
+        f"{card.host}: {card.silent} of {', '.join(card.agents)} on {', '.join(card.items)}, "
+        f"the oldest since {card.since:%Y-%m-%d %H:%M} UTC"
+        for card in silent
+    )
+    meaning = "They hold their agents' slots, and their items wait."
+    fix = f"Open the desk there; or if it is gone for good: `quarterdeck host gone {silent[0].host}`."
+    return Finding("warn", f"Open runs of hosts that are silent: {told}.", meaning, fix)
+
+
 async def somebody_may_approve(patient: Patient) -> Finding:
     people = await patient.open_house().crew.people()
     known = [p.slug for p in people if p.token_hash and (p.may_approve or p.role is Role.OWNER)]
@@ -401,6 +417,7 @@ CHECKS: tuple[Check, ...] = (
     Check("crew", crew_is_the_file, needs_house=True),
     Check("pipelines", pipelines_are_the_files, needs_house=True),
     Check("people", somebody_may_approve, needs_house=True),
+    Check("hosts", other_hosts_see_to_their_runs, needs_house=True),
     Check("router", router_answers),
     Check("backends", backends_can_be_called),
     Check("gitea", gitea_lets_us_work, needs_house=True),

@@ -13,6 +13,7 @@ from deployments.commands import (
     client,
     doctor,
     forge,
+    host,
     item,
     keys,
     letters,
@@ -64,6 +65,7 @@ app.add_typer(item.app, name="item", rich_help_panel="Work")
 app.add_typer(forge.app, name="forge", rich_help_panel="Work")
 app.add_typer(agent.app, name="agent", rich_help_panel="Work")
 app.add_typer(heartbeat_app, name="heartbeat", rich_help_panel="Work")
+app.add_typer(host.app, name="host", rich_help_panel="Upkeep")
 app.add_typer(bot.app, name="bot", rich_help_panel="Messages")
 app.add_typer(plane.app, name="plane", rich_help_panel="Work")
 app.add_typer(backend.app, name="backend", rich_help_panel="Models")

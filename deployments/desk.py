@@ -84,6 +84,7 @@ class Desk:
             ("telegram_bots", self._start_listener),
             ("cancellations", self._obey_cancellations),
             ("strays", self._stop_strays),
+            ("given up", self._stop_given_up),
             ("leftovers", self._sweep),
         ]
         loops = [asyncio.create_task(self._listen())]
@@ -193,6 +194,10 @@ class Desk:
     async def _stop_strays(self) -> float:
         await self.house.engine.stop_stray_runs()
         return 2.0
+
+    async def _stop_given_up(self) -> float:
+        await self.house.hosts.stop_given_up()
+        return LOOK_ANYWAY
 
     async def _obey_cancellations(self) -> float:
         """Cancel was pressed in Prefect's UI: nobody stops the agent but us.

@@ -128,6 +128,7 @@ SAMPLES: dict[str, dict[str, Any]] = {
     "item_blocked": {"reason": "CI is red on main too", "whose": "owner", "todo": "Mend it, then retry."},
     "approval_decided": {"approval": "(id)", "approved": True, "by": "anna", "door": "api", "comment": ""},
     "run_cancelled": {"agent": "developer"},
+    "run_given_up": {"agent": "developer", "host": "desk-1-5f0c2a9b", "by": "anna"},
     "project_created": {"project": "ET", "by": "anna"},
     "project_edited": {"project": "ET", "by": "anna", "fields": ["pipeline"]},
     "work_published": {"commit": "1f0c9d2e4b6a"},

@@ -27,6 +27,7 @@ import quarterdeck.heartbeat.api
 import quarterdeck.notify.api
 import quarterdeck.pipeline.api
 import quarterdeck.pipeline.assignments_api
+import quarterdeck.pipeline.hosts_api
 import quarterdeck.pipeline.webhook_api
 import quarterdeck.telegram.api
 from deployments import api as deployments_api
@@ -47,6 +48,7 @@ ROOMS: tuple[APIRouter, ...] = (
     quarterdeck.crew.api.router,
     quarterdeck.heartbeat.api.router,
     quarterdeck.pipeline.assignments_api.router,
+    quarterdeck.pipeline.hosts_api.router,
     quarterdeck.notify.api.router,
     quarterdeck.pipeline.webhook_api.router,
     deployments_api.router,
@@ -111,6 +113,7 @@ def lead_into(app: FastAPI, house: House) -> None:
         "forge",
         "notify",
         "assignments",
+        "hosts",
         "retests",
         "bots",
         "sends",

@@ -44,6 +44,7 @@ from quarterdeck.pipeline.board_items import BoardItems
 from quarterdeck.pipeline.comments import Comments
 from quarterdeck.pipeline.deliveries import Deliveries
 from quarterdeck.pipeline.gitea_door import GiteaDoor
+from quarterdeck.pipeline.hosts import Hosts
 from quarterdeck.pipeline.mirror import Mirror
 from quarterdeck.pipeline.openclaw_door import OpenClawDoor
 from quarterdeck.pipeline.posts import Posts
@@ -80,6 +81,7 @@ class House:
         self.crew.heartbeats = complaints
         self.engine = Engine(self.database, self.crew)
         self.assignments = Assignments(self.database, self.crew)
+        self.hosts = Hosts(self.database, self.crew)
         self.inbox = Inbox(self.database)
         self.deliveries = Deliveries(self.inbox, self.connections)
         self.deliveries.add("openclaw", OpenClawDoor(self.crew.callbacks))

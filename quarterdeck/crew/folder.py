@@ -21,6 +21,7 @@ import psutil
 
 from quarterdeck.crew import keeper
 from quarterdeck.crew.report import read_report
+from quarterdeck.crew.runtime import LOST as LOST_RUN
 from quarterdeck.crew.runtime import Outcome
 
 KEEPER_LOG = "keeper.log"
@@ -161,8 +162,7 @@ class RunFolder:
         with self._lock() as is_free:
             if is_free and not self.has_outcome:
                 self._kill_left_over()
-                killed = 128 + signal.SIGKILL
-                self.record_end(exit_code=killed, error="its keeper was killed, and the program with it")
+                self.record_end(exit_code=LOST_RUN, error="its keeper was killed, and the program with it")
 
     def record_end(self, *, exit_code: int | None = None, cancelled: bool = False, error: str) -> None:
         """Write what the keeper would have written."""

@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Column, ForeignKey, Index, Uuid
+from sqlalchemy import Column, ForeignKey, Index, Uuid, false, text
 from sqlmodel import Field, SQLModel
 
 from quarterdeck.kernel.columns import choice, document, serial, timestamp
@@ -75,10 +75,14 @@ class AgentRun(SQLModel, table=True):
     """One execution of one agent on one work item. `id` is the `run_id` of the messages.
 
     Exit code 0 = finished, -9 = killed at the limit (`timed_out`), `None` with `error` = never launched.
+    `given_up`: its host was declared gone, and has not been back to see that its program ended.
     """
 
     __tablename__ = "agent_runs"
-    __table_args__ = (Index("agent_runs_open", "agent", "state"),)
+    __table_args__ = (
+        Index("agent_runs_open", "agent", "state"),
+        Index("agent_runs_given_up", "host", postgresql_where=text("given_up")),
+    )
 
     id: int | None = Field(default=None, sa_column=serial())
     item_id: UUID = Field(sa_column=Column(Uuid, ForeignKey("items.id"), nullable=False, index=True))
@@ -100,6 +104,7 @@ class AgentRun(SQLModel, table=True):
     timed_out: bool = False
     cancelled: bool = False
     error: str = ""
+    given_up: bool = Field(default=False, sa_column_kwargs={"server_default": false()})
     result: dict[str, Any] | None = Field(default=None, sa_column=document(nullable=True))
     tokens: int | None = None
     cost_micro_usd: int | None = None

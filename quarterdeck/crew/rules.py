@@ -2,9 +2,11 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from typing import Any
 
-from quarterdeck.crew.model import Agent, Person, Role
+from quarterdeck.crew.model import Agent, AgentRun, Person, Role
+from quarterdeck.crew.runtime import LOST, Outcome
 from quarterdeck.kernel.identity import Caller
 
 HIDDEN = frozenset({"parameters", "system_prompt", "handles", "heartbeat"})
@@ -37,6 +39,12 @@ def caller(person: Person, door: str) -> Caller:
 def free_slots(agent: Agent, open_runs: int) -> int:
     """How many more runs an agent may begin."""
     return max(0, agent.max_concurrent - open_runs) if agent.is_enabled else 0
+
+
+def lost(run: AgentRun, why: str, now: datetime) -> Outcome:
+    """How a run ends of which nothing more will be heard: as one whose keeper was killed."""
+    code = None if run.started_at is None else LOST
+    return Outcome(exit_code=code, error=why, started_at=run.started_at, ended_at=now)
 
 
 def drift(

@@ -15,6 +15,9 @@ RESULT = "result.json"
 CLOSED = "everything was closed"
 """Why a run was stopped when the whole desk was closed in order: nobody's fault, to be begun anew."""
 
+LOST = 128 + 9
+"""The exit code of a run of whose end nothing can be known: its keeper was killed, or its host is gone."""
+
 
 @dataclass(frozen=True)
 class Job:

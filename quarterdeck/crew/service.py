@@ -208,7 +208,7 @@ class Crew:
     @cached_property
     def host(self) -> str:
         """Who can reach the runs' folders: a name that is kept in their folder itself."""
-        path, name = self._runs_folder / "host", f"{socket.gethostname()}-{secrets.token_hex(4)}"
+        path, name = self._host_file, f"{socket.gethostname()}-{secrets.token_hex(4)}"
         try:
             self._runs_folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             if not path.exists():
@@ -224,6 +224,17 @@ class Crew:
                 "Make room on the disk, or give this user the right to write there.",
                 code="runs_folder_unusable",
             ) from error
+
+    @property
+    def _host_file(self) -> Path:
+        return self._runs_folder / "host"
+
+    def is_here(self, host: str) -> bool:
+        """Is this the name of this host? One that has none yet is not given any by the question."""
+        try:
+            return self._host_file.read_text(encoding="utf-8") == host
+        except FileNotFoundError:
+            return False
 
     def runtime(self, name: str) -> Runtime:
         """A way of executing agents. Raises `NotFound` naming those there are."""
@@ -353,9 +364,40 @@ class Crew:
         if run.host != self.host:
             raise Unavailable(
                 f"Run {run.id} belongs to the host {run.host}; this is {self.host}.",
-                "It goes on when a desk of that host is up; cancel the item if that host is gone.",
+                f"It goes on when a desk of that host is up. {if_gone(run.host)}",
                 code="run_elsewhere",
             )
+
+    async def give_up(self, unit: Unit, run_id: int, why: str) -> Outcome | None:
+        """Close a run of whose end nothing will be heard, as lost. None: it has ended already.
+
+        Its host, should it come back, finds it among its `given_up_runs`.
+        """
+        run = await store.locked_run(unit.session, run_id)
+        outcome = rules.lost(run, why, unit.now)
+        if not await self.close_run(unit, run_id, outcome):
+            return None
+        await store.change_run(unit.session, run_id, unless=set(), given_up=True)
+        return outcome
+
+    async def given_up_runs(self) -> list[AgentRun]:
+        """Runs of this host that a person gave up with it: their programs may go on here all the same."""
+        async with self.database.read() as session:
+            return await store.given_up_runs(session, self.host)
+
+    async def see_ended(self, run: AgentRun, why: str) -> None:
+        """End what still goes on here of a run that was given up; the next round may begin then."""
+        assert run.id is not None
+        await self.stop(run, why)
+        async with self.database.command("see given up run ended") as unit:
+            await store.change_run(unit.session, run.id, unless=set(), given_up=False)
+            unit.wake("items")
+
+    async def stop_in_this_home(self, run: AgentRun, why: str) -> None:
+        """Stop a run whose folder lies here, whatever its host is called: this one's name may be lost."""
+        folder = self.folder_of(run)
+        if run.folder and folder.exists():
+            await self.runtime(run.runtime).stop(folder, why)
 
     async def open_runs(self, host: str | None = None) -> list[AgentRun]:
         """Runs that have not ended, oldest first; of one host, or of all."""
@@ -413,6 +455,11 @@ def _must_be_free(agent: Agent, open_runs: int) -> None:
             "It is tried again when one of them ends.",
             code="busy",
         )
+
+
+def if_gone(host: str) -> str:
+    """What to do about a host that will not come back."""
+    return f"If that host is gone for good: `quarterdeck host gone {host}`."
 
 
 async def _text(pieces: AsyncIterator[bytes]) -> AsyncIterator[str]:

@@ -69,6 +69,18 @@ async def run(session: AsyncSession, run_id: int) -> AgentRun | None:
     return (await session.exec(select(AgentRun).where(col(AgentRun.id) == run_id))).one_or_none()
 
 
+async def locked_run(session: AsyncSession, run_id: int) -> AgentRun:
+    """One run; nobody else changes it until the transaction ends."""
+    statement = select(AgentRun).where(col(AgentRun.id) == run_id).with_for_update()
+    return (await session.exec(statement)).one()
+
+
+async def given_up_runs(session: AsyncSession, host: str) -> list[AgentRun]:
+    """Runs of a host that was declared gone, and did not see them ended since."""
+    statement = select(AgentRun).where(col(AgentRun.given_up), col(AgentRun.host) == host)
+    return list((await session.exec(statement.order_by(col(AgentRun.id)))).all())
+
+
 async def run_by_key(session: AsyncSession, idempotency_key: str) -> AgentRun | None:
     statement = select(AgentRun).where(col(AgentRun.idempotency_key) == idempotency_key)
     return (await session.exec(statement)).one_or_none()

@@ -68,6 +68,7 @@ KINDS = TOLD | {
     "item_blocked",
     "approval_decided",
     "run_cancelled",
+    "run_given_up",
     "ci_finished",
     "ci_again",
     "project_created",

@@ -15,7 +15,7 @@ from functools import partial
 from quarterdeck.board.model import FINAL
 from quarterdeck.crew.model import ASSIGNED, AgentRun, RunState
 from quarterdeck.crew.runtime import Job, Outcome
-from quarterdeck.crew.service import Crew
+from quarterdeck.crew.service import Crew, if_gone
 from quarterdeck.kernel.database import Database, Unit
 from quarterdeck.kernel.errors import Conflict, NotFound, Unavailable
 from quarterdeck.kernel.identity import Caller
@@ -92,7 +92,7 @@ class Assignments:
         if outcome is None:
             raise Unavailable(
                 f"Run {run.id} belongs to the host {run.host}; this is {self._crew.host}.",
-                "Stop it there, or cancel its item.",
+                f"Stop it there. {if_gone(run.host)}",
                 code="run_elsewhere",
             )
         await self._close(run, outcome, may_begin_anew=False)

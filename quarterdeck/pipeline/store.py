@@ -102,11 +102,14 @@ def _held(now: datetime) -> SelectOfScalar[int]:
 
 
 def _of_other_rounds(host: str) -> ColumnElement[bool]:
-    """Open runs on this host of stages and rounds that their item left: they may still use its work tree."""
+    """Runs on this host of stages and rounds that their item left, which may still use its work tree.
+
+    They are open, or were given up when this host was away.
+    """
     return and_(
         col(AgentRun.item_id) == col(WorkItem.id),
         col(AgentRun.host) == host,
-        col(AgentRun.state) != RunState.ENDED,
+        or_(col(AgentRun.state) != RunState.ENDED, col(AgentRun.given_up)),
         col(AgentRun.stage) != ASSIGNED,
         or_(col(AgentRun.stage) != col(WorkItem.stage), col(AgentRun.round) != col(WorkItem.round)),
     )

@@ -14,8 +14,11 @@ from sqlmodel import col, select
 
 from flows import stage
 from quarterdeck.board.model import State
+from quarterdeck.crew.command import CommandRuntime
+from quarterdeck.crew.service import Crew
 from quarterdeck.kernel.connections import Source
 from quarterdeck.kernel.journal import Event, OutboxMessage
+from quarterdeck.pipeline.service import Engine
 from quarterdeck.telegram.gateway import Gateway
 from tests.fakes.clock import ManualClock
 from tests.fakes.quiet_desk import OWNER, OpenDesk, QuietDesk, Surroundings
@@ -289,6 +292,25 @@ async def test_the_next_round_leaves_the_work_tree_alone_while_the_agent_of_the_
     assert await desk.house.crew.open_runs() == [old]
     await engine.stop_stray_runs()
     assert (await desk.rest(key)).round == 2
+
+
+async def test_an_item_whose_agent_was_lost_with_its_host_goes_on_here_once_the_host_is_declared_gone(
+    open_desk: OpenDesk, sample: Path, tmp_path: Path
+) -> None:
+    desk = await open_desk()
+    house, key = desk.house, await desk.file(sample)
+    elsewhere = Crew(house.database, {"command": CommandRuntime()}, tmp_path / "elsewhere")
+    there = await Engine(house.database, elsewhere).claim(await house.engine.current(key))
+    run = await there.open_run("0" * 40)
+    await there.release(0)
+    with disable_run_logger():
+        came_upon_it = await stage.work_on(house, await house.engine.claim(await house.engine.current(key)))
+    assert f"`quarterdeck host gone {elsewhere.host}`" in (came_upon_it.message or "")
+    waiting = asyncio.create_task(desk.rest(key))
+    await house.hosts.declare_gone(OWNER, elsewhere.host)
+    card = await waiting
+    assert (card.state, card.round) == (State.WAITING_APPROVAL, 2)
+    assert (await house.crew.run(run.id or 0)).error == f"its host {elsewhere.host} is gone"
 
 
 @pytest.mark.services

@@ -10,12 +10,16 @@ import pytest
 from deployments.checks import CHECKS
 from deployments.doctor import Check, Finding, Patient, Result, examine
 from deployments.setup import set_up_core
+from quarterdeck.crew.command import CommandRuntime
+from quarterdeck.crew.service import Crew
 from quarterdeck.house import House, open_house
 from quarterdeck.kernel.connections import Source
 from quarterdeck.kernel.errors import Conflict
 from quarterdeck.kernel.inbox import Delivery
 from quarterdeck.kernel.settings import Settings
+from quarterdeck.pipeline.service import Engine
 from tests.fakes.company import company, settings_of
+from tests.fakes.stage_work import filed
 from tests.fakes.telegram import TOKEN, FakeTelegram
 
 
@@ -98,6 +102,22 @@ async def test_a_pipeline_file_that_cannot_be_loaded_is_a_failure(settings: Sett
     found = await look_at("pipelines", settings)
     assert found.verdict == "fail"
     assert "odd.yaml" in found.detail
+
+
+async def test_runs_of_a_host_that_is_silent_are_told_with_the_command_that_gives_it_up(
+    settings: Settings, house: House, tmp_path: Path
+):
+    assert (await look_at("hosts", settings)).verdict == "ok"
+    elsewhere = Crew(house.database, {"command": CommandRuntime()}, tmp_path / "elsewhere")
+    key = await filed(house)
+    work = await Engine(house.database, elsewhere).claim(await house.engine.current(key))
+    await work.open_run("0" * 40)
+    assert (await look_at("hosts", settings)).verdict == "ok"  # a desk there holds the item
+    await work.release(0)
+    found = await look_at("hosts", settings)
+    assert found.verdict == "warn"
+    assert f"{elsewhere.host}: 1 of analyst on {key}" in found.detail
+    assert f"`quarterdeck host gone {elsewhere.host}`" in found.fix
 
 
 async def agents_when(settings: Settings, house: House, **changed: Any) -> Result:
