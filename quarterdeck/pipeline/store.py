@@ -115,6 +115,17 @@ def _of_other_rounds(host: str) -> ColumnElement[bool]:
     )
 
 
+def _at_work_on_another(host: str) -> ColumnElement[bool]:
+    """Runs of the item's present round whose end only their own host sees."""
+    return and_(
+        col(AgentRun.item_id) == col(WorkItem.id),
+        col(AgentRun.stage) == col(WorkItem.stage),
+        col(AgentRun.round) == col(WorkItem.round),
+        col(AgentRun.state) != RunState.ENDED,
+        col(AgentRun.host) != host,
+    )
+
+
 async def run_of_another_round(session: AsyncSession, item_id: UUID, host: str) -> AgentRun | None:
     """A run of a round that the item left, which still goes on on this host."""
     statement = select(AgentRun).join(WorkItem, _of_other_rounds(host)).where(col(WorkItem.id) == item_id)
@@ -133,7 +144,8 @@ async def candidates(
     if busy:
         new = and_(new, tuple_(col(WorkItem.pipeline), col(WorkItem.stage)).not_in(list(busy)))
     due = or_(col(WorkItem.wake_at).is_(None), col(WorkItem.wake_at) <= now)
-    going_on = col(WorkItem.state).in_([State.RUNNING, State.WAITING_GATE])
+    elsewhere = exists(select(1).where(_at_work_on_another(host)).correlate(WorkItem))
+    going_on = and_(col(WorkItem.state).in_([State.RUNNING, State.WAITING_GATE]), ~elsewhere)
     statement = (
         select(WorkItem)
         .where(or_(new, going_on), due, col(WorkItem.pipeline) != OUTSIDE, ~exists(_held(now)))

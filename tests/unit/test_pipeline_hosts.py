@@ -110,6 +110,17 @@ async def test_the_run_of_a_host_that_is_gone_ends_as_one_whose_keeper_was_kille
     assert (item.state, item.round, item.spent) == (State.QUEUED, 2, {"agent:analysis": 1})
 
 
+async def test_a_desk_leaves_alone_whom_only_another_host_can_see_ending(
+    house: House, elsewhere: Elsewhere
+) -> None:
+    """It could do nothing but fail, again and again."""
+    key = await filed(house)
+    work, _ = await elsewhere.at_work(key)
+    await work.release(0)
+    assert await house.engine.candidates(5) == []
+    assert [candidate.key for candidate in await elsewhere.engine.candidates(5)] == [key]
+
+
 async def test_a_run_that_was_not_started_yet_when_its_host_went_is_tried_again_too(
     house: House, elsewhere: Elsewhere
 ) -> None:
