@@ -171,8 +171,7 @@ def cancel(key: Key, comment: Comment = "", as_json: AsJson = False) -> None:
     """Stop a work item; `retry` takes it up again."""
 
     async def cancelled(house: "House") -> "Card":
-        await house.engine.cancel(key, terminal.owner(), comment)
-        return await house.board.item(key)
+        return await house.engine.cancel(key, terminal.owner(), comment)
 
     _answer(as_json, cancelled)
 
@@ -182,8 +181,7 @@ def retry(key: Key, comment: Comment = "", as_json: AsJson = False) -> None:
     """Take a blocked or cancelled work item up again; the comment goes to the agent."""
 
     async def retried(house: "House") -> "Card":
-        await house.engine.retry(key, terminal.owner(), comment)
-        return await house.board.item(key)
+        return await house.engine.retry(key, terminal.owner(), comment)
 
     _answer(as_json, retried)
 
@@ -199,8 +197,7 @@ def move(
     """Put a work item back into a stage, for another round there; the comment goes to the agent."""
 
     async def moved(house: "House") -> "Card":
-        await house.engine.move(key, terminal.owner(), stage, comment, version)
-        return await house.board.item(key)
+        return await house.engine.move(key, terminal.owner(), stage, comment, version)
 
     _answer(as_json, moved)
 

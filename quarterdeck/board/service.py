@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Protocol
 from uuid import UUID
 
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -21,7 +21,7 @@ from quarterdeck.board.cards import (
 from quarterdeck.board.model import Project, State, WorkItem
 from quarterdeck.kernel.database import Database, Unit
 from quarterdeck.kernel.errors import Conflict, NotFound, Stale
-from quarterdeck.kernel.idempotency import Request, earlier_answer, remember
+from quarterdeck.kernel.idempotency import once, request
 from quarterdeck.kernel.identity import Caller
 from quarterdeck.kernel.ids import item_key
 from quarterdeck.kernel.journal import Event
@@ -77,21 +77,9 @@ class Board:
         await self.surroundings.check_repository(draft.repository)
         self.surroundings.check_branch(draft.default_branch)
         await self.surroundings.first_stage(draft.pipeline)
-        request = _request(caller, request_key, "create project", draft.model_dump(mode="json"))
+        asked = request(caller.name, request_key, "create project", draft.model_dump(mode="json"))
         async with self.database.command("create project") as unit:
-            if request and (answer := await earlier_answer(unit, request)):
-                return ProjectCard.model_validate(answer)
-            if not await store.add_project(unit.session, _new_project(draft, unit.now)):
-                raise Conflict(
-                    f"There is a project {draft.key} already.",
-                    "Choose another key, or use the project that exists.",
-                    code="project_exists",
-                )
-            card = ProjectCard.model_validate(await _project(unit.session, draft.key))
-            unit.record("project_created", project=card.key, by=caller.name)
-            if request:
-                await remember(unit, request, card.model_dump(mode="json"))
-        return card
+            return await once(unit, asked, ProjectCard, lambda: _create_project(unit, caller, draft))
 
     async def edit_project(
         self, caller: Caller, key: str, changes: ProjectChanges, version: int | None = None
@@ -145,14 +133,9 @@ class Board:
         reporter = caller.acting_for(draft.by)
         await self._must_know(draft.assignee, draft.by)
         stage = await self.surroundings.first_stage((await self.project(draft.project)).pipeline)
-        request = _request(caller, request_key, "file item", draft.model_dump(mode="json"))
+        asked = request(caller.name, request_key, "file item", draft.model_dump(mode="json"))
         async with self.database.command("file item") as unit:
-            if request and (answer := await earlier_answer(unit, request)):
-                return Card.model_validate(answer)
-            card = await self.file_within(unit, draft, reporter, stage)
-            if request:
-                await remember(unit, request, card.model_dump(mode="json"))
-        return card
+            return await once(unit, asked, Card, lambda: self.file_within(unit, draft, reporter, stage))
 
     async def file_within(self, unit: Unit, draft: Draft, reporter: str, stage: str) -> Card:
         """File an item as part of a larger command; who may do so and its first stage are settled."""
@@ -245,8 +228,23 @@ class Board:
             raise NotFound.among("stage", wanted.stage, known)
 
 
-def _request(caller: Caller, key: str, operation: str, body: dict[str, Any]) -> Request | None:
-    return Request(caller.name, key, operation, body) if key else None
+async def card_within(unit: Unit, item: WorkItem) -> Card:
+    """An item as it stands inside a larger command."""
+    await unit.session.flush()
+    [card] = await store.cards(unit.session, [item])
+    return card
+
+
+async def _create_project(unit: Unit, caller: Caller, draft: ProjectDraft) -> ProjectCard:
+    if not await store.add_project(unit.session, _new_project(draft, unit.now)):
+        raise Conflict(
+            f"There is a project {draft.key} already.",
+            "Choose another key, or use the project that exists.",
+            code="project_exists",
+        )
+    card = ProjectCard.model_validate(await _project(unit.session, draft.key))
+    unit.record("project_created", project=card.key, by=caller.name)
+    return card
 
 
 def _new_project(draft: ProjectDraft, now: datetime) -> Project:

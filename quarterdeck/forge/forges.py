@@ -9,6 +9,7 @@ from quarterdeck.forge.packing import Packed
 from quarterdeck.forge.protocol import CombinedStatus, Forge, PullRequestInfo, Verdict
 from quarterdeck.forge.rules import address
 from quarterdeck.kernel.errors import Conflict
+from quarterdeck.kernel.idempotency import Request
 
 
 class Forges:
@@ -23,13 +24,15 @@ class Forges:
         """The CI of the local forge; Gitea brings its own."""
         return self._local.ci
 
-    async def test_again(self, repository: str, what: str, by: str, item: str | None = None) -> str:
+    async def test_again(
+        self, repository: str, what: str, by: str, item: str | None = None, asked: Request | None = None
+    ) -> str:
         """See `LocalForge.test_again`. Raises `Conflict` for what is tested in Gitea."""
         if await self.gitea.place(repository) is not None:
             raise Conflict(
                 f"{repository} is tested in Gitea.", "Run its tests again there.", code="tested_elsewhere"
             )
-        return await self._local.test_again(repository, what, by, item)
+        return await self._local.test_again(repository, what, by, item, asked)
 
     async def close(self) -> None:
         await self.gitea.close()

@@ -7,6 +7,8 @@ found by looking at git, and mended, by the next call that asks.
 from collections.abc import Iterable
 from pathlib import Path
 
+from pydantic import BaseModel
+
 from quarterdeck.forge import rules, store
 from quarterdeck.forge.bare import Bare, Repositories
 from quarterdeck.forge.ci import CI
@@ -17,9 +19,16 @@ from quarterdeck.forge.protocol import CombinedStatus, PullRequestInfo, ReviewIn
 from quarterdeck.forge.worktree import WorkTree
 from quarterdeck.kernel.database import Database, Unit
 from quarterdeck.kernel.errors import Conflict, NotFound, Stale
+from quarterdeck.kernel.idempotency import Request, once
 
 _ATTEMPTS = 10
 """How often a merge is made anew because the base branch moved meanwhile."""
+
+
+class Tested(BaseModel):
+    """The commit whose tests run anew."""
+
+    commit: str
 
 
 class LocalForge:
@@ -138,11 +147,21 @@ class LocalForge:
             summary=rules.summary([(run.context, run.summary or run.state.value) for run in runs]),
         )
 
-    async def test_again(self, repository: str, what: str, by: str, item: str | None = None) -> str:
+    async def test_again(
+        self, repository: str, what: str, by: str, item: str | None = None, asked: Request | None = None
+    ) -> str:
         """Run the tests of a commit, or of a branch's newest one, anew, whatever came of them; the commit.
 
-        Raises `NotFound`, and `Conflict` when the commit names no tests that could be run.
+        When it was `asked` before, nothing changes. Raises `NotFound`, and `Conflict` when the commit names
+        no tests that could be run.
         """
+        async with self._database.command("run CI again") as unit:
+            tested = await once(
+                unit, asked, Tested, lambda: self._test_again(unit, repository, what, by, item)
+            )
+        return tested.commit
+
+    async def _test_again(self, unit: Unit, repository: str, what: str, by: str, item: str | None) -> Tested:
         bare = self._find(repository, what)
         commit = await (bare.commit(what) if rules.is_commit_id(what) else bare.must_head(what))
         if commit is None:
@@ -150,9 +169,8 @@ class LocalForge:
         planned = await self.ci.plan(bare, commit)
         if planned is None or not planned.command:
             raise _untestable(commit, planned)
-        async with self._database.command("run CI again") as unit:
-            await self.ci.again(unit, planned, by, item)
-        return commit
+        await self.ci.again(unit, planned, by, item)
+        return Tested(commit=commit)
 
     async def merge(self, repository: str, number: int, head: str, title: str) -> str:
         bare = self._find(repository)

@@ -6,11 +6,12 @@ while the first is under way waits for it; a failed first attempt leaves the key
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
+from pydantic import BaseModel
 from sqlalchemy import delete, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import Field, SQLModel, col, select
@@ -21,6 +22,9 @@ from quarterdeck.kernel.errors import Invalid
 
 KEPT = timedelta(days=7)
 """How long an answer is remembered; a later repetition counts as new."""
+
+
+Answer = TypeVar("Answer", bound=BaseModel)
 
 
 class IdempotencyKey(SQLModel, table=True):
@@ -48,6 +52,27 @@ class Request:
     def digest(self) -> str:
         text = json.dumps([self.operation, self.body], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def request(caller: str, key: str, operation: str, body: Mapping[str, Any]) -> Request | None:
+    """None without a key: such a request is always a new one."""
+    return Request(caller, key, operation, body) if key else None
+
+
+async def once(
+    unit: Unit, asked: Request | None, kind: type[Answer], work: Callable[[], Awaitable[Answer]]
+) -> Answer:
+    """The answer given before, or what `work` does and answers now, kept together with its effect.
+
+    Raises `Invalid` when the key belongs to another request.
+    """
+    if asked is None:
+        return await work()
+    if (earlier := await earlier_answer(unit, asked)) is not None:
+        return kind.model_validate(earlier)
+    answer = await work()
+    await remember(unit, asked, answer.model_dump(mode="json"))
+    return answer
 
 
 async def earlier_answer(unit: Unit, request: Request) -> dict[str, Any] | None:

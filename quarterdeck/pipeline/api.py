@@ -129,30 +129,27 @@ async def reject(
 
 @router.post("/items/{key}/cancel", summary="Cancel", responses=problems(403, 404, 409))
 async def cancel(
-    request: Request, engine: TheEngine, caller: Known, key: str, why: Reason | None = None
+    engine: TheEngine, caller: Known, key: str, why: Reason | None = None, request_key: RequestKey = ""
 ) -> Card:
     """Stop the item; its agent is stopped within seconds. `retry` takes it up again."""
-    await engine.cancel(key, caller, why.comment if why else "")
-    return await _card(request, key)
+    return await engine.cancel(key, caller, why.comment if why else "", request_key)
 
 
 @router.post("/items/{key}/retry", summary="Retry", responses=problems(403, 404, 409))
 async def retry(
-    request: Request, engine: TheEngine, caller: Known, key: str, why: Reason | None = None
+    engine: TheEngine, caller: Known, key: str, why: Reason | None = None, request_key: RequestKey = ""
 ) -> Card:
     """Another try of a blocked item, with a fresh budget; or a cancelled one taken up again.
 
     The comment goes to the agent.
     """
-    await engine.retry(key, caller, why.comment if why else "")
-    return await _card(request, key)
+    return await engine.retry(key, caller, why.comment if why else "", request_key)
 
 
 @router.post("/items/{key}/move", summary="Move back", responses=problems(403, 404, 409, 412))
-async def move(request: Request, engine: TheEngine, caller: Known, key: str, way: Way) -> Card:
+async def move(engine: TheEngine, caller: Known, key: str, way: Way, request_key: RequestKey = "") -> Card:
     """Another round of its stage or of one before it; what goes on is stopped. Forward it goes by gates."""
-    await engine.move(key, caller, way.stage, way.comment, way.version)
-    return await _card(request, key)
+    return await engine.move(key, caller, way.stage, way.comment, way.version, request_key)
 
 
 @router.post(
@@ -161,13 +158,15 @@ async def move(request: Request, engine: TheEngine, caller: Known, key: str, way
     summary="Run a commit's tests again",
     responses=problems(403, 404, 409),
 )
-async def rerun_tests(request: Request, caller: Known, key: str, tested: Tested | None = None) -> Retest:
+async def rerun_tests(
+    request: Request, caller: Known, key: str, tested: Tested | None = None, request_key: RequestKey = ""
+) -> Retest:
     """For tests that failed without the commit's fault; what waits for the result is looked at then.
 
     Nothing changes if they wait or run already. 409: they run in Gitea, or the commit names none.
     """
     retests: Retests = request.app.state.retests
-    return await retests.begin(caller, key, tested.of if tested else "")
+    return await retests.begin(caller, key, tested.of if tested else "", request_key)
 
 
 @router.get("/items/{key}/runs", summary="List the agent runs of a work item", responses=problems(404))

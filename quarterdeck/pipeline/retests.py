@@ -5,6 +5,7 @@ from pydantic import BaseModel, Field
 from quarterdeck.forge.forges import Forges
 from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.errors import NotFound
+from quarterdeck.kernel.idempotency import request
 from quarterdeck.kernel.identity import Caller
 from quarterdeck.pipeline import store
 from quarterdeck.pipeline.work import key_of, repository_of
@@ -25,11 +26,11 @@ class Retests:
         self._database = database
         self._forge = forge
 
-    async def begin(self, caller: Caller, project: str, what: str = "") -> Retest:
+    async def begin(self, caller: Caller, project: str, what: str = "", request_key: str = "") -> Retest:
         """`what`: a branch or the whole id of a commit; empty = the project's default branch.
 
-        Nothing changes if that commit's tests wait or run already. Raises `Forbidden`, `NotFound`, and
-        `Conflict` for a project in Gitea, or a commit without tests.
+        Nothing changes if that commit's tests wait or run already, or when `request_key` is repeated.
+        Raises `Forbidden`, `NotFound`, and `Conflict` for a project in Gitea, or a commit without tests.
         """
         caller.must_write()
         async with self._database.read() as session:
@@ -38,5 +39,6 @@ class Retests:
             raise NotFound.among("project", project, known)
         row = known[project]
         what, repository = what or row.default_branch, repository_of(row)
-        commit = await self._forge.test_again(repository, what, caller.name, key_of(what) or None)
+        asked = request(caller.name, request_key, "rerun tests", {"project": project, "of": what})
+        commit = await self._forge.test_again(repository, what, caller.name, key_of(what) or None, asked)
         return Retest(project=project, repository=repository, commit=commit)

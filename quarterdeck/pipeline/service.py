@@ -4,6 +4,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Awaitable, Callable, Collection, Iterable
+from dataclasses import asdict
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -11,19 +12,20 @@ from uuid import UUID
 
 import psutil
 
+from quarterdeck.board.cards import Card
 from quarterdeck.board.model import OUTSIDE, State, WorkItem
-from quarterdeck.board.service import must_be_current
 from quarterdeck.crew.model import AgentRun
 from quarterdeck.crew.service import Crew
 from quarterdeck.kernel.database import Database, Unit
 from quarterdeck.kernel.errors import Conflict, Forbidden, Invalid, Misconfigured, NotFound
-from quarterdeck.kernel.idempotency import Request, earlier_answer, remember
+from quarterdeck.kernel.idempotency import earlier_answer, once, remember
+from quarterdeck.kernel.idempotency import request as request_of
 from quarterdeck.kernel.identity import Caller
-from quarterdeck.pipeline import rules, store, transitions
+from quarterdeck.pipeline import by_hand, rules, store, transitions
 from quarterdeck.pipeline.definition import Stage
 from quarterdeck.pipeline.model import Approval, Claim
 from quarterdeck.pipeline.pipelines import Pipelines
-from quarterdeck.pipeline.refusals import must_be_movable, must_be_ours, no_longer_asked
+from quarterdeck.pipeline.refusals import no_longer_asked
 from quarterdeck.pipeline.store import Candidate
 from quarterdeck.pipeline.work import LEASE, StageWork, Ticket
 
@@ -312,7 +314,7 @@ class Engine:
         `Forbidden`, `Conflict` ("already decided by X", nothing waits), `Invalid` (no comment).
         """
         said: dict[str, Any] = {"approved": approved, "comment": comment, "by": by, "asked": asked}
-        request = Request(caller.name, request_key, "decide", {"item": key, **said}) if request_key else None
+        request = request_of(caller.name, request_key, "decide", {"item": key, **said})
         async with self.database.command("decide approval") as unit:
             earlier = await earlier_answer(unit, request) if request else None
             if earlier and (known := await store.approval(unit.session, UUID(earlier["approval"]))):
@@ -387,44 +389,36 @@ class Engine:
                 item=item.key,
             )
 
-    async def cancel(self, key: str, caller: Caller, comment: str = "") -> WorkItem:
-        """Stop the item for good (a retry reopens it); its agent is stopped within seconds."""
-        caller.must_write()
-        async with self.database.command("cancel item") as unit:
-            item = await store.item_for_update(unit.session, key)
-            if not rules.may_be_cancelled(item.state):
-                raise Conflict(f"{key} is {item.state.value} already.", "Nothing to do.", code="item_final")
-            item.state, item.wake_at, item.move = State.CANCELLED, None, None
-            item.finished_at = unit.now
-            await transitions.withdraw(unit, item, caller, "cancelled")
-            transitions.touch(unit, item)
-            unit.record("item_cancelled", item=key, by=caller.name, comment=comment)
-        return item
+    async def cancel(self, key: str, caller: Caller, comment: str = "", request_key: str = "") -> Card:
+        """Stop the item for good (a retry reopens it); its agent is stopped within seconds.
 
-    async def retry(self, key: str, caller: Caller, comment: str = "") -> WorkItem:
+        A repeated `request_key` changes nothing and is answered as before; so with `retry` and `move`.
+        """
+        caller.must_write()
+        asked = request_of(caller.name, request_key, "cancel", {"item": key, "comment": comment})
+        async with self.database.command("cancel item") as unit:
+            return await once(unit, asked, Card, lambda: by_hand.cancel(unit, key, caller, comment))
+
+    async def retry(self, key: str, caller: Caller, comment: str = "", request_key: str = "") -> Card:
         """Another try of the stage where it is blocked, with a fresh budget; reopens a cancelled item.
 
         The comment goes to the agent, after the reason for which it was blocked.
         """
         caller.must_write()
+        asked = request_of(caller.name, request_key, "retry", {"item": key, "comment": comment})
         async with self.database.command("retry item") as unit:
-            item = await store.item_for_update(unit.session, key)
-            if not rules.may_be_retried(item.state):
-                raise Conflict(
-                    f"{key} is {item.state.value}: only blocked or cancelled items can be retried.",
-                    "Wait for its agent, or cancel it first.",
-                    code="not_blocked",
-                )
-            must_be_ours(item)
-            _, stage = await self.pipelines.way_of(unit.session, item)
-            words = f"retried by {caller.name}: {comment}" if comment else ""
-            await transitions.put(unit, item, rules.retried(transitions.standing(item), stage, words))
-            unit.record("item_retried", item=key, by=caller.name, stage=item.stage, comment=comment)
-        return item
+            work = by_hand.retry
+            return await once(unit, asked, Card, lambda: work(unit, self.pipelines, key, caller, comment))
 
     async def move(
-        self, key: str, caller: Caller, to: str, comment: str = "", version: int | None = None
-    ) -> WorkItem:
+        self,
+        key: str,
+        caller: Caller,
+        to: str,
+        comment: str = "",
+        version: int | None = None,
+        request_key: str = "",
+    ) -> Card:
         """Put an item back into a stage, for another round there with a fresh budget; never forward.
 
         Whatever goes on in the stage that it leaves is stopped. The comment goes to the agent. Raises
@@ -432,19 +426,11 @@ class Engine:
         `Conflict`: it is done or cancelled, the stage lies ahead, or it stands for work of another source.
         """
         caller.must_write()
+        way = by_hand.Way(to, comment, version)
+        asked = request_of(caller.name, request_key, "move", {"item": key, **asdict(way)})
         async with self.database.command("move item") as unit:
-            item = await store.item_for_update(unit.session, key)
-            must_be_current(item, version)
-            must_be_movable(item)
-            stage = await self.pipelines.way_back(unit.session, item, to)
-            left, note = item.stage, f"moved by {caller.name}: {comment}".rstrip(": ")
-            await transitions.withdraw(unit, item, caller, "moved")
-            await transitions.put(unit, item, rules.moved_by_hand(transitions.standing(item), stage, note))
-            unit.record("item_moved", item=key, by=caller.name, stage=to, comment=comment)
-            if left != to:
-                change: dict[str, Any] = {"from": left, "to": to, "agent": rules.starter(stage)}
-                unit.record("stage_changed", item=key, **change)
-        return item
+            work = by_hand.move
+            return await once(unit, asked, Card, lambda: work(unit, self.pipelines, key, caller, way))
 
     # Approval forms (shown by whoever has a UI; the decision never waits for them)
 

@@ -104,6 +104,34 @@ async def test_the_command_line_names_the_request_and_may_be_repeated(
     assert (await item_command("reject", key, "-c", "no", "--approval", second))[0] == 0
 
 
+@pytest.mark.parametrize(
+    ("verb", "body", "between"),
+    [("cancel", {}, "retry"), ("retry", {}, "cancel"), ("move", {"stage": "analysis"}, "cancel")],
+)
+async def test_a_command_that_is_repeated_with_its_key_has_one_effect_and_one_answer(
+    house: House, anna: httpx.AsyncClient, verb: str, body: dict[str, Any], between: str
+) -> None:
+    key = await filed(house)
+    if verb == "retry":
+        await house.engine.cancel(key, OWNER)
+    first = await say(anna, key, verb, "once", **body)
+    assert first.status_code == 200
+    await say(anna, key, between)
+    stands = (await anna.get(f"/items/{key}")).json()
+    again = await say(anna, key, verb, "once", **body)
+    assert (again.status_code, again.json()) == (200, first.json())
+    assert (await anna.get(f"/items/{key}")).json() == stands
+    other = await say(anna, key, verb, "once", **body | {"comment": "other words"})
+    assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
+
+
+async def test_a_command_that_was_refused_leaves_its_key_free(house: House, anna: httpx.AsyncClient) -> None:
+    key = await filed(house)
+    assert (await say(anna, key, "retry", "once")).status_code == 409
+    await house.engine.cancel(key, OWNER)
+    assert (await say(anna, key, "retry", "once")).json()["state"] == "queued"
+
+
 async def test_tests_are_run_again_over_http_by_those_who_may_write(
     house: House, anna: httpx.AsyncClient, tmp_path: Path
 ) -> None:
@@ -115,9 +143,16 @@ async def test_tests_are_run_again_over_http_by_those_who_may_write(
     assert first is not None
     async with house.database.command("finish CI") as unit:
         await house.forge.ci.finish(unit, first, exit_code=1)
-    answer = await anna.post("/projects/AB/rerun-tests")
+    answer = await anna.post("/projects/AB/rerun-tests", headers={"Idempotency-Key": "once"})
     assert (answer.status_code, answer.json()["commit"]) == (202, first.commit)
     again = await house.forge.ci.take("desk")
     assert again is not None and again.id == first.id
     nowhere = await anna.post("/projects/AB/rerun-tests", json={"of": "item/AB-001"})
     assert (nowhere.status_code, "main" in nowhere.json()["instruction"]) == (404, True)
+    async with house.database.command("finish CI") as unit:
+        await house.forge.ci.finish(unit, again, exit_code=1)
+    repeated = await anna.post("/projects/AB/rerun-tests", headers={"Idempotency-Key": "once"})
+    assert (repeated.status_code, repeated.json()) == (202, answer.json())
+    assert await house.forge.ci.take("desk") is None
+    other = await anna.post("/projects/AB/rerun-tests", json={"of": "x"}, headers={"Idempotency-Key": "once"})
+    assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
