@@ -12,6 +12,12 @@ from typing import Any
 PICO = 1_000_000_000_000
 """Pico-dollars in a dollar."""
 
+MOST_TOKENS = 10**12
+"""Of one call. A provider that tells more tells nonsense."""
+
+MOST_COST = 10**17
+"""Pico-dollars of one call: 100,000 USD. More is a wrong price."""
+
 OPENAI = "openai-completions"
 """The dialect that needs no translation: the short way."""
 
@@ -92,15 +98,16 @@ class Usage:
     is_estimate: bool = False
 
     def cost(self, prices: Prices) -> int:
-        """Pico-dollars. Cached tokens are charged at their own price where the mapping has one."""
+        """Pico-dollars, `MOST_COST` at most. Cached tokens have their own price where the mapping has one."""
         read = self.cache_read if prices.cache_read else 0
         write = self.cache_write if prices.cache_write else 0
-        return (
+        cost = (
             max(self.prompt - read - write, 0) * prices.input
             + read * prices.cache_read
             + write * prices.cache_write
             + self.completion * prices.output
         )
+        return min(cost, MOST_COST)
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,7 +131,7 @@ class Account:
         self._is_uncounted = failure.is_charged and failure.usage is None
         if failure.is_charged and self._admission is not None:
             self._charged += self._ask.prompt_tokens
-            self._charged_cost += self._ask.prompt_tokens * self._admission.mapping.prices.input
+            self._charged_cost += Usage(self._ask.prompt_tokens).cost(self._admission.mapping.prices)
 
     def answered(self, status: int, now: float) -> None:
         """There is an answer, or a stream has begun."""

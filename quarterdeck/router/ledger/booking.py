@@ -2,19 +2,16 @@
 
 import json
 import secrets
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
+from quarterdeck.router.backend import MOST_COST, MOST_TOKENS, Usage
 from quarterdeck.router.call import Call
 from quarterdeck.router.exchange import Outcome
 from quarterdeck.router.limits.standing import Change
 
 LONGEST_NAME = 300
 """Characters kept of a name that comes from a caller."""
-
-MOST_TOKENS = 10**12
-MOST_COST = 10**17
-"""Pico-dollars of one call: 100,000 USD. More is a wrong price, and would not fit into sums."""
 
 NO_ERROR = frozenset({Outcome.OK, Outcome.ABORTED})
 
@@ -149,20 +146,29 @@ CHANGES: dict[str, tuple[str, ...]] = {
 """What each kind of change does to the rows; each may be repeated."""
 
 
+def bounded(call: Call) -> Call:
+    """A call that fits into sums; nearly always the same: counts and costs are bounded where they arise."""
+    usage = call.usage
+    total = usage.total or usage.prompt + usage.completion
+    counts = (usage.prompt, usage.completion, total, usage.cache_read, usage.cache_write)
+    if min(counts) >= 0 and max(counts) <= MOST_TOKENS and 0 <= call.cost <= MOST_COST:
+        return call
+    prompt, completion, total, read, write = (min(max(count, 0), MOST_TOKENS) for count in counts)
+    sane = Usage(prompt, completion, total, read, write, usage.is_estimate)
+    return replace(call, usage=sane, cost=min(max(call.cost, 0), MOST_COST))
+
+
 def line(call: Call) -> str:
     """One call, in the text form of COPY, in the order of the staging table."""
     usage, caller = call.usage, call.caller
     total = usage.total or usage.prompt + usage.completion
-    counts = [usage.prompt, usage.completion, total, usage.cache_read, usage.cache_write]
-    if min(counts) < 0 or max(counts) > MOST_TOKENS:
-        counts = [min(max(count, 0), MOST_TOKENS) for count in counts]
-    tokens = "\t".join(map(str, counts))
+    tokens = f"{usage.prompt}\t{usage.completion}\t{total}\t{usage.cache_read}\t{usage.cache_write}"
     return (
         f"{_safe(call.id)}\t{call.at!r}\t{_safe(call.request)}\t{call.attempt}\t{call.is_answer}\t"
         f"{_names[call.backend_id]}\t{call.pool}\t{call.is_emergency}\t{_names[call.model]}\t"
         f"{_names[caller.client_id]}\t{_names[caller.agent]}\t{_names[caller.item]}\t{call.outcome}\t"
         f"{call.status}\t{call.is_stream}\t{tokens}\t"
-        f"{usage.is_estimate}\t{min(call.cost, MOST_COST)}\t{call.latency_ms}\t"
+        f"{usage.is_estimate}\t{call.cost}\t{call.latency_ms}\t"
         f"{_NULL if call.ttft_ms is None else call.ttft_ms}\n"
     )
 

@@ -102,6 +102,7 @@ class Ledger:
     def record(self, call: Call) -> None:
         """Book one attempt. Never waits, never raises."""
         try:
+            call = booking.bounded(call)
             self._lines.append(booking.line(call))
             self.totals.add(call)
         except Exception:

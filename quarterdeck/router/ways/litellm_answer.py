@@ -9,7 +9,7 @@ from quarterdeck.router.backend import Usage
 from quarterdeck.router.exchange import Answer, Attempt
 from quarterdeck.router.limits import rules
 from quarterdeck.router.ways.litellm_request import COMPLETIONS, MESSAGES, RESPONSE
-from quarterdeck.router.ways.openai_dialect import answered, text_of, usage_of
+from quarterdeck.router.ways.openai_dialect import answered, count_of, text_of, together, usage_of
 
 if TYPE_CHECKING:
     from quarterdeck.router.ways.litellm_wire import Wire
@@ -76,8 +76,9 @@ def tokens_of(told: Any, path: str) -> Usage | None:
 def _anthropic(told: Map[str, Any]) -> Usage | None:
     """Unlike the others, Anthropic leaves the cached ones out of `input_tokens`."""
     read, write = _count(told, "cache_read_input_tokens"), _count(told, "cache_creation_input_tokens")
-    prompt, completion = _count(told, "input_tokens") + read + write, _count(told, "output_tokens")
-    return Usage(prompt, completion, prompt + completion, read, write) if prompt or completion else None
+    prompt, completion = together(_count(told, "input_tokens"), read, write), _count(told, "output_tokens")
+    total = together(prompt, completion)
+    return Usage(prompt, completion, total, read, write) if total else None
 
 
 def _response(told: Map[str, Any]) -> Usage | None:
@@ -86,12 +87,12 @@ def _response(told: Map[str, Any]) -> Usage | None:
     details = told.get("input_tokens_details") or {}
     read = _count(details, "cached_tokens")
     write = _count(details, "cache_write_tokens") or _count(details, "cache_creation_tokens")
-    return Usage(prompt, completion, prompt + completion, read, write) if prompt or completion else None
+    total = together(prompt, completion)
+    return Usage(prompt, completion, total, read, write) if total else None
 
 
 def _count(told: Map[str, Any], name: str) -> int:
-    count = told.get(name)
-    return count if isinstance(count, int) and count > 0 else 0
+    return count_of(told.get(name))
 
 
 def _said(content: Map[str, Any], path: str) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping as Map
 from typing import Any
 
-from quarterdeck.router.backend import Usage
+from quarterdeck.router.backend import MOST_TOKENS, Usage
 
 _TEXTS = ("content", "reasoning_content", "reasoning", "refusal")
 _USED = ("prompt_tokens", "completion_tokens", "total_tokens", "prompt_cache_hit_tokens")
@@ -23,7 +23,7 @@ def usage_of(told: Any) -> Usage | None:
     if not isinstance(told, dict):
         return None
     prompt, completion, total, hits = _counts(told, _USED)
-    total = total or prompt + completion
+    total = total or together(prompt, completion)
     if not total:
         return None
     details = told.get("prompt_tokens_details")
@@ -40,11 +40,20 @@ def answered(prompt: int, completion: int, total: int, details: Any) -> int:
 
 def _counts(told: Map[str, Any], names: tuple[str, ...]) -> list[int]:
     """These counts, 0 where there is no sane one."""
-    counts = []
-    for name in names:
-        count = told.get(name)
-        counts.append(count if isinstance(count, int) and count > 0 else 0)
-    return counts
+    return [count_of(told.get(name)) for name in names]
+
+
+def count_of(told: Any) -> int:
+    """What is told as a count of tokens; 0 for what is none, or more than one call can have.
+
+    All counts of providers come through here, so that rows, totals and budgets take the same.
+    """
+    return told if isinstance(told, int) and 0 < told <= MOST_TOKENS else 0
+
+
+def together(*counts: int) -> int:
+    """The sum of such counts, which is one, too."""
+    return min(sum(counts), MOST_TOKENS)
 
 
 def said_in(choice: Map[str, Any]) -> str:
