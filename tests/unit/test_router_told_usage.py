@@ -51,7 +51,7 @@ async def booked(ledger: Ledger, url: str) -> None:
     assert await rows(url, "select count(*)::int from model_calls") == [(ledger.totals.requests,)]
 
 
-ABSURD = [HUGE, 10**30, 1e300, MOST_TOKENS + 1, -1, 0, 2.5, "10", None, [10], {"x": 1}]
+ABSURD = [HUGE, 10**30, 1e300, MOST_TOKENS + 1, -1, 0, 2.5, True, "10", None, [10], {"x": 1}]
 
 
 @pytest.mark.parametrize("count", ABSURD, ids=str)
@@ -97,6 +97,8 @@ def test_every_dialect_counts_alike(path: str, asked_for: str, answered: str) ->
         assert tokens_of({asked_for: count, answered: count}, path) is None
         told = tokens_of({asked_for: count, answered: 4}, path)
         assert told is not None and (told.prompt, told.completion, told.total) == (0, 4, 4)
+    told = tokens_of({asked_for: 10.0, answered: 4.0}, path)  # some write JSON's numbers as floats
+    assert told is not None and repr((told.prompt, told.completion, told.total)) == "(10, 4, 14)"
     most = tokens_of({asked_for: MOST_TOKENS, answered: MOST_TOKENS}, path)
     assert most is not None and most.total == MOST_TOKENS
 

@@ -46,9 +46,12 @@ def _counts(told: Map[str, Any], names: tuple[str, ...]) -> list[int]:
 def count_of(told: Any) -> int:
     """What is told as a count of tokens; 0 for what is none, or more than one call can have.
 
-    All counts of providers come through here, so that rows, totals and budgets take the same.
+    All counts of providers come through here, so that rows, totals and budgets take the same. Whole numbers
+    may be told as floats; JSON's `true` is an int to Python, and no count.
     """
-    return told if isinstance(told, int) and 0 < told <= MOST_TOKENS else 0
+    if type(told) is float and told.is_integer():
+        told = int(told)
+    return told if type(told) is int and 0 < told <= MOST_TOKENS else 0
 
 
 def together(*counts: int) -> int:
