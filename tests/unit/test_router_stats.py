@@ -15,7 +15,7 @@ from quarterdeck.kernel.keyring import Keyring
 from quarterdeck.kernel.settings import Settings
 from quarterdeck.router import access
 from quarterdeck.router.agents import AgentCalls
-from quarterdeck.router.backend import Pool, Usage
+from quarterdeck.router.backend import MOST_COST, MOST_TOKENS, Pool, Usage
 from quarterdeck.router.call import Caller
 from quarterdeck.router.exchange import Outcome
 from quarterdeck.router.ledger.writer import Ledger
@@ -169,6 +169,52 @@ async def test_history_keeps_its_backend_after_it_was_deleted(desk: Desk) -> Non
     assert await desk.get("/stats/total") == before
     assert (await desk.get("/stats/hourly"))[0]["backend_name"] == "One"
     assert (await desk.get("/calls"))[0]["backend_name"] == "One"
+
+
+async def test_sums_stand_still_at_nine_million_dollars_and_calls_are_booked_on(
+    desk: Desk, database: Database, tmp_path: Path
+) -> None:
+    client = (await desk.post("/clients", {"name": "anna"}))["id"]
+    dear = {"cost": MOST_COST, "caller": Caller(client)}
+    await book(desk, *(call(**dear) for _ in range(95)))  # more than a bigint in one batch
+    await book(desk, call(**dear), call(**dear, model="other"))  # and in the sum of two
+    for model in ("gpt", "third"):
+        await book(desk, *(call(**dear, at=NOON - DAY, model=model) for _ in range(85)))
+    (latest, *_), (shown,) = await desk.get("/stats/hourly"), await desk.get("/clients")
+    assert (latest["model"], latest["cost"]) == ("other", 1e5)
+    assert (shown["requests_today"], shown["cost_today"]) == (97, 9e6)
+    assert len(await desk.get("/calls", limit=1000)) == 267
+    before = await desk.get("/stats/total")
+    assert (before["total_requests"], before["total_cost"]) == (267, 9e6)
+    await desk.stats.aggregate()
+    assert [row["total_cost"] for row in await desk.get("/stats/daily")] == [9e6, 9e6]
+    for days in (0, -1):
+        await desk.stats.retain(usage_days=days, calls_days=30)
+    async with Ledger(database.url, tmp_path / "again", desk.stats._now) as restarted:
+        assert restarted.totals == desk.ledger.totals
+
+
+async def test_sums_of_tokens_stand_still_before_they_do_not_fit(
+    desk: Desk, database: Database, tmp_path: Path
+) -> None:
+    async with database.command("a hundred years of use") as unit:
+        await (await unit.session.connection()).execute(
+            text(
+                "insert into backend_usage_logs (backend_id, model, pool, hour_bucket, prompt_tokens,"
+                " completion_tokens, total_tokens, cost_pico, request_count, error_count,"
+                " client_request_count, latency_ms_sum, ttft_ms_sum, ttft_count)"
+                " select 'bkd_1', m, 'primary', date_trunc('hour', to_timestamp(:noon), 'UTC'),"
+                " n, n, n, n, 1, 0, 1, 1, 0, 0"
+                " from unnest(array['gpt', 'old']) m, (values (8999999999999999999)) v(n)"
+            ),
+            {"noon": NOON},
+        )
+    async with Ledger(database.url, tmp_path / "again", desk.stats._now) as restarted:
+        assert restarted.totals.tokens == 9 * 10**18
+        restarted.record(call(usage=Usage(MOST_TOKENS, MOST_TOKENS, MOST_TOKENS)))
+        assert restarted.totals.prompt_tokens == restarted.totals.tokens == 9 * 10**18
+    rows = {row["model"]: row for row in await desk.get("/stats/hourly")}
+    assert (rows["gpt"]["request_count"], rows["gpt"]["total_tokens"]) == (2, 9 * 10**18)
 
 
 # Days.

@@ -13,6 +13,10 @@ from quarterdeck.router.limits.standing import Change
 LONGEST_NAME = 300
 """Characters kept of a name that comes from a caller."""
 
+MOST_SUM = 9 * 10**18
+"""Where sums stand still, of pico-dollars nine million USD: one that does not fit into its column would keep
+every further call out."""
+
 NO_ERROR = frozenset({Outcome.OK, Outcome.ABORTED})
 
 _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r", "\0": ""})
@@ -55,9 +59,14 @@ HOURLY = (
 _DAILY = ("requests", "tokens", "cost_pico")
 
 
+def fitting(total: str) -> str:
+    """A sum in SQL, taken as numeric and kept in a bigint."""
+    return f"least({total}, {MOST_SUM})::bigint"
+
+
 def added(table: str, columns: tuple[str, ...]) -> str:
     """What a row that is there already becomes by another: `set` of an upsert."""
-    return ", ".join(f"{name} = {table}.{name} + excluded.{name}" for name in columns)
+    return ", ".join(f"{name} = {fitting(f'{table}.{name}::numeric + excluded.{name}')}" for name in columns)
 
 
 BOOK = f"""
@@ -69,7 +78,7 @@ with booked as (
 ), by_hour as (
     insert into backend_usage_logs (backend_id, model, pool, hour_bucket, {", ".join(HOURLY)})
     select backend_id, model, pool, date_trunc('hour', at, 'UTC'),
-        sum(prompt_tokens), sum(completion_tokens), sum(total_tokens), sum(cost_pico), count(*),
+        sum(prompt_tokens), sum(completion_tokens), sum(total_tokens), {fitting("sum(cost_pico)")}, count(*),
         count(*) filter (where outcome not in ('ok', 'aborted')), count(*) filter (where is_answer),
         sum(latency_ms), coalesce(sum(ttft_ms), 0), count(ttft_ms)
     from booked group by 1, 2, 3, 4 order by 1, 2, 3, 4
@@ -78,7 +87,7 @@ with booked as (
 ), by_day as (
     insert into client_usage (client_id, date, {", ".join(_DAILY)})
     select client_id, (at at time zone 'UTC')::date, count(*) filter (where is_answer),
-        sum(total_tokens), sum(cost_pico)
+        sum(total_tokens), {fitting("sum(cost_pico)")}
     from booked where client_id <> '' group by 1, 2 order by 1, 2
     on conflict (client_id, date) do update set {added("client_usage", _DAILY)}
 )
@@ -86,13 +95,14 @@ select count(*) from booked
 """  # noqa: S608  nothing of it comes from outside
 """Books what is staged: a call that was booked before counts nothing, however often its line comes."""
 
-TOTALS = """
-select coalesce(sum(request_count), 0)::bigint, coalesce(sum(client_request_count), 0)::bigint,
-    coalesce(sum(error_count), 0)::bigint, coalesce(sum(total_tokens), 0)::bigint,
-    coalesce(sum(prompt_tokens), 0)::bigint, coalesce(sum(completion_tokens), 0)::bigint,
-    coalesce(sum(cost_pico), 0)::numeric
+_TOTALS = (
+    *("request_count", "client_request_count", "error_count"),
+    *("total_tokens", "prompt_tokens", "completion_tokens", "cost_pico"),
+)
+TOTALS = f"""
+select {", ".join(fitting(f"coalesce(sum({name}), 0)") for name in _TOTALS)}
 from backend_usage_logs
-"""
+"""  # noqa: S608  nothing of it comes from outside
 
 _END_COOLDOWN = """
 update cooldown_events set ended_at = greatest(to_timestamp(%(at)s), started_at)

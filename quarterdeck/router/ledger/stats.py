@@ -14,7 +14,7 @@ from sqlalchemy import text
 
 from quarterdeck.kernel.database import Database
 from quarterdeck.router.admin.forms import usd
-from quarterdeck.router.ledger.booking import HOURLY, added
+from quarterdeck.router.ledger.booking import HOURLY, MOST_SUM, added, fitting
 from quarterdeck.router.ledger.writer import Totals
 
 log = structlog.get_logger(__name__)
@@ -47,15 +47,15 @@ select e.id, e.backend_id, coalesce(b.name, '') as backend_name, e.kind, e.conse
 from cooldown_events e left join backends b on b.id = e.backend_id
 where :backend_id = '' or e.backend_id = :backend_id order by e.started_at desc, e.id limit :limit
 """
-_AGGREGATE = """
+_AGGREGATE = f"""
 insert into daily_stats (date, pool, total_requests, total_errors, total_tokens, cost_pico, unique_backends)
-select (hour_bucket at time zone 'UTC')::date, pool, sum(request_count), sum(error_count), sum(total_tokens),
-    sum(cost_pico), count(distinct backend_id)
+select (hour_bucket at time zone 'UTC')::date, pool, sum(request_count), sum(error_count),
+    {fitting("sum(total_tokens)")}, {fitting("sum(cost_pico)")}, count(distinct backend_id)
 from backend_usage_logs where hour_bucket >= :since group by 1, 2
 on conflict (date, pool) do update set total_requests = excluded.total_requests,
     total_errors = excluded.total_errors, total_tokens = excluded.total_tokens,
     cost_pico = excluded.cost_pico, unique_backends = excluded.unique_backends
-"""
+"""  # noqa: S608  nothing of it comes from outside
 _SPEND = """
 select count(*) filter (where is_answer) as requests, count(*) as attempts,
     coalesce(sum(total_tokens), 0) as tokens, coalesce(sum(prompt_tokens), 0) as prompt_tokens,
@@ -79,7 +79,7 @@ with gone as (
     returning *
 ), kept as (
     insert into backend_usage_logs (backend_id, model, pool, hour_bucket, {", ".join(HOURLY)})
-    select backend_id, model, pool, :beginning, {", ".join(f"sum({name})" for name in HOURLY)}
+    select backend_id, model, pool, :beginning, {", ".join(fitting(f"sum({name})") for name in HOURLY)}
     from gone group by 1, 2, 3 order by 1, 2, 3
     on conflict (backend_id, model, pool, hour_bucket) do update set {added("backend_usage_logs", HOURLY)}
 )
@@ -183,7 +183,8 @@ class Stats:
         """What such calls used, as far back as single calls are kept."""
         where, values = narrow.where()
         (row,) = await self._rows(_SPEND.format(where=where), values)
-        return {key: int(value) for key, value in row.items()} | {"cost": usd(int(row["cost"]))}
+        counts = {key: min(int(value), MOST_SUM) for key, value in row.items()}
+        return counts | {"cost": usd(int(row["cost"]))}
 
     async def aggregate(self) -> str:
         """Make the days from the hours: all of them the first time, then those since the day before the last.

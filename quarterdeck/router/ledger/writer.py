@@ -56,7 +56,10 @@ _OPTIONS = "-c timezone=UTC -c application_name=quarterdeck-ledger"
 
 @dataclass(slots=True)
 class Totals:
-    """Everything since the router was first used; `requests` are attempts. Cost in pico-dollars."""
+    """Everything since the router was first used; `requests` are attempts. Cost in pico-dollars.
+
+    Sums stand still where those of the rows do.
+    """
 
     requests: int = 0
     client_requests: int = 0
@@ -71,10 +74,11 @@ class Totals:
         self.requests += 1
         self.client_requests += call.is_answer
         self.errors += call.outcome not in booking.NO_ERROR
-        self.tokens += usage.total or usage.prompt + usage.completion
-        self.prompt_tokens += usage.prompt
-        self.completion_tokens += usage.completion
-        self.cost += call.cost
+        total = usage.total or usage.prompt + usage.completion
+        self.tokens = min(self.tokens + total, booking.MOST_SUM)
+        self.prompt_tokens = min(self.prompt_tokens + usage.prompt, booking.MOST_SUM)
+        self.completion_tokens = min(self.completion_tokens + usage.completion, booking.MOST_SUM)
+        self.cost = min(self.cost + call.cost, booking.MOST_SUM)
 
 
 class Ledger:
