@@ -110,6 +110,18 @@ def test_an_attempt_without_an_answer_is_named_by_how_it_failed(metrics: Metrics
     )
 
 
+def test_two_backends_of_one_name_are_one_series() -> None:
+    """As when one is deleted and added again; the format has no room for two of the same labels."""
+    metrics = Metrics(lambda: GAUGES, {"bkd_1": "same", "bkd_2": "same", "bkd_3": "other"}.__getitem__)
+    for backend in ("bkd_1", "bkd_2", "bkd_2", "bkd_3"):
+        metrics.record(call(backend_id=backend))
+    lines = metrics.text().decode().splitlines()
+    series = [line.rpartition(" ")[0] for line in lines if not line.startswith("#")]
+    assert len(series) == len(set(series))
+    assert 'sidecar_attempts_total{backend="same",status="2xx"} 3.0' in lines
+    assert 'sidecar_attempts_total{backend="other",status="2xx"} 1.0' in lines
+
+
 def test_latency_falls_into_cumulative_buckets(metrics: Metrics) -> None:
     for milliseconds in (50, 300, 500_000):
         metrics.record(call(latency_ms=milliseconds, ttft_ms=20))

@@ -140,11 +140,18 @@ class Metrics:
         attempts = CounterMetricFamily(
             "sidecar_attempts", "Attempts per backend and class of answer.", labels=("backend", "status")
         )
-        for (backend, status), count in self._attempts.items():
-            attempts.add_metric((self._names(backend), status), count)
+        for labels, count in self._named().items():
+            attempts.add_metric(labels, count)
         yield attempts
         yield _family("sidecar_latency_seconds", "Length of an attempt.", self._latency)
         yield _family("sidecar_ttft_seconds", "Time to the first content of a stream.", self._ttft)
+
+    def _named(self) -> Mapping[tuple[str, str], int]:
+        """Attempts by name: backends may share one, and a series must not be told twice."""
+        named: Counter[tuple[str, str]] = Counter()
+        for (backend, status), count in self._attempts.items():
+            named[self._names(backend), status] += count
+        return named
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The application of the metrics port."""
