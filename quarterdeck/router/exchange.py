@@ -27,6 +27,10 @@ class Outcome(StrEnum):
     ABORTED = "aborted"  # the client left
 
 
+NO_ERROR = frozenset({Outcome.OK, Outcome.ABORTED})
+"""What no statistic calls an error. SQL says it once more: `ledger.booking.BOOK`."""
+
+
 @dataclass(slots=True)  # frozen ones take five times as long to make, and each call makes one
 class Attempt:
     """What is sent. `body` is the client's, parsed, and must not be changed; each way makes its own.

@@ -8,6 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from quarterdeck.router.backend import Pool, Usage
 from quarterdeck.router.call import Call, Caller
 from quarterdeck.router.exchange import Outcome
+from quarterdeck.router.ledger.writer import Totals
 from quarterdeck.router.upkeep.metrics import Gauges, Metrics
 
 GAUGES = Gauges(
@@ -100,6 +101,15 @@ def test_a_request_that_no_backend_saw_is_a_failed_one(metrics: Metrics) -> None
     metrics.refused()
     found = samples(metrics)
     assert (found["sidecar_requests_total", ()], found["sidecar_errors_total", ()]) == (1, 1)
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+def test_what_counts_as_an_error_counts_so_in_metrics_and_totals(metrics: Metrics, outcome: Outcome) -> None:
+    """A client that leaves is none."""
+    totals = Totals()
+    metrics.record(call(outcome=outcome))
+    totals.add(call(outcome=outcome))
+    assert samples(metrics)["sidecar_errors_total", ()] == totals.errors
 
 
 def test_an_attempt_without_an_answer_is_named_by_how_it_failed(metrics: Metrics) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 
 from quarterdeck.router.backend import MOST_COST, MOST_TOKENS, Usage
 from quarterdeck.router.call import Call
-from quarterdeck.router.exchange import Outcome
 from quarterdeck.router.limits.standing import Change
 
 LONGEST_NAME = 300
@@ -16,8 +15,6 @@ LONGEST_NAME = 300
 MOST_SUM = 9 * 10**18
 """Where sums stand still, of pico-dollars nine million USD: one that does not fit into its column would keep
 every further call out."""
-
-NO_ERROR = frozenset({Outcome.OK, Outcome.ABORTED})
 
 _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r", "\0": ""})
 _NULL = "\\N"

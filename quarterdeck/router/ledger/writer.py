@@ -25,6 +25,7 @@ from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.errors import Unavailable
 from quarterdeck.kernel.postgres import libpq, options
 from quarterdeck.router.call import Call
+from quarterdeck.router.exchange import NO_ERROR
 from quarterdeck.router.ledger import booking
 from quarterdeck.router.ledger.spool import Spool
 from quarterdeck.router.limits.standing import Change
@@ -73,7 +74,7 @@ class Totals:
         usage = call.usage
         self.requests += 1
         self.client_requests += call.is_answer
-        self.errors += call.outcome not in booking.NO_ERROR
+        self.errors += call.outcome not in NO_ERROR
         total = usage.total or usage.prompt + usage.completion
         self.tokens = min(self.tokens + total, booking.MOST_SUM)
         self.prompt_tokens = min(self.prompt_tokens + usage.prompt, booking.MOST_SUM)

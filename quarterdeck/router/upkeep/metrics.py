@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 
 from quarterdeck.router.backend import PICO, Pool
 from quarterdeck.router.call import Call
-from quarterdeck.router.exchange import Outcome
+from quarterdeck.router.exchange import NO_ERROR
 
 LATENCY = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 """Upper bounds in seconds: model calls take from a cached answer to minutes."""
@@ -80,7 +80,7 @@ class Metrics:
         self._attempts[call.backend_id, _class(call)] += 1
         if call.is_answer:
             self._requests += 1
-            self._errors += call.outcome is not Outcome.OK
+            self._errors += call.outcome not in NO_ERROR
         self._tokens += call.usage.total or call.usage.prompt + call.usage.completion
         self._cost += call.cost
         self._latency[call.pool].observe(call.latency_ms / 1000)
