@@ -107,7 +107,8 @@ class Way(Protocol):
 class Failure(Exception):
     """An attempt that gave no answer to pass on, or (`refused`) one that is passed on unchanged.
 
-    `status` is the provider's, 0 if there was none; `body` its text (at most some kB), without secrets.
+    `status` is the provider's, 0 if there was none; `body` its text, whole where it is passed on (else some
+    kB of it), without secrets; `passed_on` are those of its headers that the client may see.
     """
 
     outcome: Outcome
@@ -120,6 +121,7 @@ class Failure(Exception):
     """An answer had begun: the provider charges for what was asked."""
     usage: Usage | None = None
     """What it told about that, if it did."""
+    passed_on: tuple[tuple[bytes, bytes], ...] = ()
 
     def __str__(self) -> str:
         return self.reason

@@ -217,11 +217,12 @@ class Relay:
         if failure.outcome is not Outcome.REFUSED:
             return False
         self._account.close(failure.status, failure.outcome)
+        headers = (*self._headers(admission), *failure.passed_on)
         if not failure.body or self._is_streaming:
-            raise Refusal(failure.status, failure.reason, "refused", headers=self._headers(admission))
+            raise Refusal(failure.status, failure.reason, "refused", headers=headers)
         self._watch.close()
         kind = failure.content_type.encode("latin-1", "replace")
-        await say(self._send, failure.status, failure.body, self._headers(admission), kind)
+        await say(self._send, failure.status, failure.body, headers, kind)
         return True
 
     def _tell(self, admission: Admission, failure: Failure) -> None:

@@ -7,8 +7,9 @@ import orjson
 from quarterdeck.router.exchange import Failure, Outcome
 from quarterdeck.router.limits import rules
 from quarterdeck.router.ways.connection_failure import failure_of
+from quarterdeck.router.ways.litellm_answer import passed_on
 from quarterdeck.router.ways.litellm_request import refused
-from quarterdeck.router.ways.openai_way import failure_of_error
+from quarterdeck.router.ways.openai_way import LONGEST_REFUSAL, failure_of_error
 
 if TYPE_CHECKING:
     from quarterdeck.router.ways.litellm_wire import Wire
@@ -56,15 +57,16 @@ def _told(wire: "Wire") -> Failure | None:
         told = orjson.loads(wire.body)["error"]
     except (orjson.JSONDecodeError, KeyError, TypeError):
         return None
-    return failure_of_error(told, wire.body, wire.headers)
+    return failure_of_error(told, wire.body, wire.headers, passed_on(wire))
 
 
 def _of_status(wire: "Wire") -> Failure:
     where = " It wants to send us elsewhere." if wire.status < 400 else ""
     kind = wire.headers.get("content-type", "application/json")
     reason = f"The provider answered {wire.status}.{where}"
-    outcome = rules.outcome_of(wire.status, wire.body)
-    return Failure(outcome, reason, wire.status, wire.body, kind, wire.headers)
+    outcome = rules.outcome_of(wire.status, wire.body[:LONGEST_REFUSAL])
+    told = passed_on(wire)
+    return Failure(outcome, reason, wire.status, wire.body, kind, wire.headers, passed_on=told)
 
 
 def _broken_off(error: Exception, is_open: bool) -> Failure:

@@ -217,10 +217,10 @@ class EventStream(LiteLLMStream):
         """What the error inside means before the client has anything; afterwards the stream is cut."""
         response = event.get("response")
         error = response.get("error") if isinstance(response, dict) else None
-        status, body = error_status(error), dumped({"error": error})[:64_000]
+        status, body = error_status(error), dumped({"error": error})
         outcome = Outcome.CUT if self._is_open else outcome_of(status, body)
         reason = f"The provider sent an error ({status}) in its stream."
-        return Failure(outcome, reason, status, body, headers=self._wire.headers)
+        return Failure(outcome, reason, status, body, headers=self._wire.headers, passed_on=self.headers)
 
     def _take_usage(self, told: Any) -> None:
         """Anthropic tells the prompt's tokens first and the answer's last."""

@@ -15,7 +15,7 @@ import httpx
 from yarl import URL
 
 from quarterdeck.router.exchange import Failure, Outcome
-from quarterdeck.router.ways.openai_way import LONGEST_ANSWER, LONGEST_REFUSAL
+from quarterdeck.router.ways.openai_way import LONGEST_ANSWER, LONGEST_REFUSAL, text_of_refusal
 from quarterdeck.router.ways.outgoing import CONNECT_SECONDS
 
 _NOT_SENT = frozenset(("accept-encoding", "connection", "host", "transfer-encoding"))
@@ -25,8 +25,8 @@ _NOT_PASSED = frozenset(("content-encoding", "content-length", "transfer-encodin
 class Wire:
     """What one attempt sent and got. `error` is how the connection failed; `status` 0 = no answer came.
 
-    `has_begun`: a whole event of a stream has come. `whole`: no stream is wanted, and the beginning of the
-    answer is kept as `body`, as that of a refusal is.
+    `has_begun`: a whole event of a stream has come. `whole`: no stream is wanted, and the answer is kept as
+    `body`, as a refusal is.
     """
 
     def __init__(self, session: aiohttp.ClientSession, inactivity: float, *, whole: bool) -> None:
@@ -91,14 +91,17 @@ class Wire:
                     response.status, headers=headers, content=await self._read(body), request=request
                 )
             return httpx.Response(response.status, headers=headers, stream=body, request=request)
-        self.body = await _beginning(response)
+        self.body = await text_of_refusal(response.status, response.content.readany, LONGEST_ANSWER)
+        response.close()
         if response.status < 400:
             raise httpx.ReadError("The provider wants to send us elsewhere.", request=request)
-        return httpx.Response(response.status, headers=headers, content=self.body, request=request)
+        return httpx.Response(
+            response.status, headers=headers, content=self.body[:LONGEST_REFUSAL], request=request
+        )
 
     async def _read(self, body: "_Body") -> bytes:
         raw = b"".join([part async for part in body])
-        self.body = raw[:LONGEST_REFUSAL]
+        self.body = raw
         is_silent = body.is_anthropic and b'"usage"' not in raw and raw.startswith(b"{")
         return b"{" + _ZEROS + b"," + raw[1:] if is_silent else raw
 
@@ -132,18 +135,6 @@ class _Body(httpx.AsyncByteStream):
 
     async def aclose(self) -> None:
         self._response.close()
-
-
-async def _beginning(response: aiohttp.ClientResponse) -> bytes:
-    """Of a refusal's text; one that breaks off does not change what the status says."""
-    body = b""
-    try:
-        while len(body) < LONGEST_REFUSAL and (part := await response.content.readany()):
-            body += part
-    except (aiohttp.ClientError, OSError):
-        pass
-    response.close()
-    return body[:LONGEST_REFUSAL]
 
 
 class Sender(Protocol):

@@ -226,7 +226,8 @@ class OpenAIStream:
         status = error_status(error)
         outcome = Outcome.CUT if self._is_cut else outcome_of(status, data)
         reason = f"The provider sent an error ({status}) in its stream."
-        return Failure(outcome, reason, status, data[:64_000], headers=dict(self._response.headers))
+        told = dict(self._response.headers)
+        return Failure(outcome, reason, status, data, headers=told, passed_on=self.headers)
 
 
 def with_model_in_event(event: bytes, name: bytes) -> bytes:

@@ -5,7 +5,7 @@ One pooled session for all backends. What comes back is relayed as bytes, too; o
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,8 @@ LONGEST_ANSWER = 64_000_000
 """Bytes of a whole answer: thousands of embeddings fit in."""
 
 LONGEST_REFUSAL = 64_000
+"""Bytes that are read of a refusal that is not passed on."""
+
 _REDIRECTS = (301, 302, 303, 307, 308)
 _SSE_BEGINS = (b"data:", b"event:", b"id:", b"retry:", b":")
 _OURS = frozenset(
@@ -100,7 +102,7 @@ class OpenAIWay:
     async def _received(self, attempt: Attempt, response: Reply) -> Answer | Stream:
         status = response.status
         if not 200 <= status < 300:
-            raise await _refusal(response)
+            raise await _refusal(response, self._longest_answer)
         first = await response.some()
         if attempt.is_stream and _is_sse(response, first):
             return await OpenAIStream(attempt, response, _passed_on(response), self._now).open(first)
@@ -207,32 +209,48 @@ def _object(raw: bytes, response: Reply) -> dict[str, Any]:
         raise Failure(Outcome.BROKEN, "The answer is JSON, but no object.", status)
     error = content.get("error")
     if error and "choices" not in content and "data" not in content:
-        raise failure_of_error(error, raw, dict(response.headers))
+        raise failure_of_error(error, raw, dict(response.headers), _passed_on(response))
     return content
 
 
-def failure_of_error(error: Any, raw: bytes, headers: dict[str, str]) -> Failure:
+def failure_of_error(
+    error: Any, raw: bytes, headers: dict[str, str], passed_on: tuple[tuple[bytes, bytes], ...]
+) -> Failure:
     """What an error means that came with a good status, or as an event."""
     status = error_status(error)
     reason = f"The provider sent an error ({status}) with a good status."
-    return Failure(rules.outcome_of(status, raw), reason, status, raw[:LONGEST_REFUSAL], headers=headers)
+    outcome = rules.outcome_of(status, raw)
+    return Failure(outcome, reason, status, raw, headers=headers, passed_on=passed_on)
 
 
-async def _refusal(response: Reply) -> Failure:
-    """What a provider's status and text mean; a text that breaks off does not change the meaning."""
+async def _refusal(response: Reply, longest: int) -> Failure:
+    """What a provider's status and text mean."""
     status = response.status
-    body = b""
-    try:
-        while len(body) < LONGEST_REFUSAL and (part := await response.some()):
-            body += part
-    except (aiohttp.ClientError, OSError):
-        pass
+    body = await text_of_refusal(status, response.some, longest)
     where = " It wants to send us elsewhere." if status in _REDIRECTS else ""
     return Failure(
-        rules.outcome_of(status, body),
+        rules.outcome_of(status, body[:LONGEST_REFUSAL]),
         f"The provider answered {status}.{where}",
         status,
-        body[:LONGEST_REFUSAL],
+        body,
         response.headers.get("content-type", "application/json"),
         dict(response.headers),
+        passed_on=_passed_on(response),
     )
+
+
+async def text_of_refusal(status: int, some: Callable[[], Awaitable[bytes]], longest: int) -> bytes:
+    """All of it where the client gets it (nothing if that is too long), else its beginning.
+
+    One that breaks off does not change what the status says.
+    """
+    is_passed_on = rules.outcome_of(status) is Outcome.REFUSED
+    body = bytearray()
+    try:
+        while (is_passed_on or len(body) < LONGEST_REFUSAL) and (part := await some()):
+            body += part
+            if is_passed_on and len(body) > longest:
+                return b""
+    except (aiohttp.ClientError, OSError):
+        pass
+    return bytes(body if is_passed_on else body[:LONGEST_REFUSAL])
