@@ -309,6 +309,18 @@ async def test_a_new_cooldown_closes_one_that_was_left_open(
     assert [row[4] for row in await rows(database_url, EVENTS)] == [NOON + 500, None]
 
 
+async def test_a_cooldown_that_is_written_after_its_backend_was_deleted_is_over(
+    ledger: Ledger, database: Database, database_url: str, backend_id: str
+) -> None:
+    """Nothing would ever end it: routing knows that backend no more."""
+    async with ledger:
+        ledger.changes(of(backend_id, STARTED, CooldownExtended("", 100, NOON + 100, NOON + 1)))
+        await store(database).delete_backend(backend_id)
+        deleted = await rows(database_url, "select extract(epoch from deleted_at)::float from backends")
+        await ledger.flush()
+    assert [(row[4],) for row in await rows(database_url, EVENTS)] == deleted
+
+
 async def test_changes_that_are_written_twice_leave_the_same_rows(
     ledger: Ledger, database_url: str, backend_id: str, folder: Path
 ) -> None:

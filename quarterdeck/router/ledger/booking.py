@@ -106,6 +106,16 @@ update cooldown_events set ended_at = greatest(to_timestamp(%(at)s), started_at)
 where backend_id = %(backend_id)s and ended_at is null and started_at <= to_timestamp(%(at)s)
 """
 
+_END_OF_DELETED = """
+update cooldown_events set ended_at = greatest(backends.deleted_at, started_at) from backends
+where cooldown_events.id = %(event)s and ended_at is null
+    and backends.id = backend_id and backends.deleted_at is not null
+"""
+"""Who deletes a backend ends its cooldowns; one that comes to be written later is ended here.
+
+It stands behind a change of the backend's row, so that a deletion under way is either seen or still to come.
+"""
+
 CHANGES: dict[str, tuple[str, ...]] = {
     "CooldownStarted": (
         _END_COOLDOWN + " and id <> %(event)s",
@@ -120,6 +130,7 @@ CHANGES: dict[str, tuple[str, ...]] = {
         update backends set cooldown_until = to_timestamp(%(until)s), consecutive_429_count = %(count)s
         where id = %(backend_id)s
         """,
+        _END_OF_DELETED,
     ),
     "CooldownExtended": (
         """
