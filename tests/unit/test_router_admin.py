@@ -329,6 +329,26 @@ async def test_a_value_that_does_not_fit_is_refused(desk: Desk, key: str, value:
     assert await desk.get("/config") == []
 
 
+@pytest.mark.parametrize("odd", ["\0", "\x1b", "\n", "\x7f"])
+@pytest.mark.parametrize(
+    ("key", "body"),
+    [
+        ("queue_max_depth", {"value": "5", "description": "a{odd}b"}),
+        ("queue_max_depth", {"value": "5{odd}5"}),
+        ("db_path", {"value": "a{odd}b"}),
+        ("health_probe_endpoint", {"value": "/v1/{odd}models"}),
+    ],
+)
+async def test_a_setting_has_no_control_characters(
+    desk: Desk, key: str, body: dict[str, str], odd: str
+) -> None:
+    *_, field = body
+    given = {name: text.replace("{odd}", odd) for name, text in body.items()}
+    (problem,) = (await desk.put(f"/config/{key}", given, 422))["detail"]
+    assert problem == {"loc": ["body", field], "msg": "must not have control characters"}
+    assert await desk.get("/config") == []
+
+
 async def test_a_setting_needs_a_value(desk: Desk) -> None:
     assert "value" in (await desk.put("/config/port", {}, 400))["detail"]
     await desk.put("/config/port", {"value": None}, 422)

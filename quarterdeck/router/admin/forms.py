@@ -47,6 +47,11 @@ def _no_control(value: str) -> str:
     return value
 
 
+def _plain(value: Any) -> Any:
+    """The same where it is a text; one that ends in a line break is none the worse."""
+    return _no_control(value.strip()) if isinstance(value, str) else value
+
+
 def _storable(value: dict[str, Any]) -> dict[str, Any]:
     try:
         text = json.dumps(value, allow_nan=False)
@@ -231,8 +236,8 @@ class ClientChange(Form):
 class SettingForm(Form):
     """One row of the configuration. A description that is left out stays."""
 
-    value: str | StrictBool | StrictInt | float
-    description: Annotated[str, Field(max_length=1000)] | None = None
+    value: Annotated[str | StrictBool | StrictInt | float, AfterValidator(_plain)]
+    description: Annotated[str, Field(max_length=1000), AfterValidator(_plain)] | None = None
 
     @property
     def text(self) -> str:
