@@ -193,7 +193,7 @@ class Served:
         self.book = book or MemoryBook()
         self.counter = counter or WordCounter()
         self.clients = clients or MemoryClients()
-        self.refused = 0
+        self.refused_as: list[Outcome] = []
         self.balancer = Balancer(Tuning(**tuning))
         self.balancer.adopt(backends, now())
         self.line = Line(self.balancer, now)
@@ -210,12 +210,14 @@ class Served:
             admin=no_admin,
             health=lambda: (200, {"status": "ok"}),
             log=log or RequestLog(write=lambda text: None),
-            refused=self._count_refused,
+            refused=self.refused_as.append,
             **({"renewed": renewed} if renewed else {}),
         )
 
-    def _count_refused(self) -> None:
-        self.refused += 1
+    @property
+    def refused(self) -> int:
+        """How many requests reached no backend."""
+        return len(self.refused_as)
 
     @property
     def calls(self) -> list[Call]:

@@ -98,9 +98,10 @@ def test_tokens_and_dollars_are_summed(metrics: Metrics) -> None:
 
 
 def test_a_request_that_no_backend_saw_is_a_failed_one(metrics: Metrics) -> None:
-    metrics.refused()
+    metrics.refused(Outcome.REFUSED)
+    metrics.refused(Outcome.ABORTED)  # left while it waited for a backend: its own wish
     found = samples(metrics)
-    assert (found["sidecar_requests_total", ()], found["sidecar_errors_total", ()]) == (1, 1)
+    assert (found["sidecar_requests_total", ()], found["sidecar_errors_total", ()]) == (2, 1)
 
 
 @pytest.mark.parametrize("outcome", Outcome)

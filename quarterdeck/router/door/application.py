@@ -38,6 +38,7 @@ from quarterdeck.router.door.attempts import Hands, Line, Relay, Ways
 from quarterdeck.router.door.books import Books, TokenCounter
 from quarterdeck.router.door.request_log import LOGGER, RequestLog
 from quarterdeck.router.door.watch import End, Watch, Watches
+from quarterdeck.router.exchange import Outcome
 from quarterdeck.router.limits import rules
 from quarterdeck.router.limits.balancer import Balancer
 
@@ -66,7 +67,7 @@ async def _nothing() -> None:
 
 
 class Application:
-    """The ASGI application. `refused` is told of each request of a client that reached no backend.
+    """The ASGI application. `refused` is told how each request ended that reached no backend.
 
     `renewed` returns when keys that were stored before are known.
     """
@@ -84,7 +85,7 @@ class Application:
         admin: App,
         health: Health,
         log: RequestLog | None = None,
-        refused: Callable[[], None] = lambda: None,
+        refused: Callable[[Outcome], None] = lambda outcome: None,
         renewed: Callable[[], Awaitable[None]] = _nothing,
     ) -> None:
         self._balancer = balancer
@@ -143,7 +144,7 @@ class Application:
             try:
                 ask = await self._checked(request, path, scope, headers, receive, started, began)
             except Refusal:
-                self._books.refused()
+                self._books.refused(Outcome.REFUSED)
                 raise
             if ask is None:
                 return

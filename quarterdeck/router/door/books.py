@@ -31,7 +31,7 @@ class TokenCounter(Protocol):
 class Books:
     """Everything that is written, and the tasks that still count tokens for it.
 
-    `refused` is told of each request of a client that reached no backend.
+    `refused` is told of each request of a client that reached no backend, and how it ended.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Books:
         counter: TokenCounter,
         log: RequestLog,
         now: Callable[[], float],
-        refused: Callable[[], None],
+        refused: Callable[[Outcome], None],
     ) -> None:
         self.now = now
         self.refused = refused
@@ -164,7 +164,7 @@ class Account:
             return
         self._is_closed = True
         if not self.attempts:
-            self._books.refused()
+            self._books.refused(outcome)
         self._write_pending(is_answer=True)
         self._settle(0, 0)
         self._note(status, outcome, NOTHING, 0)

@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 
 from quarterdeck.router.backend import PICO, Pool
 from quarterdeck.router.call import Call
-from quarterdeck.router.exchange import NO_ERROR
+from quarterdeck.router.exchange import NO_ERROR, Outcome
 
 LATENCY = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 """Upper bounds in seconds: model calls take from a cached answer to minutes."""
@@ -87,10 +87,10 @@ class Metrics:
         if call.ttft_ms is not None:
             self._ttft[call.pool].observe(call.ttft_ms / 1000)
 
-    def refused(self) -> None:
+    def refused(self, outcome: Outcome) -> None:
         """Count a client's request that no backend was asked about."""
         self._requests += 1
-        self._errors += 1
+        self._errors += outcome not in NO_ERROR
 
     def text(self) -> bytes:
         """Everything, in Prometheus' text format."""
