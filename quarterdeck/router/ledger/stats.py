@@ -172,10 +172,7 @@ class Stats:
         rows = await self._rows(_CALLS.format(where=where), values | {"limit": limit})
         return [
             {key: value for key, value in row.items() if key != "cost_pico"}
-            | {
-                "at": row["at"].astimezone(UTC).isoformat(timespec="milliseconds"),
-                "cost": usd(row["cost_pico"]),
-            }
+            | {"at": _iso(row["at"]), "cost": usd(row["cost_pico"])}
             for row in rows
         ]
 
