@@ -164,6 +164,11 @@ BAD = [
     {"model_mappings": {"m": {"native_id": "n", "cost": {"input": "1"}}}},
     {"model_mappings": {"m": {"native_id": "n", "context_window": 0}}}, {"source": "elsewhere"},
     {"metadata": None}, {"metadata": {"a": "\0"}}, {"no_such_field": 1}, {"api": ""},
+    {"api_base_url": "http://exa mple/v1"}, {"api_base_url": "http://ex..ample/v1"},
+    {"api_base_url": f"http://{'a' * 64}.example/v1"}, {"api_base_url": "http://.example/v1"},
+    {"api_base_url": f"http://{'a.' * 150}example/v1"}, {"api_base_url": "http://exa_mple%20/v1"},
+    {"api_base_url": "http://[::g]/v1"}, {"api_base_url": "http://ex<am>ple/v1"},
+    {"api_base_url": "http://example/a b/v1"},
 ]  # fmt: skip
 
 
@@ -180,6 +185,17 @@ async def test_a_wrong_value_is_refused_by_its_field_and_nothing_changes(
     ):
         assert problem[0]["loc"][:2] == ["body", field] and problem[0]["msg"]
     assert await desk.get("/backends") == [added]
+
+
+@pytest.mark.parametrize(
+    "good",
+    [
+        *("http://my_host:9000/v1", "https://api.example./v1", "http://[::1]:9/v1", "http://127.0.0.1/v1"),
+        *("https://бюро.example/v1", "https://x/v1?api-version=1", "http://host/a%20b/v1"),
+    ],
+)
+async def test_an_address_that_can_work_is_taken(desk: Desk, good: str) -> None:
+    assert (await desk.post("/backends", BACKEND | {"api_base_url": good}))["api_base_url"] == good
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b'{"name": NaN'])
@@ -379,7 +395,13 @@ async def test_a_client_key_is_told_once_and_renewed(desk: Desk) -> None:
 
 @pytest.mark.parametrize(
     "bad",
-    [{"name": ""}, {"tokens_per_day": -1}, {"tokens_per_day": "5"}, {"cost_per_day": -0.1}, {"key": "x"}],
+    [
+        {"name": ""},
+        {"tokens_per_day": -1},
+        {"tokens_per_day": "5"},
+        {"cost_per_day": -0.1},
+        {"key": "x"},
+    ],
     ids=str,
 )
 async def test_a_wrong_client_is_refused(desk: Desk, bad: dict[str, Any]) -> None:

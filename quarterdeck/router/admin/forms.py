@@ -4,6 +4,7 @@ The limits are those of the dashboard's form (provider-router specification, sec
 """
 
 import json
+import re
 import secrets
 from datetime import datetime
 from decimal import Decimal
@@ -24,6 +25,8 @@ from pydantic import (
 from quarterdeck.router.backend import OPENAI, PICO, Mapping, Pool, Prices, Source, Status
 from quarterdeck.router.ways import dialects
 
+_HOST = re.compile(rb"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
+
 
 def _absolute(value: str) -> str:
     parts = urlsplit(value)
@@ -31,7 +34,19 @@ def _absolute(value: str) -> str:
         raise ValueError("must be an absolute http or https address")
     if parts.username or parts.password or parts.fragment:
         raise ValueError("must be an address without user, password or fragment")
+    if ":" not in parts.hostname and not _is_name(parts.hostname):
+        raise ValueError("must have the name of a host that can be looked up")
+    if " " in value:
+        raise ValueError("must not have spaces")
     return value
+
+
+def _is_name(host: str) -> bool:
+    """Whether it can be a host's name (RFC 1035, and RFC 3490 for letters beyond ASCII)."""
+    try:
+        return len(host) < 255 and _HOST.fullmatch(host.encode("idna")) is not None
+    except UnicodeError:  # a label that is empty, or longer than 63 bytes
+        return False
 
 
 def _port(value: str) -> int | None:
