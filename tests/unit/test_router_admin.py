@@ -401,6 +401,9 @@ async def test_a_client_key_is_told_once_and_renewed(desk: Desk) -> None:
         {"tokens_per_day": "5"},
         {"cost_per_day": -0.1},
         {"key": "x"},
+        {"agent": "не имя!"},
+        {"agent": "a b"},
+        {"agent": "a" * 51},
     ],
     ids=str,
 )
@@ -410,6 +413,11 @@ async def test_a_wrong_client_is_refused(desk: Desk, bad: dict[str, Any]) -> Non
     await desk.put(f"/clients/{made['id']}", bad, 422)
     await desk.post("/clients", {"name": "anna"}, 409)
     await desk.post("/clients", {}, 400)
+
+
+async def test_a_client_needs_no_agent_and_may_lose_the_one_it_has(desk: Desk) -> None:
+    made = await desk.post("/clients", {"name": "anna", "agent": "dev.one_2-3"})
+    assert (await desk.put(f"/clients/{made['id']}", {"agent": ""}))["agent"] == ""
 
 
 # Upkeep.

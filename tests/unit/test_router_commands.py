@@ -107,6 +107,8 @@ async def test_what_the_router_refuses_is_told_in_words(
     await router.post("/clients", {"name": "scout"})
     said = await router.quarterdeck("client", "add", "scout")
     assert said.code == 1 and "a client 'scout' already" in said.err
+    said = await router.quarterdeck("client", "edit", "scout", "--agent", "a b")
+    assert said.code == 2 and "agent: must be up to 50 letters, digits, dots" in said.err
 
 
 async def test_a_backend_has_the_limit_of_new_backends_unless_it_is_said(

@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from quarterdeck.router.backend import OPENAI, PICO, Mapping, Pool, Prices, Source, Status
+from quarterdeck.router.door.ask import AGENT
 from quarterdeck.router.ways import dialects
 
 _HOST = re.compile(rb"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
@@ -83,12 +84,19 @@ def _spoken(value: str) -> str:
     return value
 
 
+def _agent(value: str) -> str:
+    if value and not AGENT.fullmatch(value):
+        raise ValueError("must be up to 50 letters, digits, dots, - or _")
+    return value
+
+
 LARGEST_DOCUMENT = 100_000
 """Characters of a free JSON object."""
 
 Document = Annotated[dict[str, Any], AfterValidator(_storable)]
 Line = Annotated[str, StringConstraints(strip_whitespace=True, max_length=200), AfterValidator(_no_control)]
 Name = Annotated[Line, Field(min_length=1)]
+Agent = Annotated[Line, AfterValidator(_agent)]
 Api = Annotated[Name, AfterValidator(_spoken)]
 Url = Annotated[
     str,
@@ -232,7 +240,7 @@ class ClientForm(Form):
     """A new client. Budgets are per UTC day; null = none; money in USD."""
 
     name: Name
-    agent: Line = ""
+    agent: Agent = ""
     enabled: StrictBool = True
     tokens_per_day: Budget | None = None
     cost_per_day: Dollars | None = None
@@ -242,7 +250,7 @@ class ClientChange(Form):
     """What is to change of a client: only the fields that are there."""
 
     name: Name = ""
-    agent: Line = ""
+    agent: Agent = ""
     enabled: StrictBool = True
     tokens_per_day: Budget | None = None
     cost_per_day: Dollars | None = None
