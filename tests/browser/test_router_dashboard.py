@@ -215,8 +215,8 @@ def test_nothing_is_drawn_anew_that_did_not_change(page: Page, router: SmallRout
 def test_script_text_in_every_field_stays_text(page: Page, router: SmallRouter):
     mapped = {SCRIPT: {"native_id": SCRIPT}}
     identity = router.add(name=SCRIPT, label=SCRIPT, model_mappings=mapped)
-    client, _ = router.add_client(name=SCRIPT, agent=SCRIPT)
-    client["key_hint"] = SCRIPT
+    client, _ = router.add_client(name=SCRIPT)
+    client["key_hint"] = client["agent"] = SCRIPT  # the form takes no such agent; an old row may have it
     at = iso(time.time())
     usage = {"error_count": 1, "total_tokens": 1, "cost": 1.0, "avg_latency_ms": 1}
     router.hourly = [
