@@ -1,6 +1,6 @@
 """`make bench-router`: what the router costs beside its peers; nothing here asserts a time.
 
-    python -m tests.bench.router [--rounds 3] [--seconds 3] [--quick] [--json] [--only NAME ...]
+    python -m tests.bench.router [--rounds 5] [--seconds 3] [--quick] [--json] [--only NAME ...]
 
 Each gateway is one process alone on the first CPU; the provider and the load are on the last. Rounds are
 interleaved in random order, figures are medians. Other work on the machine moves times by a factor, CPU
@@ -77,7 +77,7 @@ WANTED: dict[str, tuple[str, ...]] = {
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.router", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="windows per subject and scene")
+    parser.add_argument("--rounds", type=int, default=5, help="windows per subject and scene")
     parser.add_argument("--seconds", type=float, default=3.0, help="length of a window")
     parser.add_argument("--quick", action="store_true", help="one round of one second")
     parser.add_argument("--priority", action="store_true", help="before other programs (needs root)")
