@@ -11,6 +11,7 @@ from decimal import Decimal
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
+import orjson
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -71,8 +72,9 @@ def _plain(value: Any) -> Any:
 def _storable(value: dict[str, Any]) -> dict[str, Any]:
     try:
         text = json.dumps(value, allow_nan=False)
-    except (ValueError, RecursionError):
-        raise ValueError("must be plain JSON") from None
+        orjson.dumps([[[[value]]]])  # as deep as it will lie in a list of backends
+    except (ValueError, RecursionError, orjson.JSONEncodeError):
+        raise ValueError("must be plain JSON, not nested too deeply, its numbers of 64 bits") from None
     if "\\u0000" in text or len(text) > LARGEST_DOCUMENT:
         raise ValueError(f"must be JSON of at most {LARGEST_DOCUMENT} characters, none of them NUL")
     return value
