@@ -17,6 +17,9 @@ from quarterdeck.kernel.errors import Misconfigured
 from quarterdeck.router import config
 from quarterdeck.router.backend import Limit, Pool, Source, Status
 from quarterdeck.router.config import RouterSettings, Tuning
+from quarterdeck.router.ledger.booking import MOST_SUM
+from quarterdeck.router.ledger.stats import Stats
+from quarterdeck.router.ledger.writer import Ledger
 from quarterdeck.router.storage.importing import first_start
 from quarterdeck.router.storage.keys import Seals
 from tests.fakes.router_parts import LIST_PRICE, form, hex_key, keyring, store
@@ -149,6 +152,81 @@ async def test_a_sidecar_v2_file_is_taken_over_with_keys_history_and_settings(
         ("2025-12-31", 7, 500_000_000_000)
     ]
     assert (await store(database, SEALS).backend(nvidia.id)).extra == {"a": 1}
+
+
+ABSURD = [2**63 - 1, -5, 1e300, 9e999, "many", "", "\0", b"\xff", None]
+
+
+@pytest.mark.parametrize("odd", ABSURD, ids=repr)
+async def test_absurd_values_keep_nothing_else_from_being_taken_over(
+    database: Database, sidecar: Path, monkeypatch: pytest.MonkeyPatch, odd: object
+) -> None:
+    """SQLite takes anything into any column."""
+    with closing(sqlite3.connect(sidecar)) as file:
+        for column in ("consecutive_429_count", "timeout_seconds", "metadata_json", "cooldown_until"):
+            file.execute(f"update or ignore backends set {column} = ?", (odd,))
+        file.execute(
+            "insert into backend_usage_logs values ('odd', 'bkd_0123456789ab', 'm', ?1, ?1, ?1, ?1, ?1, ?1,"
+            " ?1, ?1, '2026-03-01T12:00:00Z', '')",
+            (odd,),
+        )
+        for hour in ("0001-01-01T00:00:00+05:00", "9999-12-31T23:00:00Z", "soon"):
+            file.execute(
+                "insert into backend_usage_logs values (?1, 'bkd_0123456789ab', 'm', 1, 1, 1, 1, 1, 1, 1, 1,"
+                " ?1, '')",
+                (hour,),
+            )
+            file.execute(
+                "insert or ignore into cooldown_events values ('odd' || ?2, 'bkd_0123456789ab', ?1, ?1, ?1,"
+                " ?2, ?1)",
+                (odd, hour),
+            )
+            file.execute(
+                "insert into daily_stats values (?2, ?2, 'primary', ?1, ?1, ?1, ?1, ?1, '')", (odd, hour)
+            )
+        file.execute("insert into daily_stats values ('d', '2026-01-01', '', ?1, ?1, ?1, ?1, ?1, '')", (odd,))
+        file.commit()
+    given = settings(monkeypatch, SIDECAR_DB_PATH=str(sidecar))
+    assert await first_start(database, SEALS, given, {})
+    count = "select count(*) filter (where hour_bucket < '2026-03-01 12:00Z'), count(*)"
+    assert await rows(database, f"{count} from backend_usage_logs") == [(2, 3)]
+    assert await rows(database, "select date::text from daily_stats order by 1") == [
+        ("2025-12-31",),
+        ("2026-01-01",),
+    ]
+    async with Ledger(database, sidecar.parent / "spool", lambda: 0.0) as ledger:
+        assert ledger.totals.requests >= 12
+        await Stats(database, lambda: 0.0, lambda: ledger.totals).aggregate()
+
+
+async def test_of_several_absurd_hours_the_sums_still_fit(
+    database: Database, sidecar: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most = 2**63 - 1
+    with closing(sqlite3.connect(sidecar)) as file:
+        for number in range(3):
+            file.execute(
+                "insert into backend_usage_logs values (?2, 'bkd_0123456789ab', 'm', ?1, ?1, ?1, ?1, ?1, ?1,"
+                " ?1, ?1, '2026-03-01T12:00:00Z', '')",
+                (most, f"odd{number}"),
+            )
+        file.commit()
+    given = settings(monkeypatch, SIDECAR_DB_PATH=str(sidecar))
+    await first_start(database, SEALS, given, {})
+    async with Ledger(database, sidecar.parent / "spool", lambda: 0.0) as ledger:
+        assert ledger.totals.cost == MOST_SUM
+        assert "sums of days" in await Stats(database, lambda: 0.0, lambda: ledger.totals).aggregate()
+
+
+async def test_a_table_without_a_column_that_is_needed_is_named(
+    database: Database, sidecar: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(sqlite3.connect(sidecar)) as file:
+        file.execute("alter table daily_stats rename column date to day")
+        file.commit()
+    given = settings(monkeypatch, SIDECAR_DB_PATH=str(sidecar))
+    with pytest.raises(Misconfigured, match="no column 'date'"):
+        await first_start(database, SEALS, given, {})
 
 
 async def test_a_key_that_does_not_open_now_opens_when_its_key_comes(

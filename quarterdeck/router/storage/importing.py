@@ -9,12 +9,13 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import func
 from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import SQLModel, select
@@ -23,9 +24,10 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from quarterdeck.kernel.database import Database, Unit
 from quarterdeck.kernel.errors import Misconfigured, QuarterdeckError
 from quarterdeck.router import config
-from quarterdeck.router.admin.forms import BackendForm, MappingForm, new_id, pico
+from quarterdeck.router.admin.forms import BackendForm, Document, MappingForm, Name, new_id, pico
 from quarterdeck.router.backend import Pool, Source, Status
 from quarterdeck.router.config import RouterSettings
+from quarterdeck.router.ledger.booking import MOST_SUM
 from quarterdeck.router.model import BackendRow, ConfigRow, CooldownEvent, DailyRow, UsageRow
 from quarterdeck.router.storage.keys import BACKENDS, Seals
 from quarterdeck.router.storage.store import stored_mappings
@@ -39,6 +41,15 @@ _LOCK = 0x5DEC0002
 """Key of the advisory lock that lets one process import at a time."""
 
 _BATCH = 500
+
+_MOST = 10**15
+"""Of any count: thousands of such rows still have a sum that fits."""
+
+_MOST_SMALL = 10**9
+"""Of what lies in 32 bits: counts in a row, seconds."""
+
+_YEARS = range(1970, 9000)
+_NAME, _DOCUMENT = TypeAdapter[str](Name), TypeAdapter[dict[str, Any]](Document)
 
 Row = Mapping[str, Any]
 
@@ -140,13 +151,20 @@ def read_file(path: Path, seals: Seals, now: datetime) -> Found:
             stored = {name: _rows(file, name) if name in tables else [] for name in _TABLES}
     except sqlite3.Error as error:
         raise _damaged(path, str(error)) from None
+    try:
+        return _understood(stored, seals, now)
+    except KeyError as error:
+        raise _damaged(path, f"a table has no column {error}") from None
+
+
+def _understood(stored: Mapping[str, Sequence[Row]], seals: Seals, now: datetime) -> Found:
     backends = [_backend(row, seals, now) for row in stored["backends"]]
     pools = {row["id"]: row["pool"] for row in backends}
     return Found(
         backends=backends,
         usage=_usage(stored["backend_usage_logs"], pools),
         events=[_event(row, now) for row in stored["cooldown_events"]],
-        days=[_day(row) for row in stored["daily_stats"]],
+        days=list(_days(stored["daily_stats"])),
         settings=list(_settings(stored["system_config"], now)),
     )
 
@@ -164,7 +182,13 @@ def _opened(path: Path) -> "sqlite3.Connection":
 
 
 def _rows(file: "sqlite3.Connection", table: str) -> list[dict[str, Any]]:
-    return [dict(row) for row in file.execute(f"select * from {table}")]  # noqa: S608  a name of ours
+    """Texts without what no text of PostgreSQL may have."""
+    found = file.execute(f"select * from {table}")  # noqa: S608  a name of ours
+    return [{key: _without_nul(value) for key, value in dict(row).items()} for row in found]
+
+
+def _without_nul(value: Any) -> Any:
+    return value.replace("\0", "") if isinstance(value, str) else value
 
 
 def _damaged(path: Path, why: str) -> Misconfigured:
@@ -196,7 +220,7 @@ def _backend(row: Row, seals: Seals, now: datetime) -> dict[str, Any]:
         "source": _one_of(Source, row.get("source"), Source.IMPORT),
         "cooldown_until": cooldown,
         "consecutive_429_count": _within(row.get("consecutive_429_count"), 0, 10**6, 0),
-        "metadata": _object(row.get("metadata_json")),
+        "metadata": _metadata(row),
         "created_at": _time(row.get("created_at")) or now,
         "updated_at": _time(row.get("updated_at")) or now,
         "deleted_at": None,
@@ -212,6 +236,14 @@ def _sealed_anew(identity: str, sealed: str, seals: Seals) -> str:
         return sealed
 
 
+def _metadata(row: Row) -> dict[str, Any]:
+    try:
+        return _DOCUMENT.validate_python(_object(row.get("metadata_json")))
+    except ValidationError:
+        log.warning("metadata_left_out", backend=row["id"])
+        return {}
+
+
 def _mappings(row: Row) -> dict[str, Any]:
     """Those that are valid. A cost of nothing but zeros was that program's way to say that none was known."""
     taken: dict[str, MappingForm] = {}
@@ -220,7 +252,7 @@ def _mappings(row: Row) -> dict[str, Any]:
             known = {key: stored[key] for key in MappingForm.model_fields.keys() & dict(stored).keys()}
             if not any(dict(known.get("cost") or {}).values()):
                 known.pop("cost", None)
-            taken[model] = MappingForm.model_validate(known)
+            taken[_NAME.validate_python(model)] = MappingForm.model_validate(known)
         except (ValueError, TypeError):
             log.warning("mapping_left_out", backend=row["id"], model=model)
     return stored_mappings(taken)
@@ -237,18 +269,18 @@ def _usage(rows: Sequence[Row], pools: Mapping[str, Pool]) -> list[dict[str, Any
         pool = _one_of(Pool, row.get("pool"), pools.get(backend, Pool.PRIMARY))
         place = (backend, str(row.get("model") or "unknown"), pool, hour)
         for name, value in _sums(row).items():
-            sums[place][name] += value
+            sums[place][name] = min(sums[place][name] + value, _most(name))
     names = ("backend_id", "model", "pool", "hour_bucket")
     return [dict(zip(names, place, strict=True)) | dict(values) for place, values in sums.items()]
 
 
 def _sums(row: Row) -> dict[str, int]:
-    count = {name: int(row.get(name) or 0) for name in _COUNTED}
-    requests, ttft = count["request_count"], int(row.get("ttft_ms") or 0)
+    count = {name: _count(row.get(name)) for name in _COUNTED}
+    requests, ttft = count["request_count"], _count(row.get("ttft_ms"))
     return count | {
-        "cost_pico": pico(float(row.get("cost") or 0)),
+        "cost_pico": _cost(row.get("cost")),
         "client_request_count": requests,
-        "latency_ms_sum": int(row.get("avg_latency_ms") or 0) * requests,
+        "latency_ms_sum": _count(row.get("avg_latency_ms")) * requests,
         "ttft_ms_sum": ttft * requests,
         "ttft_count": requests if ttft else 0,
     }
@@ -257,32 +289,41 @@ def _sums(row: Row) -> dict[str, int]:
 _COUNTED = ("prompt_tokens", "completion_tokens", "total_tokens", "request_count", "error_count")
 
 
+def _most(name: str) -> int:
+    return MOST_SUM if name == "cost_pico" else _MOST
+
+
 def _event(row: Row, now: datetime) -> dict[str, Any]:
     started = _time(row.get("started_at")) or now
-    until = started + timedelta(seconds=int(row.get("cooldown_seconds") or 0))
+    seconds = min(_count(row.get("cooldown_seconds")), _MOST_SMALL)
+    until = started + timedelta(seconds=seconds)
     return {
         "id": str(row["id"]),
         "backend_id": str(row["backend_id"]),
         "kind": "rate",
-        "consecutive_count": int(row.get("consecutive_count") or 1),
-        "cooldown_seconds": int(row.get("cooldown_seconds") or 0),
+        "consecutive_count": min(_count(row.get("consecutive_count")) or 1, _MOST_SMALL),
+        "cooldown_seconds": seconds,
         "until": until,
-        "response_summary": str(row.get("response_summary") or "").replace("\0", "")[:200],
+        "response_summary": str(row.get("response_summary") or "")[:200],
         "started_at": started,
         "ended_at": _time(row.get("ended_at")) or until,
     }
 
 
-def _day(row: Row) -> dict[str, Any]:
-    return {
-        "date": date.fromisoformat(str(row["date"])[:10]),
-        "pool": _one_of(Pool, row.get("pool"), Pool.PRIMARY),
-        "total_requests": int(row.get("total_requests") or 0),
-        "total_errors": int(row.get("total_errors") or 0),
-        "total_tokens": int(row.get("total_tokens") or 0),
-        "cost_pico": pico(float(row.get("total_cost") or 0)),
-        "unique_backends": int(row.get("unique_backends") or 0),
-    }
+def _days(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
+    for row in rows:
+        moment = _time(str(row["date"])[:10])
+        if moment is None:
+            continue
+        yield {
+            "date": moment.date(),
+            "pool": _one_of(Pool, row.get("pool"), Pool.PRIMARY),
+            "total_requests": _count(row.get("total_requests")),
+            "total_errors": _count(row.get("total_errors")),
+            "total_tokens": _count(row.get("total_tokens")),
+            "cost_pico": _cost(row.get("total_cost")),
+            "unique_backends": min(_count(row.get("unique_backends")), _MOST_SMALL),
+        }
 
 
 def _settings(rows: Sequence[Row], now: datetime) -> Iterator[dict[str, Any]]:
@@ -300,18 +341,19 @@ def _settings(rows: Sequence[Row], now: datetime) -> Iterator[dict[str, Any]]:
 
 
 def _time(stored: object) -> datetime | None:
-    """Either form in which Sidecar wrote times; both are UTC."""
+    """Either form in which Sidecar wrote times; both are UTC. None for what is none, or of no sane year."""
     try:
         found = datetime.fromisoformat(str(stored))
-    except ValueError:
+        found = found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    except (ValueError, OverflowError):
         return None
-    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    return found if found.year in _YEARS else None
 
 
 def _object(stored: object) -> dict[str, Any]:
     try:
         found = json.loads(str(stored))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -322,3 +364,24 @@ def _one_of(kind: Any, stored: object, otherwise: Any) -> Any:
 
 def _within(stored: object, least: int, most: int, otherwise: int) -> int:
     return min(max(stored, least), most) if isinstance(stored, int) else otherwise
+
+
+def _count(stored: object) -> int:
+    """A count that fits into its column, however absurd; 0 for what is none."""
+    return int(min(max(_number(stored), 0), _MOST))
+
+
+def _cost(stored: object) -> int:
+    """Pico-dollars of an amount in USD, nine million of them at most."""
+    return min(pico(min(max(_number(stored), 0), _MOST)), MOST_SUM)
+
+
+def _number(stored: object) -> float:
+    """SQLite keeps anything in any column. Whole numbers stay exact."""
+    if isinstance(stored, int):
+        return stored
+    try:
+        found = float(str(stored))
+    except ValueError:
+        return 0
+    return 0 if isnan(found) else found
