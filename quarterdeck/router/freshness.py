@@ -16,6 +16,7 @@ from typing import Self
 import structlog
 
 from quarterdeck.kernel.errors import Unavailable
+from quarterdeck.router.ending import ended
 
 log = structlog.get_logger(__name__)
 
@@ -87,10 +88,7 @@ class Freshness:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        left = list(self._renewing)
-        for task in left:
-            task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
+        await ended(*self._renewing)
 
     async def _try(self) -> None:
         reading = object()

@@ -32,6 +32,7 @@ from quarterdeck.router.dashboard.snapshot import snapshots
 from quarterdeck.router.door.application import Application
 from quarterdeck.router.door.attempts import Ways
 from quarterdeck.router.door.request_log import RequestLog
+from quarterdeck.router.ending import ended
 from quarterdeck.router.freshness import Freshness
 from quarterdeck.router.ledger.prices import PriceTable
 from quarterdeck.router.ledger.stats import Stats
@@ -155,7 +156,7 @@ class Router:
         )
         await stack.enter_async_context(self._freshness)
         works = (self._freshness.keep, self._tell_changes, self._measure, self.upkeep.keep, self._listen)
-        stack.push_async_callback(_ended, *(asyncio.create_task(work()) for work in works))
+        stack.push_async_callback(ended, *(asyncio.create_task(work()) for work in works))
         if not self._clients.needs_key:
             log.info("no_key_is_needed", to_close="set SIDECAR_PROXY_TOKEN, or add a client")
         log.info("router_started", models=self._balancer.models())
@@ -317,10 +318,3 @@ def _either(dashboard: Any, admin: Any) -> Callable[..., Awaitable[None]]:
             await admin(scope | {"root_path": scope.get("root_path", "") + "/api/admin"}, receive, send)
 
     return app
-
-
-async def _ended(*tasks: "asyncio.Task[None]") -> None:
-    """All at once: a query at a frozen PostgreSQL takes psycopg ten seconds to give up."""
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,12 +1,20 @@
 """How the router ends what runs beside its calls."""
 
 import asyncio
+from pathlib import Path
 
-from quarterdeck.router.service import _ended
+import psutil
+from sqlalchemy import text
+
+from quarterdeck.kernel.database import Database
+from quarterdeck.kernel.postgres import EmbeddedPostgres
+from quarterdeck.kernel.postgres.processes import find_postmaster
+from quarterdeck.router.ending import ended
+
+UNDER_WAY = "select count(*) from pg_stat_activity where state = 'active' and query like 'select pg_sleep%'"
 
 
 async def test_what_runs_beside_the_calls_ends_together_however_long_each_takes() -> None:
-    """At a frozen PostgreSQL each takes ten seconds to give up its query."""
     at_its_end = asyncio.Barrier(3)
 
     async def work() -> None:
@@ -19,7 +27,35 @@ async def test_what_runs_beside_the_calls_ends_together_however_long_each_takes(
     await asyncio.sleep(0)
     try:
         async with asyncio.timeout(10):
-            await _ended(*tasks)
+            await ended(*tasks)
     finally:
         await at_its_end.abort()  # lets go those that would wait in vain
     assert all(task.cancelled() for task in tasks)
+
+
+async def test_a_query_at_a_frozen_postgresql_is_given_up(tmp_path: Path) -> None:
+    """psycopg asks the server to cancel it, and waits for that: ten seconds, unless interrupted."""
+
+    async def ask(database: Database, query: str) -> object:
+        async with database.read() as session:
+            return await (await session.connection()).scalar(text(query))
+
+    with EmbeddedPostgres(tmp_path / "own", fast=True).running() as server:
+        database = Database(server.url("postgres"))
+        task = asyncio.create_task(ask(database, "select pg_sleep(60)"))
+        while await ask(database, UNDER_WAY) != 1:
+            await asyncio.sleep(0)
+        found = find_postmaster(server.data)
+        assert found is not None
+        postmaster = psutil.Process(found.pid)
+        frozen = [postmaster, *postmaster.children(recursive=True)]
+        try:
+            for process in frozen:
+                process.suspend()
+            async with asyncio.timeout(6):
+                await ended(task)
+        finally:
+            for process in frozen:
+                process.resume()
+        assert task.cancelled()
+        await database.close()

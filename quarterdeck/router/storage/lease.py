@@ -28,7 +28,7 @@ LOOK = 2.0
 PATIENCE = 3.0
 """Seconds for which a former router may still be about to end."""
 
-CLOSE_SECONDS = 3.0
+CLOSE_SECONDS = 1.0
 """How long a look that is under way may hold up the end."""
 
 _NETWORK: dict[str, Any] = {
