@@ -394,6 +394,22 @@ async def test_what_is_old_is_deleted_and_totals_stay(
     assert (await desk.stats.retain(usage_days=7, calls_days=3)).startswith("0 of")
 
 
+async def test_a_cooldown_that_nobody_ended_is_deleted_all_the_same(desk: Desk, database: Database) -> None:
+    """Those of backends that are gone were left open once."""
+    async with database.command("open cooldowns") as unit:
+        await (await unit.session.connection()).execute(
+            text(
+                "insert into cooldown_events (id, backend_id, kind, consecutive_count, cooldown_seconds,"
+                " until, response_summary, started_at)"
+                " select 'cev_' || n, 'gone' || n, 'rate', 1, 30, at, '', at"
+                " from (select n, to_timestamp(:noon - n * 86400) as at from generate_series(0, 9) n) x"
+            ),
+            {"noon": NOON},
+        )
+    await desk.stats.retain(usage_days=7, calls_days=3)
+    assert [event["id"] for event in await desk.get("/stats/cooldown")] == [f"cev_{n}" for n in range(4)]
+
+
 async def test_totals_do_not_fall_at_the_restart_after_old_hours_were_deleted(
     desk: Desk, database: Database, tmp_path: Path
 ) -> None:

@@ -88,7 +88,7 @@ select count(*) from gone
 _OLD = {
     "client_usage": "date < (:usage at time zone 'UTC')::date",
     "model_calls": "at < :calls",
-    "cooldown_events": "ended_at < :calls",
+    "cooldown_events": "coalesce(ended_at, until) < :calls",  # nobody ends those of who is long gone
 }
 _FILTERS = ("backend_id", "client_id", "agent", "item")
 
