@@ -357,6 +357,18 @@ async def test_an_agent_is_handed_the_same_key_again(database: Database) -> None
     assert await store(database).clients.key_of_agent("reviewer") != first
 
 
+async def test_an_agent_whose_name_another_client_has_says_what_to_do(database: Database) -> None:
+    """Its agent was taken from a client that was made by itself: that is one edit on the dashboard."""
+    clients = store(database).clients
+    key = await clients.key_of_agent("developer")
+    (client,) = await clients.all()
+    await clients.change(client.id, ClientChange(agent=""))
+    with pytest.raises(Conflict, match="The agent developer has no client"):
+        await clients.key_of_agent("developer")
+    await clients.change(client.id, ClientChange(agent="developer"))
+    assert await clients.key_of_agent("developer") == key
+
+
 async def test_the_last_result_of_each_job_is_kept(database: Database) -> None:
     rooms = store(database)
     for text_ in ("first", "second"):

@@ -101,19 +101,27 @@ class ClientStore:
     async def key_of_agent(self, agent: str) -> str:
         """The key that calls of an agent are made with; its client is made when it has none.
 
-        Raises `Misconfigured` when the kept key does not open.
+        Raises `Misconfigured` when the kept key does not open, `Conflict` when another's client has its name.
         """
+        if (row := await self._of_agent(agent)) is None:
+            form = ClientForm(name=f"agent {agent}", agent=agent)
+            try:
+                return (await self.add(form))[1]
+            except Conflict:
+                row = await self._of_agent(agent)  # somebody else made it just now
+            if row is None:
+                raise Conflict(
+                    f"The agent {agent} has no client, and one that is not its own is named {form.name!r}.",
+                    f"Let that client call for it (`quarterdeck client edit {form.name!r} --agent {agent}`),"
+                    " or give it another name.",
+                    code="client_exists",
+                )
+        return self._seals.open(CLIENTS, row.id, row.key_encrypted)
+
+    async def _of_agent(self, agent: str) -> ClientRow | None:
         query = select(ClientRow).where(ClientRow.agent == agent).order_by(col(ClientRow.created_at))
         async with self._database.read() as session:
-            row = (await session.exec(query)).first()
-        if row is not None:
-            return self._seals.open(CLIENTS, row.id, row.key_encrypted)
-        try:
-            return (await self.add(ClientForm(name=f"agent {agent}", agent=agent)))[1]
-        except Conflict:  # somebody else made it just now
-            async with self._database.read() as session:
-                made = (await session.exec(query)).one()
-            return self._seals.open(CLIENTS, made.id, made.key_encrypted)
+            return (await session.exec(query)).first()
 
     async def all(self) -> list[ClientKey]:
         """The oldest first."""
