@@ -109,7 +109,8 @@ def show(value: Any, as_json: bool, people: "Callable[[Console], None]") -> None
         return
     from rich.console import Console
 
-    people(Console(highlight=False, soft_wrap=not sys.stdout.isatty()))
+    is_file = not sys.stdout.isatty()
+    people(Console(highlight=False, markup=False, emoji=False, soft_wrap=is_file))  # names may have brackets
 
 
 def plain(value: Any) -> Any:

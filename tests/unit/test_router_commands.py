@@ -190,3 +190,13 @@ async def test_a_client_is_edited_switched_off_and_given_another_key(
     assert renewed and renewed != key
     listed = await router.quarterdeck("client", "list")
     assert "Tokens today" in listed.out and "USD today" in listed.out
+
+
+async def test_names_are_said_as_they_are(router: OpenRouter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Brackets are no markup to us, and words between colons no pictures."""
+    monkeypatch.setenv("COLUMNS", "200")
+    name = "One [eu] [/] :key:"
+    await router.add(name, "http://127.0.0.1:9/v1")
+    for command, said in (("disable", "is called no more."), ("enable", "may be called.")):
+        assert (await router.quarterdeck("backend", command, name)).out == f"{name} {said}\n"
+    assert name in (await router.quarterdeck("backend", "list")).out
