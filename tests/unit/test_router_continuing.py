@@ -113,6 +113,7 @@ async def test_when_nobody_is_left_to_go_on_the_stream_ends_with_an_error() -> N
         async with Served(backends, emergency_rpm_fraction=0) as router:
             heard = await router.stream("gpt")
             assert (heard.error["code"], heard.is_complete) == ("all_pools_exhausted", False)
+            assert "2 attempts failed" in heard.error["message"]
             await router.until(lambda: len(router.calls) == 2)
             assert sorted(call.is_answer for call in router.calls) == [False, True]
             assert router.app.open_requests == 0
@@ -124,6 +125,7 @@ async def test_a_refusal_of_who_should_go_on_is_told_in_the_stream() -> None:
         async with Served(backends) as router:
             heard = await router.stream("gpt")
             assert (heard.error["code"], heard.is_complete) == ("refused", False)
+            assert heard.error["message"] == "Invalid value for 'temperature'."
 
 
 async def test_a_whole_answer_cannot_go_on_with_a_stream_and_is_booked() -> None:
@@ -203,3 +205,34 @@ async def test_what_was_asked_of_the_one_that_broke_off_counts_for_the_budget() 
         ((tokens, cost),) = budget.settled
         assert tokens > call.usage.total and cost > call.cost
         assert budget.tokens == 10_000 - tokens
+
+
+async def test_a_stream_that_its_client_leaves_before_a_word_is_no_success_of_its_backend() -> None:
+    """Clients have less patience than backends have time: one that stands still would always look well."""
+    standing_still = "stall-before-tokens"
+    async with FakeProvider() as provider, Served([first(provider, standing_still)]) as router:
+        admission = router.balancer.admit("gpt", (), steady.now())
+        assert admission is not None
+        router.balancer.failed(admission, steady.now(), "It broke off.")
+        async with router.streaming("gpt") as response:
+            await anext(response.aiter_raw())
+        await router.until(lambda: bool(router.calls))
+        view = router.balancer.view("bkd_first", steady.now())
+        assert (router.calls[0].outcome, view.failures, view.in_flight) == (Outcome.ABORTED, 1, 0)
+
+
+async def test_an_empty_finish_is_none() -> None:
+    """Some providers write "" into every chunk until the last."""
+    unfinished = {"index": 0, "delta": ROLE, "finish_reason": ""}
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(b"data: " + orjson.dumps({"model": "m", "choices": [unfinished]}) + b"\n\n")
+        return response
+
+    async with FakeProvider() as provider, Servant(answer) as other:
+        backends = [backend(f"{other.url}/v1", "gpt", name="first"), second(provider)]
+        async with Served(backends) as router:
+            heard = await router.stream("gpt")
+            assert (heard.text, heard.is_complete) == ("".join(prose(12)), True)

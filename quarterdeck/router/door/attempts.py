@@ -152,7 +152,8 @@ class Relay:
 
     def _exhausted(self) -> Refusal:
         tries = self._account.attempts
-        what = f"{tries} attempts failed" if tries else "all are limited, resting or out of order"
+        failed = f"{tries} attempt{'s' if tries > 1 else ''} failed"
+        what = failed if tries else "all are limited, resting or out of order"
         wait = self._hands.balancer.back_in(self._ask.model, self._now())
         if wait is None:
             wait = self._hands.balancer.tuning.cooldown_base_seconds
@@ -219,7 +220,8 @@ class Relay:
         self._account.close(failure.status, failure.outcome)
         headers = (*self._headers(admission), *failure.passed_on)
         if not failure.body or self._is_streaming:
-            raise Refusal(failure.status, failure.reason, "refused", headers=headers)
+            message = rules.message_of(failure.body) or failure.reason
+            raise Refusal(failure.status, message, "refused", headers=headers)
         self._watch.close()
         kind = failure.content_type.encode("latin-1", "replace")
         await say(self._send, failure.status, failure.body, headers, kind)
@@ -298,8 +300,10 @@ class Relay:
         if is_over:
             if failure:
                 self._tell(admission, failure)
-            else:
+            elif stream.is_begun or outcome is Outcome.OK:
                 self._hands.balancer.succeeded(admission, self._now())
+            else:  # it was ended before a word had come
+                self._hands.balancer.released(admission, self._now())
             self._account.stream_ended(self._now(), stream.first_content_at)
         try:
             await stream.close()

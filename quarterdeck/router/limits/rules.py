@@ -130,11 +130,16 @@ def outcome_of(status: int, body: bytes = b"") -> Outcome:
 
 def _is_without_credit(body: bytes) -> bool:
     """Does the message begin with that? Further on it could be the client's own words."""
+    return message_of(body).lower().startswith(_NO_CREDIT)
+
+
+def message_of(body: bytes) -> str:
+    """What an error says in the shape of OpenAI and Anthropic; '' where it has another."""
     try:
         message = orjson.loads(body)["error"]["message"]
     except (orjson.JSONDecodeError, KeyError, TypeError):
-        return False
-    return isinstance(message, str) and message.lower().startswith(_NO_CREDIT)
+        return ""
+    return message if isinstance(message, str) else ""
 
 
 def probe_of(status: int) -> Probe:

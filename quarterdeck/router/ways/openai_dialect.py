@@ -79,7 +79,7 @@ def said_in(choice: Map[str, Any]) -> str:
 def brings_more_than_a_role(choice: Map[str, Any]) -> bool:
     """Whether this part of a stream has anything of the answer itself, of whatever kind, or its end."""
     delta = choice.get("delta")
-    if choice.get("finish_reason") is not None:
+    if choice.get("finish_reason"):
         return True
     if not isinstance(delta, dict):
         return choice.get("text") != ""

@@ -180,7 +180,7 @@ class OpenAIStream:
                 if self.first_content_at is None:
                     self.first_content_at = self._now()
                 self._said.append(said)
-            if choice.get("finish_reason") is not None:
+            if choice.get("finish_reason"):  # some write "" until there is one
                 self._finishes += 1
             if not self.is_begun:
                 self.is_begun = brings_more_than_a_role(choice)
