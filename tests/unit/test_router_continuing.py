@@ -1,7 +1,8 @@
 """A stream that broke off before it had said anything: another backend goes on with it."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import orjson
@@ -15,8 +16,9 @@ from quarterdeck.router.exchange import Outcome
 from quarterdeck.router.ways.litellm_way import LiteLLMWay
 from tests.fakes.provider import FakeProvider
 from tests.fakes.provider_invoice import prose
-from tests.fakes.served_router import Budget, Guest, MemoryClients, Servant, Served, backend
+from tests.fakes.served_router import PRICES, Budget, Guest, MemoryClients, Servant, Served, backend
 
+MESSAGES, RESPONSES = "/v1/messages", "/v1/responses"
 ROLE: dict[str, Any] = {"role": "assistant", "content": ""}
 
 
@@ -236,3 +238,94 @@ async def test_an_empty_finish_is_none() -> None:
         async with Served(backends) as router:
             heard = await router.stream("gpt")
             assert (heard.text, heard.is_complete) == ("".join(prose(12)), True)
+
+
+# The other dialects
+
+APIS = {MESSAGES: "anthropic-messages", RESPONSES: "openai-responses"}
+
+
+def events(*kinds: dict[str, Any]) -> Callable[[web.Request], Awaitable[Any]]:
+    """A provider that begins a stream with these events, and breaks off."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(request)
+        for event in kinds:
+            await response.write(f"event: {event['type']}\ndata: ".encode() + orjson.dumps(event) + b"\n\n")
+        await response.drain()
+        assert request.transport is not None
+        request.transport.close()
+        return response
+
+    return answer
+
+
+CACHED = {"input_tokens": 5, "cache_read_input_tokens": 1000, "output_tokens": 1}
+BEGUN = {
+    MESSAGES: ({"type": "message_start", "message": {"id": "msg_first", "usage": CACHED}}, {"type": "ping"}),
+    RESPONSES: (
+        {"type": "response.created", "response": {"id": "resp_first"}},
+        {"type": "response.in_progress", "response": {"id": "resp_first"}},
+    ),
+}
+WORDS = {
+    MESSAGES: {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+    RESPONSES: {"type": "response.output_item.added", "output_index": 0, "item": {"type": "message"}},
+}
+OVERLOADED = {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}
+ENDS = {MESSAGES: "message_stop", RESPONSES: "response.completed"}
+
+
+@asynccontextmanager
+async def broken(path: str, *kinds: dict[str, Any], **limits: Any) -> AsyncIterator[Served]:
+    """A router whose first backend begins so, and breaks off; the second one is well."""
+    translated = LiteLLMWay(steady.now)
+    async with FakeProvider() as provider, Servant(events(*kinds)) as other:
+        well = second(provider.url, api=APIS[path])
+        backends = [backend(other.url, "gpt", name="first", api=APIS[path]), well]
+        try:
+            async with Served(backends, translated=translated, **limits) as router:
+                yield router
+        finally:
+            await translated.close()
+
+
+async def heard_kinds(router: Served, path: str, **more: Any) -> list[str]:
+    said = {"input": "all hands on deck"} if path == RESPONSES else {"max_tokens": 50}
+    async with router.streaming("gpt", path=path, **said, **more) as response:
+        lines = [line async for line in response.aiter_lines()]
+    return [line[7:] for line in lines if line.startswith("event: ")]
+
+
+@pytest.mark.parametrize("then", [(), (OVERLOADED,)], ids=["cut", "overloaded"])
+@pytest.mark.parametrize("path", APIS)
+async def test_an_answer_of_another_dialect_is_opened_once_and_gone_on_with(path: str, then: Any) -> None:
+    async with broken(path, *BEGUN[path], *then) as router:
+        kinds = await heard_kinds(router, path)
+        await router.until(lambda: len(router.calls) == 2)
+    assert [kinds.count(event["type"]) for event in BEGUN[path] if event["type"] != "ping"] in ([1], [1, 1])
+    assert kinds[-1] == ENDS[path] and "error" not in kinds
+    assert [call.outcome is Outcome.OK for call in router.calls] == [False, True]
+
+
+@pytest.mark.parametrize("path", APIS)
+async def test_after_a_part_of_an_answer_of_another_dialect_nobody_goes_on(path: str) -> None:
+    async with broken(path, *BEGUN[path], WORDS[path]) as router:
+        kinds = await heard_kinds(router, path)
+        await router.until(lambda: len(router.calls) == 1)
+    assert kinds[-1] == "error"
+
+
+async def test_the_prompt_of_a_stream_that_broke_off_is_booked_as_the_provider_told_it() -> None:
+    """Most of it may come from a cache: counted anew it would cost ten times as much."""
+    budget = Budget(10_000)
+    clients = MemoryClients({"key": Guest("cli_1", "anna")}, cli_1=budget)
+    async with broken(MESSAGES, *BEGUN[MESSAGES], clients=clients) as router:
+        await heard_kinds(router, MESSAGES, headers={"Authorization": "Bearer key"})
+        await router.until(lambda: bool(budget.settled))
+        failed, answered = router.calls
+        usage = failed.usage
+        assert (usage.prompt, usage.completion, usage.cache_read) == (1005, 0, 1000)
+        assert failed.cost == 5 * PRICES.input + 1000 * PRICES.cache_read
+        assert budget.settled == [(1005 + answered.usage.total, failed.cost + answered.cost)]

@@ -130,8 +130,9 @@ class Account:
         self._pending = partial(self._call, outcome=failure.outcome, status=failure.status, usage=usage)
         self._is_uncounted = failure.is_charged and failure.usage is None
         if failure.is_charged and self._admission is not None:
-            self._charged += self._ask.prompt_tokens
-            self._charged_cost += Usage(self._ask.prompt_tokens).cost(self._admission.mapping.prices)
+            charged = failure.usage or Usage(self._ask.prompt_tokens)
+            self._charged += charged.total or charged.prompt + charged.completion
+            self._charged_cost += charged.cost(self._admission.mapping.prices)
 
     def answered(self, status: int, now: float) -> None:
         """There is an answer, or a stream has begun."""

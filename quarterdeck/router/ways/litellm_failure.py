@@ -43,7 +43,8 @@ def _meant(error: BaseException, wire: "Wire", is_open: bool) -> Failure:
         return failure_of(error)
     if isinstance(error, EndedEarly):
         outcome = Outcome.CUT if is_open else Outcome.BROKEN
-        return Failure(outcome, "The stream ended before the model had finished.", wire.status)
+        reason = "The stream ended before the model had finished."
+        return Failure(outcome, reason, wire.status, is_charged=wire.has_begun)
     if not wire.is_used:
         return _not_sent(error)
     if is_open:

@@ -32,12 +32,11 @@ Now = Callable[[], float]
 class LiteLLMStream:
     """A `Stream` over what LiteLLM iterates. How events look, and which is the last, the dialects say."""
 
-    is_begun = True
-
     def __init__(self, result: Any, attempt: Attempt, wire: "Wire", now: Now) -> None:
         self.headers = passed_on(wire)
         self.usage: Usage | None = None
         self.first_content_at: float | None = None
+        self.is_begun = False
         self._source = aiter(result)
         self._result = result
         self._attempt = attempt
@@ -79,7 +78,7 @@ class LiteLLMStream:
                 if piece := self._passed(item):
                     return piece
         except Exception as error:
-            raise failure_from(error, self._wire, is_open=self._is_cut) from error
+            raise self._broken(error) from error
         return None
 
     @abstractmethod
@@ -89,8 +88,15 @@ class LiteLLMStream:
     def _last(self) -> bytes:
         """What is still due when all has been read. Raises `Failure` when the model had not finished."""
         if not self._is_finished:
-            raise failure_from(EndedEarly(), self._wire, is_open=self._is_cut)
+            raise self._broken(EndedEarly())
         return b""
+
+    def _broken(self, error: Exception) -> Failure:
+        """With what was told of the prompt, for when nothing of an answer had come."""
+        failure = failure_from(error, self._wire, is_open=self._is_cut)
+        if failure.is_charged and self.usage is not None:
+            failure.usage = replace(self.usage, completion=0, total=self.usage.prompt)
+        return failure
 
     @property
     def _is_cut(self) -> bool:
@@ -119,7 +125,6 @@ class ChatStream(LiteLLMStream):
 
     def __init__(self, result: Any, attempt: Attempt, wire: "Wire", now: Now) -> None:
         super().__init__(result, attempt, wire, now)
-        self.is_begun = False
         self._told: dict[str, Any] | None = None
         self._counted = 0
         self._head: dict[str, Any] = {}
@@ -133,7 +138,7 @@ class ChatStream(LiteLLMStream):
             chunk |= {"object": "text_completion", "choices": [text_choice(choice) for choice in choices]}
         for choice in choices:
             self._heard(said_in(choice))
-            self._is_finished |= choice.get("finish_reason") is not None
+            self._is_finished |= bool(choice.get("finish_reason"))
             self.is_begun |= brings_more_than_a_role(choice)
         self._head = {name: chunk[name] for name in ("id", "object", "created", "model") if name in chunk}
         self._take_usage()
@@ -160,6 +165,10 @@ class ChatStream(LiteLLMStream):
 def _brings_something(choice: dict[str, Any]) -> bool:
     """LiteLLM's reports of tokens come with an empty choice."""
     return bool(choice.get("finish_reason") or choice.get("delta"))
+
+
+OPENINGS = frozenset(("message_start", "ping", "response.created", "response.queued", "response.in_progress"))
+"""Events that tell of an answer before anything of it has come."""
 
 
 class EventStream(LiteLLMStream):
@@ -192,12 +201,12 @@ class EventStream(LiteLLMStream):
     def _checked(self, event: dict[str, Any]) -> bytes:
         kind = str(getattr(event.get("type"), "value", event.get("type", "")))
         if kind == "error":
-            outcome = Outcome.CUT if self._is_open else Outcome.BROKEN
+            outcome = Outcome.CUT if self._is_cut else Outcome.BROKEN
             reason = "The provider sent an error in its stream."
             raise Failure(outcome, reason, self._wire.status, dumped(event)[:64_000])
         if kind == "response.failed":
             self._failure = self._failed(event)
-            if not self._is_open:
+            if not self._is_cut:
                 raise self._failure
         for name in ("message", "response"):
             inner = event.get(name)
@@ -207,6 +216,7 @@ class EventStream(LiteLLMStream):
         self._take_usage(event.get("usage"))
         self._heard(_said_in(event))
         self._is_finished |= kind in self._LAST
+        self.is_begun |= kind not in OPENINGS
         self._book(tokens_of(self._tokens, self._attempt.path))
         if self._attempt.path == RESPONSE:
             event.setdefault("sequence_number", self._passed_on)
@@ -214,11 +224,11 @@ class EventStream(LiteLLMStream):
         return b"event: " + kind.encode() + b"\ndata: " + dumped(event) + b"\n\n"
 
     def _failed(self, event: dict[str, Any]) -> Failure:
-        """What the error inside means before the client has anything; afterwards the stream is cut."""
+        """What the error inside means before anything of the answer came; afterwards the stream is cut."""
         response = event.get("response")
         error = response.get("error") if isinstance(response, dict) else None
         status, body = error_status(error), dumped({"error": error})
-        outcome = Outcome.CUT if self._is_open else outcome_of(status, body)
+        outcome = Outcome.CUT if self._is_cut else outcome_of(status, body)
         reason = f"The provider sent an error ({status}) in its stream."
         return Failure(outcome, reason, status, body, headers=self._wire.headers, passed_on=self.headers)
 
