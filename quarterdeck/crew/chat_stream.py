@@ -5,7 +5,7 @@ paid for twice, so nothing is repeated here; whoever asks decides.
 """
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +20,10 @@ from quarterdeck.kernel.errors import Conflict, Invalid, Unavailable
 
 @dataclass
 class Said:
-    """What has come so far; `is_whole` once the other side said that this was all."""
+    """What has come so far; `is_whole` once the other side said that this was all.
+
+    `is_cut`: the model stopped at its limit of tokens, not at the end of what it had to say.
+    """
 
     id: str = ""
     parts: list[str] = field(default_factory=list)
@@ -28,6 +31,7 @@ class Said:
     tokens: int | None = None
     cost: float | None = None
     is_whole: bool = False
+    is_cut: bool = False
 
     @property
     def text(self) -> str:
@@ -123,31 +127,35 @@ def _take_chunk(said: Said, chunk: Mapping[str, Any]) -> None:
     if isinstance(usage := chunk.get("usage"), Mapping) and isinstance(usage.get("total_tokens"), int):
         said.tokens = usage["total_tokens"]
         said.cost = usage["cost"] if isinstance(usage.get("cost"), int | float) else None
-    for text in _texts(chunk):
+    choices = _choices(chunk)
+    said.is_cut = said.is_cut or any(choice.get("finish_reason") == "length" for choice in choices)
+    for text in _texts(choices):
         said.parts.append(text)
         said.size += len(text.encode("utf-8", "replace"))
     if said.size > MOST_ANSWER:
         raise _too_long()
 
 
-def _texts(chunk: Mapping[str, Any]) -> list[str]:
-    """The words of a chunk. Raises `Unavailable` for one of another form: words may be lost."""
+def _choices(chunk: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Those of a chunk. Raises `Unavailable` for one of another form: words may be lost."""
     choices = chunk.get("choices") or []
-    deltas = [_part(choice, "delta") for choice in choices] if isinstance(choices, list) else [None]
-    if None in deltas:
+    if not isinstance(choices, list) or not all(map(_is_choice, choices)):
         raise Unavailable(
             f"The answer has something else than choices: {str(chunk)[:300]}",
             "Check that its address leads to the right service.",
             code="wrong_answer",
             maybe_arrived=True,
         )
-    contents = [delta.get("content") for delta in deltas if delta]
+    return choices
+
+
+def _is_choice(choice: Any) -> bool:
+    return isinstance(choice, Mapping) and isinstance(choice.get("delta") or {}, Mapping)
+
+
+def _texts(choices: Iterable[Mapping[str, Any]]) -> list[str]:
+    contents = [(choice.get("delta") or {}).get("content") for choice in choices]
     return [text for text in contents if isinstance(text, str)]  # some think in lists of parts
-
-
-def _part(value: Any, name: str) -> Mapping[str, Any] | None:
-    part = value.get(name) or {} if isinstance(value, Mapping) else None
-    return part if isinstance(part, Mapping) else None
 
 
 def _too_long() -> Invalid:

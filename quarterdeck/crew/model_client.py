@@ -6,7 +6,7 @@ from typing import Any
 from quarterdeck.crew import prompt
 from quarterdeck.crew.chat_stream import Said, ask, client
 from quarterdeck.crew.errand import Errand, Stage, run, say
-from quarterdeck.kernel.errors import Conflict, QuarterdeckError, Unavailable
+from quarterdeck.kernel.errors import Conflict, Invalid, QuarterdeckError, Unavailable
 
 MOST_TRIES = 4
 PAUSE = 1.0
@@ -33,6 +33,11 @@ async def work(errand: Errand) -> None:
             say(f"\n[quarterdeck: {error.detail} Asked again.]")
             await asyncio.sleep(min(error.data.get("retry_after") or PAUSE * 2**tries, 60.0))
     errand.turn = errand.turn.with_usage(said.tokens, said.cost)
+    if said.is_cut:  # half an answer may be half a file
+        raise Invalid(
+            "The agent's answer was cut off at its limit of tokens.",
+            "It was not used. Raise `max_tokens` in the roster, or give it less to do at once.",
+        )
     errand.note(stage=Stage.ANSWERED, run_id=said.id, text=said.text)
 
 

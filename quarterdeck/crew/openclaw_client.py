@@ -27,6 +27,9 @@ SETTLE = 3.0
 MOST_TRIES = 5
 GOODBYE = 5.0
 
+NOTHING = ("NO_REPLY", "No response from OpenClaw.")
+"""What stands there when an agent says nothing: its own word for that, and the gateway's."""
+
 AGAIN = "You were asked this before, and your turn was interrupted. Go on where you stopped."
 
 
@@ -94,7 +97,7 @@ class Conversation:
         )
         told = await self._settled(_is_over, SETTLE)
         if told.progress is Progress.FAILED:
-            raise _failed(told)
+            raise self._failed(told)
         self._take(
             Seen(Progress.ANSWERED, said.text or told.text, told.tokens or said.tokens, told.cost), said.id
         )
@@ -122,7 +125,7 @@ class Conversation:
             self._errand.note(question=self._errand.turn.question + 1)  # what was refused cannot be joined
         told = await self._settled(_is_over, SETTLE)
         if status == "error" or told.progress is Progress.FAILED:
-            raise _failed(told)
+            raise self._failed(told)
         say(told.text)
         self._take(told, run_id)
 
@@ -155,7 +158,7 @@ class Conversation:
         self._goes_on = can_join and turn.progress is Progress.OPEN
         self._joins = self._goes_on or (can_join and not self._was_refused)
         if turn.progress is Progress.FAILED:
-            raise _failed(turn)
+            raise self._failed(turn)
         if turn.progress is Progress.ANSWERED:
             say(turn.text)
             self._take(turn, "")
@@ -195,8 +198,17 @@ class Conversation:
                 await asyncio.sleep(LOOK)
 
     def _take(self, turn: Seen, run_id: str) -> None:
+        text = "" if turn.text.strip() in NOTHING else turn.text
         self._errand.turn = self._errand.turn.with_usage(turn.tokens, turn.cost)
-        self._errand.note(stage=Stage.ANSWERED, text=turn.text, run_id=run_id)
+        self._errand.note(stage=Stage.ANSWERED, text=text, run_id=run_id)
+
+    def _failed(self, turn: Seen) -> Conflict:
+        """What it cost is the run's all the same."""
+        self._errand.turn = self._errand.turn.with_usage(turn.tokens, turn.cost)
+        reason = turn.text[:300] or "it gives no reason"
+        return Conflict(
+            f"The agent's turn ended in an error: {reason}.", "Look at OpenClaw's log.", code="turn_failed"
+        )
 
     async def leave(self) -> None:
         """A hook's turn goes on without us unless it is told to stop."""
@@ -208,13 +220,6 @@ class Conversation:
 
 def _is_over(turn: Seen) -> bool:
     return turn.progress in (Progress.ANSWERED, Progress.FAILED)
-
-
-def _failed(turn: Seen) -> Conflict:
-    reason = turn.text[:300] or "it gives no reason"
-    return Conflict(
-        f"The agent's turn ended in an error: {reason}.", "Look at OpenClaw's log.", code="turn_failed"
-    )
 
 
 async def work(errand: Errand) -> None:

@@ -47,10 +47,14 @@ def seen(messages: Sequence[Any], mark: str) -> Seen:
     if not ends or said[-1].get("role") == "user":
         return Seen(Progress.OPEN, size=len(said))
     last = ends[-1]
-    failed = last.get("stopReason") == "error"
-    progress = Progress.FAILED if failed else Progress.ANSWERED
-    words = str(last.get("errorMessage") or "") if failed else ""
-    return Seen(progress, words or text_of(last), tokens, cost, len(said))
+    match last.get("stopReason"):
+        case "error":
+            words = str(last.get("errorMessage") or "") or text_of(last)
+        case "length":  # half an answer may be half a file
+            words = "its answer was cut off at its model's limit of tokens"
+        case _:
+            return Seen(Progress.ANSWERED, text_of(last), tokens, cost, len(said))
+    return Seen(Progress.FAILED, words, tokens, cost, len(said))
 
 
 def _turn(messages: Sequence[Mapping[str, Any]], mark: str) -> list[Mapping[str, Any]]:

@@ -5,11 +5,12 @@
         ...                                          # gateway.url, GATEWAY_TOKEN, HOOKS_TOKEN
         assert len(gateway.turns) == 1
 
-Its two tokens are good for their own paths only; errors of /hooks are plain text where the real ones are;
-unknown paths answer 200 with a page. A chat turn ends when its caller hangs up, a hook turn does not. One
-session works on one turn at a time: chat waits, hooks give up after `admission` seconds with a 503.
-After a restart an interrupted turn is resumed by itself, under another run id; idempotency keys are
-forgotten. Beside it stands what a plain model would answer, at the same address.
+A turn in chat is that agent's whose name stands in the session key, whatever the model says; a key without
+one is the default agent's, `main`. Its two tokens are good for their own paths only; errors of /hooks are
+plain text where the real ones are; unknown paths answer 200 with a page. A chat turn ends when its caller
+hangs up, a hook turn does not. One session works on one turn at a time: chat waits, hooks give up after
+`admission` seconds with a 503. After a restart an interrupted turn is resumed by itself, under another run
+id; idempotency keys are forgotten. Beside it stands what a plain model would answer, at the same address.
 """
 
 import asyncio
@@ -19,18 +20,22 @@ import uuid
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from aiohttp import WSMsgType, web
 
 GATEWAY_TOKEN, HOOKS_TOKEN = "gateways-token-00001", "hooks-token-0000001"
 PAGE = ("<!doctype html><title>OpenClaw</title>", "text/html")
+NOTHING_SAID = "No response from OpenClaw."
 
 
 @dataclass
 class Reply:
-    """How the model behind a turn behaves. A turn by hook goes on when `released`, if that is given."""
+    """How the model behind a turn behaves. A turn by hook goes on when `released`, if that is given.
+
+    `is_cut`: it stops at its limit of tokens.
+    """
 
     text: str = "Done."
     seconds: float = 0.0
@@ -39,7 +44,13 @@ class Reply:
     breaks_off: bool = False
     repeat: int = 1
     fails: bool = False
+    is_cut: bool = False
     released: asyncio.Event | None = None
+
+    @property
+    def stop(self) -> str:
+        """Why its model stopped, as a history tells it."""
+        return "error" if self.fails else "length" if self.is_cut else "stop"
 
 
 @dataclass
@@ -64,7 +75,10 @@ class _Session:
 class FakeOpenClaw:
     """Listens on a free port of the loopback from `async with` on."""
 
-    def __init__(self, *, admission: float = 0.3, resumes: bool = True) -> None:
+    def __init__(
+        self, *, admission: float = 0.3, resumes: bool = True, agents: tuple[str, ...] = ("main",)
+    ) -> None:
+        self.agents = agents
         self.admission = admission
         self.resumes = resumes
         self.turns: list[Turn] = []
@@ -164,7 +178,7 @@ class FakeOpenClaw:
             try:
                 yield turn, reply
                 text = reply.text * min(reply.repeat, 1000)
-                _said(session, "assistant", text, run_id, 120, "error" if reply.fails else "stop")
+                _said(session, "assistant", text, run_id, 120, reply.stop)
                 turn.is_over = True
             finally:
                 session.working = None
@@ -176,7 +190,7 @@ class FakeOpenClaw:
         self.bodies.append(body)
         self.headers.append(dict(request.headers))
         model = str(body.get("model", ""))
-        if model.startswith("openclaw/") and model != "openclaw/main":
+        if model.startswith("openclaw/") and model[9:] not in ("default", *self.agents):
             return _problem(400, f"Unknown agent '{model[9:]}'.", "invalid_request_error")
         key = request.headers.get("x-openclaw-session-key") or str(uuid.uuid4())
         message = "\n".join(m["content"] for m in body["messages"] if m["role"] == "user")
@@ -193,6 +207,8 @@ class FakeOpenClaw:
                         if reply.plain_error
                         else _problem(reply.status, "internal error", "api_error")
                     )
+                if model.startswith("openclaw/"):  # what the gateway streams is its own
+                    reply = replace(reply, text=reply.text or NOTHING_SAID, is_cut=False)
                 answer = await _streamed(request, run_id, reply)
             aborted = False
         finally:
@@ -208,11 +224,14 @@ class FakeOpenClaw:
         body, refused = await self._hook(request)
         if refused:
             return refused
-        key = str(body.get("sessionKey", ""))
+        key, agent = str(body.get("sessionKey", "")), str(body.get("agentId") or "main")
         if not str(body.get("message") or "").strip():
             return _refusal(400, "message required")
+        if agent not in self.agents:
+            return _refusal(400, f'unknown agentId "{agent}"')
         if key and not key.startswith("hook:"):
             return _refusal(400, "sessionKey must start with one of: hook:")
+        key = _full(key, agent)
         same = f"{request.headers.get('Idempotency-Key', uuid.uuid4())} {json.dumps(body, sort_keys=True)}"
         if same not in self._runs:
             run_id = str(uuid.uuid4())
@@ -266,7 +285,7 @@ class FakeOpenClaw:
     async def _models(self, request: web.Request) -> web.Response:
         if refused := self._refused(request, GATEWAY_TOKEN):
             return refused
-        names = ("openclaw", "openclaw/default", "openclaw/main")
+        names = ("openclaw", "openclaw/default", *(f"openclaw/{agent}" for agent in self.agents))
         return web.json_response({"object": "list", "data": [{"id": name} for name in names]})
 
     async def _history(self, request: web.Request) -> web.Response:
@@ -336,9 +355,9 @@ class FakeOpenClaw:
         return _problem(401, "Unauthorized", "unauthorized")
 
 
-def _full(key: str) -> str:
+def _full(key: str, agent: str = "main") -> str:
     """The real one lower-cases keys, and puts the agent before them."""
-    return key.lower() if key.startswith("agent:") else f"agent:main:{key.lower()}"
+    return key.lower() if key.startswith("agent:") else f"agent:{agent}:{key.lower()}"
 
 
 def _said(session: _Session, role: str, text: str, run_id: str, tokens: int, stop: str = "stop") -> None:
@@ -365,6 +384,8 @@ async def _streamed(request: web.Request, run_id: str, reply: Reply) -> web.Stre
         assert request.transport is not None
         request.transport.close()
         return answer
+    last = {"index": 0, "delta": {}, "finish_reason": "length" if reply.is_cut else "stop"}
+    await answer.write(f"data: {json.dumps({'id': run_id, 'choices': [last]})}\n\n".encode())
     end = {"id": run_id, "choices": [], "usage": {"total_tokens": 120}}
     await answer.write(f"data: {json.dumps(end)}\n\ndata: [DONE]\n\n".encode())
     await answer.write_eof()

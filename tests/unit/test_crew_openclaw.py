@@ -17,6 +17,7 @@ from tests.fakes.openclaw import GATEWAY_TOKEN, HOOKS_TOKEN, FakeOpenClaw, Reply
 from tests.waiting import until
 
 SESSION = "hook:task:ET-007"
+ROUTES = ["openclaw", "openclaw-hooks"]
 
 
 @pytest.fixture
@@ -151,7 +152,7 @@ async def test_a_run_waits_for_a_session_that_is_busy_with_something_else(tmp_pa
         assert len(fake.turns) == 2
 
 
-@pytest.mark.parametrize("route", ["openclaw", "openclaw-hooks"])
+@pytest.mark.parametrize("route", ROUTES)
 async def test_a_turn_that_ends_in_an_error_there_has_failed_here(tmp_path: Path, route: str) -> None:
     async with far_side(route, tmp_path) as bench:
         assert isinstance(bench.far, FarGateway)
@@ -159,7 +160,17 @@ async def test_a_turn_that_ends_in_an_error_there_has_failed_here(tmp_path: Path
         outcome = await bench.run()
         assert (outcome.exit_code, outcome.succeeded) == (1, False)
         assert "ended in an error: The provider is away." in outcome.error
+        assert (outcome.tokens, outcome.cost_micro_usd) == (120, 450)
         assert bench.far.begun() == 1
+
+
+@pytest.mark.parametrize("route", ROUTES)
+async def test_the_word_for_having_nothing_to_say_is_no_answer(tmp_path: Path, route: str) -> None:
+    async with far_side(route, tmp_path) as bench:
+        bench.says("NO_REPLY")
+        outcome = await bench.run()
+        assert (outcome.exit_code, outcome.succeeded) == (1, False)
+        assert "answered nothing" in outcome.error
 
 
 async def test_an_answer_that_breaks_off_is_taken_from_the_history(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes.far_sides import REMOTE, RUNTIMES, Bench, far_side
+from tests.fakes.far_sides import REMOTE, RUNTIMES, Bench, Gateway, far_side
+from tests.fakes.openclaw import Reply
 from tests.waiting import until
 
 BRD = "=== docs/items/ET-007/brd.md ===\n# Laps\nCount them.\n=== end ==="
@@ -143,6 +144,18 @@ async def test_a_link_in_the_work_tree_leads_nowhere(remote: Bench, tmp_path: Pa
     outcome = await remote.run()
     assert "in its way" in outcome.error
     assert not (tmp_path / "items").exists()
+
+
+@pytest.mark.parametrize("name", ["model", "openclaw", "openclaw-hooks"])
+async def test_an_answer_that_is_cut_off_at_its_limit_is_not_used(tmp_path: Path, name: str) -> None:
+    """Its last file would be half a file."""
+    async with far_side(name, tmp_path) as bench:
+        assert isinstance(bench.far, Gateway)
+        bench.far.gateway.says(Reply(f"{BRD}\n=== half.md ===\nThe first ha", is_cut=True))
+        outcome = await bench.run()
+        assert (outcome.exit_code, outcome.succeeded, outcome.tokens) == (1, False, 120)
+        assert "cut off" in outcome.error
+        assert list(bench.tree.iterdir()) == []
 
 
 async def test_an_answer_of_a_hundred_megabytes_is_cut_off(remote: Bench) -> None:
