@@ -1,8 +1,9 @@
 """What a session's history says of one turn of ours. Pure: the gateway's messages in, a verdict out.
 
-A turn is found by the mark in the message that began it. The gateway wraps messages, resumes an
-interrupted turn after its own restart with a `[System]` message and under another run id, and calls
-models several times in a turn: so a turn is everything from its mark to the next mark.
+A turn is found by the first mark in the message that began it; others may stand in what strangers wrote.
+The gateway wraps messages, resumes an interrupted turn after its own restart with a `[System]` message and
+under another run id, and calls models several times in a turn: so a turn is everything from its mark to the
+next mark.
 """
 
 import math
@@ -61,7 +62,7 @@ def _turn(messages: Sequence[Mapping[str, Any]], mark: str) -> list[Mapping[str,
     turn: list[Mapping[str, Any]] = []
     for message in messages:
         if message.get("role") == "user" and (marks := _MARK.findall(text_of(message))):
-            if mark not in marks:
+            if mark != marks[0]:
                 if turn:
                     break
                 continue
