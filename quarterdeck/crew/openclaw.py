@@ -2,7 +2,8 @@
 
 Two tokens: the gateway's for everything but `/hooks`, the hooks' for `/hooks` alone. An unknown address
 answers 200 with a web page, and `/hooks` answers some errors in plain text: everything is read by its
-content type. A turn asked for in chat ends when we hang up; one asked for by hook does not.
+content type. A turn asked for in chat ends when we hang up; one asked for by hook does not. In chat the
+agent whose name stands in the session's key works, whatever else the request says (see `whole`).
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
@@ -19,6 +20,8 @@ from quarterdeck.kernel import http
 from quarterdeck.kernel.errors import Conflict, Invalid, Misconfigured, NotFound, Unavailable
 
 NAME = "OpenClaw"
+DEFAULT = "default"
+"""What the gateway calls whichever agent is its default one."""
 PAGE, MOST_MESSAGES = 200, 2000
 CHAT = "/v1/chat/completions"
 QUICK = 20.0
@@ -115,7 +118,8 @@ class Gateway:
             "model": f"openclaw/{agent_id}",
             "messages": [*messages, {"role": "user", "content": message}],
         }
-        return body, _bearer(self.address.token) | {"x-openclaw-session-key": session_key}
+        key = whole(session_key, agent_id)
+        return body, _bearer(self.address.token) | {"x-openclaw-session-key": key}
 
     async def run_agent(
         self,
@@ -151,7 +155,8 @@ class Gateway:
     async def history(self, session_key: str, until: Callable[[list[Any]], bool]) -> list[Any]:
         """A session's messages, oldest first, read backwards page by page until `until` has enough.
 
-        An unknown session has none. Raises `Invalid` for a message that is too long to be read.
+        `session_key` is a whole one; an unknown session has none. Raises `Invalid` for a message that is too
+        long to be read.
         """
         path, cursor, messages = f"/sessions/{quote(session_key, safe='')}/history", "", list[Any]()
         while len(messages) < MOST_MESSAGES:
@@ -180,7 +185,7 @@ class Gateway:
             size = max(size // 20, 1)
 
     async def abort(self, session_key: str) -> None:
-        """Stop whatever the session is doing. Only the gateway's own protocol can."""
+        """Stop whatever the session (its whole key) is doing. Only the gateway's own protocol can."""
         async with self._socket() as call:
             await call("sessions.abort", {"key": session_key, "clearQueued": True})
 
@@ -219,6 +224,15 @@ class Gateway:
     ) -> dict[str, Any]:
         known = self.address.token if token is None else token
         return _object(await self._quick.get(path, params=params, headers=_bearer(known)))
+
+
+def whole(session_key: str, agent_id: str) -> str:
+    """A session's key with its agent. One without is the default agent's, who works on it then.
+
+    A hook alone has its agent beside the key, which must begin with `hook:`.
+    """
+    is_whole = session_key.startswith("agent:") or agent_id == DEFAULT
+    return session_key if is_whole else f"agent:{agent_id.lower()}:{session_key}"
 
 
 def _bearer(token: str) -> dict[str, str]:

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from quarterdeck.crew import prompt
 from quarterdeck.crew.errand import Errand, Stage, run, say
-from quarterdeck.crew.openclaw import Address, Gateway
+from quarterdeck.crew.openclaw import Address, Gateway, whole
 from quarterdeck.crew.openclaw_history import Progress, Seen, seen
 from quarterdeck.kernel.errors import Conflict, QuarterdeckError, Unavailable
 
@@ -51,6 +51,7 @@ class Conversation:
         if prefix is None:
             prefix = "hook:" if self._by_hook else ""
         self.session = f"{prefix}task:{errand.job['item']['key']}"
+        self._whole_session = whole(self.session, self._order["agent_id"])
 
     async def hold(self) -> None:
         """Bring the turn to its answer; however often it must be taken up."""
@@ -183,7 +184,7 @@ class Conversation:
 
     async def _look(self) -> Seen:
         messages = await self._gateway.history(
-            self.session, lambda found: seen(found, self._mark).progress is not Progress.ABSENT
+            self._whole_session, lambda found: seen(found, self._mark).progress is not Progress.ABSENT
         )
         return seen(messages, self._mark)
 
@@ -215,7 +216,7 @@ class Conversation:
         if self._by_hook and self._errand.turn.stage is Stage.SENT:
             with suppress(QuarterdeckError, TimeoutError):
                 async with asyncio.timeout(GOODBYE):
-                    await self._gateway.abort(self.session)
+                    await self._gateway.abort(self._whole_session)
 
 
 def _is_over(turn: Seen) -> bool:

@@ -28,7 +28,7 @@ from quarterdeck.pipeline.assignments import Wish
 from tests.fakes.company import company
 from tests.fakes.provider import FakeProvider
 from tests.fakes.router_process import RouterProcess
-from tests.openclaw.gateway import HOOKS_TOKEN, TOKEN, RealGateway, chain
+from tests.openclaw.gateway import HOOKS_TOKEN, TOKEN, Crew, RealGateway, chain
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -46,7 +46,12 @@ class Scene:
 
 @pytest.fixture
 async def scene(tmp_path: Path, database_url: str) -> AsyncIterator[Scene]:
-    async with company(tmp_path / "home", database_url) as house, chain(tmp_path, database_url) as real:
+    scribe = tmp_path / "scribes-own"
+    scribe.mkdir()
+    async with (
+        company(tmp_path / "home", database_url) as house,
+        chain(tmp_path, database_url, crew=Crew({"scribe": scribe})) as real,
+    ):
         await _connect(house, real.gateway)
         yield Scene(house, real.gateway, real.router, real.provider)
 
@@ -57,8 +62,10 @@ async def _connect(house: House, gateway: RealGateway) -> None:
     await house.board.create_project(owner("test"), ProjectDraft(key="ET", name="Enduro"), "")
     await house.board.file(owner("test"), Draft(project="ET", title="Count the laps"), "")
     for route in ("chat", "hooks"):
-        entry = AgentEntry(slug=f"claw-{route}", runtime="openclaw", parameters={"route": route})
-        await house.crew.create_agent(owner("test"), entry)
+        for name, more in (("claw", {}), ("scribe", {"agent_id": "scribe"})):
+            parameters = {"route": route} | more
+            entry = AgentEntry(slug=f"{name}-{route}", runtime="openclaw", parameters=parameters)
+            await house.crew.create_agent(owner("test"), entry)
 
 
 async def assigned(scene: Scene, agent: str, limit: float = 180) -> AgentRun:
@@ -91,6 +98,17 @@ async def test_assign_a_real_turn_and_its_result_tokens_and_cost(scene: Scene) -
     assert by_hook.exit_code == 0, said(scene, by_hook)
     assert by_hook.result and by_hook.result["summary"] and by_hook.tokens
     print(run.tokens, run.cost_micro_usd, by_hook.tokens, run.result["summary"][:80])
+
+
+@pytest.mark.parametrize("route", ["chat", "hooks"])
+async def test_an_agent_beside_the_default_one_works_itself_and_its_words_are_found(
+    scene: Scene, route: str
+) -> None:
+    run = await ended(scene, await assigned(scene, f"scribe-{route}"))
+    calls = [str(call.body["messages"]) for call in scene.provider.to("native-gpt")]
+    assert any(f"[quarterdeck run {run.id}]" in call and "scribes-own" in call for call in calls)
+    assert run.exit_code == 0, said(scene, run)
+    assert run.result and run.result["summary"] and run.tokens and run.cost_micro_usd
 
 
 async def test_a_turn_that_is_stopped_is_stopped_there(scene: Scene) -> None:
@@ -145,7 +163,7 @@ async def _questions(scene: Scene, run: AgentRun) -> int:
     """How often the gateway was asked for this run, as its session's history tells."""
     gateway = Gateway(Address(scene.gateway.url, TOKEN, HOOKS_TOKEN))
     try:
-        messages = await gateway.history("hook:task:ET-001", lambda _: False)
+        messages = await gateway.history("agent:main:hook:task:ET-001", lambda _: False)
     finally:
         await gateway.close()
     asked = [text_of(message) for message in messages if message["role"] == "user"]

@@ -16,7 +16,8 @@ from tests.fakes.far_sides import far_side
 from tests.fakes.openclaw import GATEWAY_TOKEN, HOOKS_TOKEN, FakeOpenClaw, Reply
 from tests.waiting import until
 
-SESSION = "hook:task:ET-007"
+SESSION = "agent:main:hook:task:ET-007"
+HOOK = "hook:task:ET-007"
 ROUTES = ["openclaw", "openclaw-hooks"]
 
 
@@ -34,7 +35,7 @@ async def gateway(fake: FakeOpenClaw) -> AsyncIterator[Gateway]:
 
 
 async def by_hook(gateway: Gateway, message: str, key: str) -> tuple[str, str]:
-    return await gateway.run_agent(message, agent_id="main", session_key=SESSION, key=key, seconds=5)
+    return await gateway.run_agent(message, agent_id="main", session_key=HOOK, key=key, seconds=5)
 
 
 async def test_an_agent_is_woken_with_a_text(fake: FakeOpenClaw, gateway: Gateway) -> None:
@@ -172,6 +173,33 @@ async def test_a_turn_that_ends_in_an_error_there_has_failed_here(tmp_path: Path
         assert "ended in an error: The provider is away." in outcome.error
         assert (outcome.tokens, outcome.cost_micro_usd) == (120, 450)
         assert bench.far.begun() == 1
+
+
+@pytest.mark.parametrize("route", ROUTES)
+async def test_an_agent_beside_the_default_one_works_in_a_session_of_its_own(
+    tmp_path: Path, route: str
+) -> None:
+    async with far_side(route, tmp_path) as bench:
+        assert isinstance(bench.far, FarGateway)
+        fake = bench.far.gateway
+        fake.agents = ("main", "scribe")
+        fake.says("Written.")
+        outcome = await bench.run(parameters=bench.far.parameters | {"agent_id": "scribe"})
+        assert outcome.succeeded, bench.log()
+        assert outcome.result == {"summary": "Written."}
+        assert (outcome.tokens, outcome.cost_micro_usd) == (120, 450)
+        assert [turn.session.split(":")[1] for turn in fake.turns] == ["scribe"]
+
+
+async def test_the_turn_of_an_agent_beside_the_default_one_is_stopped_there(tmp_path: Path) -> None:
+    async with far_side("openclaw-hooks", tmp_path) as bench:
+        assert isinstance(bench.far, FarGateway)
+        bench.far.gateway.agents = ("main", "scribe")
+        bench.says("Never.", seconds=30)
+        await bench.runtime.start(bench.job(parameters=bench.far.parameters | {"agent_id": "scribe"}))
+        await until(lambda: bench.far.begun() == 1)
+        assert (await bench.runtime.stop(bench.folder, "cancelled")).cancelled
+        await until(bench.far.is_idle, 5)
 
 
 @pytest.mark.parametrize("route", ROUTES)
