@@ -202,13 +202,19 @@ class GiteaForge:
         await api.ask("POST", f"{place.path}/pulls/{number}/reviews", body=wish)
 
     async def combined_status(self, repository: str, commit: str) -> CombinedStatus:
-        """Commit statuses and, where this Gitea has them, workflow runs."""
+        """Commit statuses and, where this Gitea shows them to us, workflow runs.
+
+        Gitea combines the statuses of one page. It shows no runs to a user without administration where
+        a repository has no Actions (403), and has a status for each of their jobs in any case.
+        """
         rules.commit_id(commit)
         api, place = await self._at(repository)
-        statuses = await api.find(f"{place.path}/commits/{commit}/status")
-        runs = await api.find(f"{place.path}/actions/runs", head_sha=commit)
-        found = runs.get("workflow_runs") if isinstance(runs, dict) else None
-        return answers.combined(commit, statuses, [run for run in found or () if _is_of(run, commit)])
+        path = f"{place.path}/commits/{commit}/status"
+        statuses = [page async for page in api.pages(path, answers.statuses_of, judge=(404,))]
+        path = f"{place.path}/actions/runs"
+        pages = api.pages(path, answers.runs_of, judge=(403, 404), head_sha=commit)
+        runs = [run async for page in pages for run in answers.runs_of(page) if _is_of(run, commit)]
+        return answers.combined(commit, statuses, runs)
 
     async def merge(self, repository: str, number: int, head: str, title: str) -> str:
         """Raises `Forbidden` where a person must act in Gitea: approvals, rights, an archived repository."""
@@ -321,5 +327,5 @@ class GiteaForge:
         return await self.api(), place
 
 
-def _is_of(run: Any, commit: str) -> bool:
-    return isinstance(run, dict) and run.get("head_sha", commit) == commit
+def _is_of(run: dict[str, Any], commit: str) -> bool:
+    return bool(run.get("head_sha", commit) == commit)

@@ -123,23 +123,37 @@ def _review(review: Json, login: str) -> ReviewInfo:
     return ReviewInfo(user, verdict, body, commit)
 
 
-def combined(commit: str, statuses: Json | None, runs: Iterable[Json]) -> CombinedStatus:
-    """What all CI says of a commit: commit statuses, and workflow runs that nobody mirrors into those."""
-    statuses = statuses or {}
-    total = statuses.get("total_count")
-    told = total if isinstance(total, int) else 0
+def entries_of(content: Any, name: str = "") -> list[dict[str, Any]]:
+    """The entries of a list, which may stand under a name; of anything else there are none."""
+    if name:
+        content = content.get(name) if isinstance(content, dict) else None
+    return [entry for entry in content if isinstance(entry, dict)] if isinstance(content, list) else []
+
+
+def statuses_of(page: Any) -> list[Json]:
+    """The statuses on a page of a commit's combined status."""
+    return entries_of(page, "statuses")
+
+
+def runs_of(page: Any) -> list[Json]:
+    """The workflow runs on a page of their list."""
+    return entries_of(page, "workflow_runs")
+
+
+def combined(commit: str, statuses: Iterable[Json], runs: Iterable[Json]) -> CombinedStatus:
+    """What all CI says of a commit: pages of commit statuses, and workflow runs that are not among those."""
+    pages = [page for page in statuses if statuses_of(page)]
+    entries = [entry for page in pages for entry in statuses_of(page)]
     results = [_run(run) for run in _newest(runs)]
-    states = [state for _, state in results]
-    if told:
-        states.append(_state(_text(statuses, "state")))
+    states = [_state(_text(page, "state")) for page in pages] + [state for _, state in results]
     bad = [
         (_text(entry, "context"), _text(entry, "description") or _text(entry, "status"))
-        for entry in statuses.get("statuses") or ()
+        for entry in entries
         if _state(_text(entry, "status")) in (CIState.FAILURE, CIState.ERROR)
     ]
     bad += [(name, state.value) for name, state in results if state is CIState.FAILURE]
     summary = rules.one_line(rules.summary(bad))
-    return CombinedStatus(commit, rules.combined(states), told + len(results), summary)
+    return CombinedStatus(commit, rules.combined(states), len(entries) + len(results), summary)
 
 
 def _state(word: str) -> CIState:

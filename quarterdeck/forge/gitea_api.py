@@ -10,13 +10,14 @@ Source of its answers: the specs' contracts and Gitea's own `routers/api/v1`.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
+from quarterdeck.forge.gitea_answers import entries_of
 from quarterdeck.forge.rules import one_line
 from quarterdeck.kernel import http, log
 from quarterdeck.kernel.errors import Conflict, Forbidden, Misconfigured, NotFound, QuarterdeckError
@@ -34,11 +35,15 @@ MEND = "Correct the block `gitea` (or GITEA_URL, GITEA_TOKEN); `quarterdeck forg
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer that the caller judges itself; `message` is Gitea's own word."""
+    """An answer that the caller judges itself; `message` is Gitea's own word.
+
+    `total`: how many entries a list has on all its pages; 0 where Gitea does not say.
+    """
 
     status: int
     content: Any
     message: str = ""
+    total: int = 0
 
 
 class GiteaApi:
@@ -77,11 +82,32 @@ class GiteaApi:
 
     async def all(self, path: str, **query: Any) -> AsyncIterator[dict[str, Any]]:
         """The entries of a list, page by page, as far as they are wanted."""
-        for page in range(1, PAGES + 1):
-            entries = _list(await self.get(path, **query, page=page, limit=PAGE))
-            for entry in entries:
+        async for content in self.pages(path, entries_of, **query):
+            for entry in entries_of(content):
                 yield entry
-            if len(entries) < PAGE:
+
+    async def pages(
+        self,
+        path: str,
+        entries: Callable[[Any], list[dict[str, Any]]],
+        *,
+        judge: Collection[int] = (),
+        **query: Any,
+    ) -> AsyncIterator[Any]:
+        """The contents of a list's pages, in each of which are these `entries`.
+
+        A page may have fewer than it was asked for: each Gitea has a limit of its own. A status of `judge`
+        is the end of it.
+        """
+        seen = 0
+        for page in range(1, PAGES + 1):
+            answer = await self.ask("GET", path, query={**query, "page": page, "limit": PAGE}, judge=judge)
+            if answer.status in judge:
+                return
+            yield answer.content
+            found = len(entries(answer.content))
+            seen += found
+            if not found or (found < PAGE and seen >= answer.total):
                 return
 
     async def ask(
@@ -103,7 +129,7 @@ class GiteaApi:
             return Answer(status, None)
         if 300 <= status < 500 and status != 429:
             raise refusal(status, _message(answer))
-        return Answer(status, http.json_of(answer))
+        return Answer(status, http.json_of(answer), total=_total(answer))
 
 
 class _Pace:
@@ -146,5 +172,6 @@ def _message(answer: httpx.Response) -> str:
     return ""
 
 
-def _list(content: Any) -> list[dict[str, Any]]:
-    return [entry for entry in content if isinstance(entry, dict)] if isinstance(content, list) else []
+def _total(answer: httpx.Response) -> int:
+    told = answer.headers.get("x-total-count", "")
+    return int(told) if told.isascii() and told.isdigit() else 0

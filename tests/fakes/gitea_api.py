@@ -126,8 +126,10 @@ async def _commits(asked: _Asked) -> Answer:
     sha = await asked.repo.commit(ref)
     if sha is None:
         raise Refused(404)
-    if what == "status":
-        return 200, shapes.combined(asked.repo, sha, asked.gitea.url)
+    if what == "status":  # the newest of each context; only those of the page are combined, and counted
+        newest = {s.context: s for s in asked.repo.statuses if s.sha == sha}
+        _, (page, headers) = asked.page([*newest.values()])
+        return 200, (shapes.combined(page, asked.repo, sha, asked.gitea.url), headers)
     for pull in asked.repo.pulls:
         if sha in (pull.head, pull.merge_commit):
             return 200, await asked.shown(pull)
@@ -146,10 +148,12 @@ async def _statuses(asked: _Asked) -> Answer:
 
 
 async def _actions(asked: _Asked) -> Answer:
+    if not asked.repo.has_actions:  # only administrators are told that there are none
+        raise Refused(403, "user should have specific read permission or be a repo admin or a site admin")
     wanted = asked.query.get("head_sha", "")
     told = [run for run in asked.repo.runs if run.sha == wanted or not asked.gitea.filters_runs]
-    runs = [shapes.run(run, asked.gitea.url) for run in told]
-    return 200, {"total_count": len(runs), "workflow_runs": runs}
+    _, (runs, headers) = asked.page([shapes.run(run, asked.gitea.url) for run in told])
+    return 200, ({"total_count": len(told), "workflow_runs": runs}, headers)
 
 
 async def _hooks(asked: _Asked) -> Answer:

@@ -1,5 +1,6 @@
 """The JSON of the fake Gitea, in API answers and in deliveries."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from tests.fakes.gitea_state import Hook, Pull, Repo, Review, Run, Status
@@ -109,10 +110,9 @@ def status(status: Status) -> Json:
     }
 
 
-def combined(repo: Repo, sha: str, base: str) -> Json:
-    """The newest result of each context; none at all is pending, and so is a lone pending one."""
-    newest = {s.context: s for s in repo.statuses if s.sha == sha}
-    states = {s.state for s in newest.values()}
+def combined(page: Sequence[Status], repo: Repo, sha: str, base: str) -> Json:
+    """What one page of statuses comes to; none at all is pending, and so is a lone pending one."""
+    states = {s.state for s in page}
     if states & {"error", "failure", "warning"}:
         state = "failure"
     else:
@@ -120,8 +120,8 @@ def combined(repo: Repo, sha: str, base: str) -> Json:
     return {
         "state": state,
         "sha": sha,
-        "total_count": len(newest),
-        "statuses": [status(s) for s in newest.values()] or None,
+        "total_count": len(page),
+        "statuses": [status(s) for s in page] or None,
         "repository": repository(repo, base),
         "commit_url": "",
         "url": "",

@@ -126,13 +126,17 @@ class Hook:
 
 @dataclass
 class Repo:
-    """A repository. `protected`: branch -> how many official approvals a merge into it needs."""
+    """A repository. `protected`: branch -> how many official approvals a merge into it needs.
+
+    `has_actions`: does it have that unit, or is its CI elsewhere?
+    """
 
     owner: str
     name: str
     path: Path
     default_branch: str = "main"
     archived: bool = False
+    has_actions: bool = True
     fork_of: "Repo | None" = None
     protected: dict[str, int] = field(default_factory=dict)
     writers: set[str] = field(default_factory=set)

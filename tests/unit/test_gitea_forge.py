@@ -26,7 +26,7 @@ from quarterdeck.kernel.errors import (
 from quarterdeck.pipeline.gates import GATES, Answer, Asked
 from quarterdeck.pipeline.model import GateVerdict
 from tests.fakes.gitea import ANNA, STRANGER, TOKEN, FakeGitea
-from tests.fakes.gitea_state import Repo
+from tests.fakes.gitea_state import Repo, Status
 from tests.unit.test_gitea_contract import Shop, connected
 
 NAME = "gitea:acme/shop"
@@ -201,6 +201,40 @@ async def test_runs_of_other_commits_count_for_nothing_where_gitea_tells_them_to
     await there.gitea.workflow(there.repo, str(there.repo.head("main")), "main", "completed", "success")
     status = await there.forge.combined_status(NAME, head)
     assert (status.state, status.total) == (CIState.PENDING, 0)
+
+
+async def test_ci_that_is_elsewhere_counts_where_a_repository_has_no_actions(there: There):
+    """Gitea refuses to tell a user without administration that there are no runs."""
+    head, there.repo.has_actions = await there.push(), False
+    assert (await there.forge.combined_status(NAME, head)).total == 0
+    await there.gitea.report(there.repo, head, "success")
+    status = await there.forge.combined_status(NAME, head)
+    assert (status.state, status.total) == (CIState.SUCCESS, 1)
+
+
+@pytest.mark.parametrize("limit", [50, 20])
+async def test_a_bad_status_among_many_is_never_passed_over(there: There, limit: int):
+    """Gitea combines the statuses of one page, and an administrator says how long a page is."""
+    there.gitea.page_limit = limit
+    head = await there.push()
+    await there.gitea.report(there.repo, head, "success", "job 0")
+    for number in range(1, 60):
+        there.repo.statuses.append(Status(head, "success", f"job {number}", ""))
+    await there.gitea.report(there.repo, head, "failure", "job 60", "two tests failed")
+    status = await there.forge.combined_status(NAME, head)
+    assert (status.state, status.total, status.summary) == (CIState.FAILURE, 61, "job 60: two tests failed")
+
+
+async def test_a_rejection_on_another_page_is_a_rejection(there: There):
+    there.gitea.page_limit = 1
+    head = await there.push()
+    number = (await there.open()).number
+    await there.gitea.review(there.repo, number, "APPROVED", user="acme")
+    await there.gitea.review(there.repo, number, "REQUEST_CHANGES", "no", user=ANNA)
+    said = {(review.reviewer, review.verdict) for review in (await there.info()).reviews}
+    assert said == {("acme", Verdict.APPROVED), (ANNA, Verdict.REJECTED)}
+    with pytest.raises(Conflict, match=f"rejected by {ANNA}"):
+        await there.forge.merge(NAME, number, head, "Greet")
 
 
 async def test_the_hook_is_installed_once_and_right_however_often_one_asks(there: There):
