@@ -190,6 +190,7 @@ class GiteaForge:
         """
         api, place = await self._at(repository)
         await self._must_have_commit(api, place, rules.commit_id(commit))
+        comment = comment.strip()
         pull, login = await self._pull(api, place, number), await api.login()
         rules.check_review(answers.author(pull, login), reviewer, verdict)
         given = ReviewInfo(reviewer, verdict, comment, commit)

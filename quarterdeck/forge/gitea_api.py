@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
@@ -121,7 +122,7 @@ class GiteaApi:
     ) -> Answer:
         """Any request. A status of `judge` is answered, any other refusal raised."""
         await self._pace.wait()
-        answer = await self._client.request(method, path, params=query or None, json=body)
+        answer = await self._client.request(method, quote(path), params=query or None, json=body)
         status = answer.status_code
         if status in judge:
             return Answer(status, None, _message(answer))

@@ -237,6 +237,21 @@ async def test_a_rejection_on_another_page_is_a_rejection(there: There):
         await there.forge.merge(NAME, number, head, "Greet")
 
 
+async def test_a_branch_whose_name_means_something_in_an_address_is_that_branch(there: There):
+    ours = await there.gitea.push(there.repo, "release#1", {"a.txt": "ours"})
+    await there.gitea.push(there.repo, "release", {"a.txt": "another"})
+    assert await there.forge.head(NAME, "release#1") == ours
+    assert await there.forge.head(NAME, "release%231") is None
+
+
+async def test_a_review_that_ends_in_an_empty_line_is_given_once(there: There):
+    head = await there.push()
+    number = (await there.open()).number
+    for _ in range(2):
+        await there.say(number, Verdict.APPROVED, head, comment="Well done.\n")
+    assert len(there.repo.pull(number).reviews) == 1
+
+
 async def test_the_hook_is_installed_once_and_right_however_often_one_asks(there: There):
     api = await there.forge.api()  # type: ignore[attr-defined]
     place = await there.forge.place(NAME)  # type: ignore[attr-defined]
