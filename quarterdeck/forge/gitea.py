@@ -235,7 +235,8 @@ class GiteaForge:
         return info.merged_commit or info.head
 
     async def _merge(self, api: GiteaApi, place: Place, info: PullRequestInfo, title: str) -> None:
-        wish = {"Do": "merge", "head_commit_id": info.head, "merge_title_field": rules.one_line(title)}
+        style = answers.merge_style(await api.get(place.path))
+        wish = {"Do": style, "head_commit_id": info.head, "merge_title_field": rules.one_line(title)}
         clock = asyncio.get_running_loop()
         end = clock.time() + MERGE_PATIENCE
         while True:

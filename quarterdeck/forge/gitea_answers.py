@@ -89,6 +89,12 @@ def pull_request(pull: Json, reviews: Iterable[Json], login: str) -> PullRequest
     )
 
 
+def merge_style(repository: Json) -> str:
+    """How it is merged: by a commit of its own or, where that is not allowed, as is usual there."""
+    allows_commits = repository.get("allow_merge_commits") is not False
+    return "merge" if allows_commits else _text(repository, "default_merge_style") or "merge"
+
+
 def reference(told: Any, name: str) -> str:
     """Where a reference stands: Gitea answers with one, or with all whose names begin so. Empty = nowhere."""
     found = [entry for entry in (told if isinstance(told, list) else [told]) if isinstance(entry, dict)]

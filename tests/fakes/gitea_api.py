@@ -264,8 +264,11 @@ async def _merge_alone(asked: _Asked, pull: Pull) -> Answer:
         raise Refused(405, "Does not have enough approvals")
     if body.get("head_commit_id", pull.head) != pull.head:
         raise Refused(409, "head out of date")
+    if body["Do"] not in repo.styles:
+        raise Refused(405, f"{body['Do']} is not allowed an allowed merge style for this repository")
     before = repo.branches()
-    merged = await repo.merge(pull, body.get("merge_title_field") or f"Merge pull request #{pull.number}")
+    title = body.get("merge_title_field") or f"Merge pull request #{pull.number}"
+    merged = await repo.merge(pull, title, body["Do"])
     if merged is None:
         raise Refused(405, "Please try again later")  # a conflict looks like a merge still being computed
     pull.state, pull.merged, pull.merge_commit = "closed", True, merged

@@ -128,7 +128,8 @@ class Hook:
 class Repo:
     """A repository. `protected`: branch -> how many official approvals a merge into it needs.
 
-    `has_actions`: does it have that unit, or is its CI elsewhere?
+    `has_actions`: does it have that unit, or is its CI elsewhere? `styles`: how it may be merged, the usual
+    way first.
     """
 
     owner: str
@@ -137,6 +138,7 @@ class Repo:
     default_branch: str = "main"
     archived: bool = False
     has_actions: bool = True
+    styles: tuple[str, ...] = ("merge", "rebase", "rebase-merge", "squash", "fast-forward-only")
     fork_of: "Repo | None" = None
     protected: dict[str, int] = field(default_factory=dict)
     writers: set[str] = field(default_factory=set)
@@ -177,7 +179,7 @@ class Repo:
         told = _told(branch, files, message, parents)
         return await self.git("fast-import", "--quiet", "--force", "--date-format=now", stdin=told)
 
-    async def merge(self, pull: Pull, title: str) -> str | None:
+    async def merge(self, pull: Pull, title: str, style: str = "merge") -> str | None:
         """The merge commit, or None if both sides changed the same."""
         base = self.head(pull.base)
         await self.git("fetch", "--quiet", str(pull.head_repo.path), pull.head)
@@ -187,7 +189,9 @@ class Repo:
         if rest:
             return None
         message = f"{title}\n\nReviewed-on: {self.full_name}/pulls/{pull.number}"
-        commit = await self.git("commit-tree", tree, "-p", str(base), "-p", pull.head, "-m", message)
+        parents = [str(base)] if style == "squash" else [str(base), pull.head]
+        ties = [word for parent in parents for word in ("-p", parent)]
+        commit = await self.git("commit-tree", tree, *ties, "-m", message)
         await self.git("update-ref", f"refs/heads/{pull.base}", commit)
         return commit
 

@@ -116,6 +116,16 @@ async def test_a_merge_that_is_computed_for_ever_is_not_waited_for_for_ever(
     assert told.value.code == "gitea_computing"
 
 
+async def test_a_repository_that_wants_no_merge_commits_is_merged_in_its_usual_way(there: There):
+    there.repo.styles = ("squash", "rebase")
+    head = await there.push()
+    number = (await there.open()).number
+    assert await there.forge.merge(NAME, number, head, "Greet") == there.repo.head("main")
+    assert await there.forge.merge(NAME, number, head, "Greet") == there.repo.head("main")
+    parents = (await there.repo.git("log", "-1", "--format=%P", "main")).split()
+    assert len(parents) == 1 and head not in parents
+
+
 async def test_a_pull_request_closed_by_hand_is_not_merged_nor_its_ci_waited_for(there: There):
     head = await there.push()
     number = (await there.open()).number
