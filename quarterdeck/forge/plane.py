@@ -27,6 +27,8 @@ PER_PAGE = 50
 BRIEF_PER_PAGE = 1000
 """As many as the community edition gives at once; others refuse more than `FEW_PER_PAGE`."""
 FEW_PER_PAGE = 100
+MOST_ROWS = 1000
+"""Of projects, or of states of a project."""
 MEMORY = timedelta(minutes=10)
 """How long states and our own id are believed without asking again."""
 REST = 30.0
@@ -79,10 +81,9 @@ class Plane:
 
     async def projects(self) -> tuple[TrackerProject, ...]:
         """All projects of the workspace (the first thousand)."""
-        answer = await self._send("GET", "/projects/", params={"per_page": 1000})
         return tuple(
             TrackerProject(shapes.identity(row), str(row.get("identifier") or ""), str(row.get("name") or ""))
-            for row in _results(answer)
+            for row in await self._every("/projects/")
         )
 
     async def project(self, name: str) -> TrackerProject:
@@ -99,13 +100,23 @@ class Plane:
         return found
 
     async def _ask_for_states(self, project: str) -> tuple[TrackerState, ...]:
-        answer = await self._send("GET", f"/projects/{quote(project)}/states/", params={"per_page": 1000})
         known = {group.value for group in Group}
         return tuple(
             TrackerState(shapes.identity(row), str(row.get("name") or ""), Group(row["group"]))
-            for row in _results(answer)
+            for row in await self._every(f"/projects/{quote(project)}/states/")
             if row.get("group") in known
         )
+
+    async def _every(self, path: str) -> list[dict[str, Any]]:
+        """The rows of a list, from all its pages."""
+        rows, page = list[dict[str, Any]](), ""
+        while True:
+            asked = {"per_page": str(FEW_PER_PAGE)} | ({"cursor": page} if page else {})
+            answer = await self._send("GET", path, params=asked)
+            rows += _results(answer)
+            page = _next_page(answer)
+            if not page or len(rows) >= MOST_ROWS:
+                return rows
 
     async def issue(self, project: str, identity: str) -> Issue:
         """One issue."""
@@ -140,9 +151,7 @@ class Plane:
     async def _page(self, project: str, asked: Mapping[str, str], spare: int) -> Changed:
         path = f"/projects/{quote(project)}/work-items/"
         answer = _object(await self._send("GET", path, params=asked, spare=spare))
-        more = answer.get("next_page_results") is True  # a cursor is there even on the last page
-        found = tuple(_issue(row) for row in _results(answer))
-        return Changed(found, str(answer.get("next_cursor") or "")[:200] if more else "")
+        return Changed(tuple(_issue(row) for row in _results(answer)), _next_page(answer))
 
     async def comments(self, project: str, issue: str, *, spare: int = 0) -> tuple[Comment, ...]:
         """The comments of an issue (the newest hundred)."""
@@ -282,6 +291,12 @@ def _results(answer: Any) -> list[dict[str, Any]]:
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         _not_plane()
     return rows
+
+
+def _next_page(answer: Any) -> str:
+    """The cursor of the next page; one stands there even on the last page, which says that there is none."""
+    has_more = isinstance(answer, dict) and answer.get("next_page_results") is True
+    return str(answer.get("next_cursor") or "")[:200] if has_more else ""
 
 
 def _issue(row: Any) -> Issue:

@@ -246,12 +246,12 @@ class FakePlane:
         }
 
     def _projects(self, _: Any, query: dict[str, str], *__: Any) -> tuple[int, Any]:
-        return 200, page(list(self.books.projects.values()), query)
+        return 200, self._page(list(self.books.projects.values()), query)
 
     def _states(self, names: tuple[str, ...], query: dict[str, str], *_: Any) -> tuple[int, Any]:
         self._must_have(self.books.projects, names[0])
         rows = [s for s in self.books.states.values() if s["project"] == names[0] and s["group"] != "triage"]
-        return 200, page(rows, query)
+        return 200, self._page(rows, query)
 
     def _issues(self, names: tuple[str, ...], query: dict[str, str], *_: Any) -> tuple[int, Any]:
         rows = [issue for issue in self.books.issues.values() if issue["project"] == names[0]]
@@ -261,12 +261,9 @@ class FakePlane:
                 if (row["external_id"], row["external_source"]) == wanted:
                     return 200, row
             raise Refusal(404, {"error": "The requested resource does not exist."})
-        if int(query.get("per_page", 0)) > self.most_per_page:
-            told = f"Invalid per_page value. Cannot exceed {self.most_per_page}."
-            raise Refusal(400, {"detail": told})
         order = query.get("order_by", "-created_at")
         rows.sort(key=lambda row: row[order.lstrip("-")], reverse=order.startswith("-"))
-        return 200, page([self._shown(row, query) for row in rows], query)
+        return 200, self._page([self._shown(row, query) for row in rows], query)
 
     def _file(
         self, names: tuple[str, ...], _: dict[str, str], body: dict[str, Any], actor: str
@@ -305,7 +302,7 @@ class FakePlane:
     def _comments(self, names: tuple[str, ...], query: dict[str, str], *_: Any) -> tuple[int, Any]:
         self._must_have(self.books.issues, names[1])
         rows = [row for row in self.books.comments.values() if row["issue"] == names[1]]
-        return 200, page(rows[::-1], query)
+        return 200, self._page(rows[::-1], query)
 
     def _comment(self, names: tuple[str, ...], *_: Any) -> tuple[int, Any]:
         self._must_have(self.books.comments, names[2])
@@ -326,6 +323,12 @@ class FakePlane:
         text = re.sub(r"^<p>|</p>$", "", body["comment_html"])
         self.books.edit(names[2], actor, text)
         return 200, self.books.comments[names[2]]
+
+    def _page(self, rows: list[dict[str, Any]], query: dict[str, str]) -> dict[str, Any]:
+        if int(query.get("per_page", 0)) > self.most_per_page:
+            told = f"Invalid per_page value. Cannot exceed {self.most_per_page}."
+            raise Refusal(400, {"detail": told})
+        return page(rows, query)
 
     def _shown(self, row: dict[str, Any], query: dict[str, str]) -> Any:
         shown = self.books.expanded(row, tuple(query.get("expand", "").split(",")))

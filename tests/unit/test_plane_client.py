@@ -59,6 +59,15 @@ async def test_it_knows_who_it_is_and_which_projects_and_states_there_are(
         await plane.project("NONE")
 
 
+async def test_projects_and_states_are_found_where_plane_gives_few_at_once(
+    plane: Plane, fake: FakePlane
+) -> None:
+    fake.most_per_page = 100
+    projects = [fake.books.project(f"P{number}") for number in range(120)]
+    assert (await plane.project("P119")).id == projects[-1]
+    assert len(await plane.states(projects[-1])) == 6
+
+
 async def test_states_and_its_own_id_are_asked_for_once_in_ten_minutes(
     plane: Plane, fake: FakePlane, clock: ManualClock
 ) -> None:
