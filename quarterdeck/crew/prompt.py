@@ -4,6 +4,7 @@ The form in which it answers is described in docs/reference/text-agents.md.
 """
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +13,11 @@ from typing import Any
 MOST_DOCUMENT = 20_000
 MOST_DOCUMENTS = 100_000
 """Characters of one document, and of all of them, that are shown to the agent."""
+
+_END = re.compile(r"<(?=\s*/\s*data)", re.IGNORECASE)
+"""The beginning of what a model might take for the end of a text."""
+
+_IN_NAMES = str.maketrans('"<>', "'()")
 
 FORM = """Answer in this form. What you write first is your summary. Everything that shall be in the \
 repository is a file: a line `=== path/of/the/file ===`, and below it the whole content. Paths are relative \
@@ -65,9 +71,9 @@ def _parts(job: Mapping[str, Any]) -> Iterator[str]:
 
 
 def data(name: str, text: str) -> str:
-    """A text of somebody else, marked as what it is."""
-    inside = text.replace("</data>", "< /data>")
-    return f'<data name="{name}">\n{inside}\n</data>'
+    """A text of somebody else, marked as what it is, whatever stands in it or in its name."""
+    called = " ".join(name.translate(_IN_NAMES).split())
+    return f'<data name="{called}">\n{_END.sub("&lt;", text)}\n</data>'
 
 
 def _documents(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -10,6 +10,7 @@ from typing import Any
 from quarterdeck.crew import chat_stream
 from quarterdeck.crew.agent_api_client import read_file
 from quarterdeck.crew.model_runtime import Models
+from quarterdeck.crew.prompt import data
 from quarterdeck.kernel.errors import Invalid, Misconfigured
 from quarterdeck.surfaces.accounts import Accounts
 from quarterdeck.surfaces.agents import window
@@ -118,5 +119,4 @@ def _told(workspace: Path, files: Sequence[str]) -> Iterator[str]:
         if content is None or "\x00" in content:
             yield f"[The user sent the file {name}, which you cannot read.]"
         else:
-            inside = content[:MOST_OF_A_FILE].replace("</data>", "< /data>")
-            yield f'<data name="{name}">\n{inside}\n</data>'
+            yield data(name, content[:MOST_OF_A_FILE])
