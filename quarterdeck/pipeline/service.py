@@ -14,6 +14,7 @@ import psutil
 
 from quarterdeck.board.cards import Card
 from quarterdeck.board.model import OUTSIDE, State, WorkItem
+from quarterdeck.crew.keeper import born
 from quarterdeck.crew.model import AgentRun
 from quarterdeck.crew.service import Crew
 from quarterdeck.kernel.database import Database, Unit
@@ -32,8 +33,11 @@ from quarterdeck.pipeline.work import LEASE, StageWork, Ticket
 
 @cache
 def this_holder() -> str:
-    """This process, so that others can see whether it still lives: host, pid and start time."""
-    return f"{socket.gethostname()}:{os.getpid()}:{psutil.Process().create_time():.2f}"
+    """This process, so that others can see whether it still lives: host, pid and birth.
+
+    The birth is the kernel's own word for it: what is derived from the clock changes when that is set.
+    """
+    return f"{socket.gethostname()}:{os.getpid()}:{born(os.getpid())}"
 
 
 def is_dead(holder: str) -> bool:
@@ -41,10 +45,8 @@ def is_dead(holder: str) -> bool:
     host, pid, started = holder.rsplit(":", 2)
     if host != socket.gethostname():
         return False
-    try:
-        return f"{psutil.Process(int(pid)).create_time():.2f}" != started
-    except psutil.NoSuchProcess:
-        return True
+    birth = born(int(pid))
+    return birth != started if birth else not psutil.pid_exists(int(pid))
 
 
 class Engine:

@@ -1,6 +1,7 @@
 """The engine on a real database: claims, fences, decisions, and one winner of every race."""
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -201,6 +202,15 @@ async def test_the_claim_of_a_process_that_died_is_free_at_once(house: House) ->
     assert await house.engine.candidates(10) == []
     assert await house.engine.free_claims() == 1
     assert await house.engine.candidates(10) == [Candidate(key, "analysis", 1)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the clock's word is the only one")
+async def test_a_clock_that_is_set_leaves_the_living_their_claims(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await taken(house, await filed(house))
+    monkeypatch.setattr("psutil._pslinux.boot_time", lambda: 0.0)  # the kernel tells it by the clock
+    assert await house.engine.free_claims() == 0
 
 
 async def test_after_a_crash_the_run_that_was_started_is_adopted(house: House) -> None:
