@@ -19,6 +19,7 @@ from prefect.context import AsyncClientContext, SyncClientContext
 
 from deployments import leash, process, starting
 from flows.approval import verdict
+from flows.keep_house import time_limits
 from flows.stage import let_go, run_stage
 from quarterdeck.house import House, open_house
 from quarterdeck.kernel import disk
@@ -32,6 +33,7 @@ from tasks.approvals import close_form, open_form
 from tasks.ci import run_next_ci
 from tasks.connections import copy_blocks
 from tasks.telegram import start_listener
+from tasks.upkeep import close_overdue_runs
 
 log = structlog.get_logger(__name__)
 
@@ -86,6 +88,7 @@ class Desk:
             ("strays", self._stop_strays),
             ("given up", self._stop_given_up),
             ("leftovers", self._sweep),
+            ("overdue runs", self._close_overdue_runs),
         ]
         loops = [asyncio.create_task(self._listen())]
         loops += [asyncio.create_task(self._do(name, duty)) for name, duty in duties]
@@ -212,6 +215,12 @@ class Desk:
             for run in answer.raise_for_status().json():
                 await self.house.engine.interrupt(run["id"], "The stage run was cancelled in Prefect.")
         return 2.0
+
+    async def _close_overdue_runs(self) -> float:
+        await self._must_reach_prefect()
+        if closed := await close_overdue_runs(self.house, time_limits()):
+            log.warning("runs_closed", overdue=closed)
+        return 60.0
 
     # Everything else
 

@@ -37,7 +37,7 @@ async def keep_house() -> "State[None]":
             "blocks copied": await copy_changed_blocks(house),
             "claims freed": await free_claims(house),
             "forms restored": await restore_forms(house),
-            "dead runs closed": await close_dead_runs(house, _limits()),
+            "dead runs closed": await close_dead_runs(house, time_limits()),
             "quiet sweeps forgotten": await forget_quiet_runs(house, QUIET),
             "old deliveries forgotten": await forget_deliveries(house),
             "old Telegram rows forgotten": await forget_telegram(house),
@@ -48,7 +48,8 @@ async def keep_house() -> "State[None]":
     return Completed(message=found or "Everything was in order.")
 
 
-def _limits() -> dict[str, float]:
+def time_limits() -> dict[str, float]:
+    """Of every flow that has one, in seconds."""
     flows = (ask_for_approval, deliver, reconcile_plane, router_upkeep, sweep)
     limits = {flow.name: flow.timeout_seconds for flow in flows}
     return {"keep house": LIMIT, **{name: seconds for name, seconds in limits.items() if seconds}}

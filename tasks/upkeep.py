@@ -1,6 +1,6 @@
 """What keeps the house in order when Prefect lost something: forms that vanished, runs nobody works on."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -27,9 +27,14 @@ from tasks.step import step
 GRACE = timedelta(minutes=3)
 """How long a run may be silent before it counts as dead: the server's own rule should be faster."""
 
+ON_ITS_WAY = timedelta(minutes=4)
+"""How long a run may take from its place to its process: less than the five minutes after which Prefect gives
+the place to another, while its server lives."""
+
 QUIET_KEPT = timedelta(hours=1)
 
-STAGE = "stage"
+STAGE, LISTEN = "stage", "listen"
+"""Flows without a time limit."""
 
 
 @step("copy blocks", seconds=120, retries=3)
@@ -94,16 +99,41 @@ async def close_dead_runs(house: House, limits: Mapping[str, float]) -> int:
 
     A stage run lives as long as it holds its claim; any other run at most as long as its time limit.
     """
-    now, closed = house.database.clock.now(), 0
+    closed = await close_overdue_runs(house, limits)
     at_work = await house.engine.flow_runs_at_work()
     async with get_client() as client:
-        for run in await _running(client, STAGE, now - GRACE):
+        for run in await _running(client, STAGE, house.database.clock.now() - GRACE):
             if str(run.id) not in at_work:
                 closed += await _close(client, run, "Nobody holds the claim of this stage run any more.")
+    return closed
+
+
+async def close_overdue_runs(house: House, limits: Mapping[str, float]) -> int:
+    """Close runs that take up their deployment's place for nothing: older than their limit, or never begun.
+
+    What was on its way to a process when everything stopped stays so for ever, and may hold up all that come
+    after it. The desk looks too: the upkeep itself can be held up so.
+    """
+    now, closed = house.database.clock.now(), 0
+    async with get_client() as client:
+        for run in await _never_begun(client, {STAGE, LISTEN, *limits}, now - ON_ITS_WAY):
+            closed += await _close(client, run, "The process of this run was never there.")
         for name, seconds in limits.items():
             for run in await _running(client, name, now - GRACE - timedelta(seconds=seconds)):
                 closed += await _close(client, run, "The run is older than its time limit.")
     return closed
+
+
+async def _never_begun(client: PrefectClient, flows: Collection[str], since: datetime) -> list[FlowRun]:
+    """Runs that have been on their way since then; those of work pools are their workers' to see to."""
+    runs = await client.read_flow_runs(
+        flow_filter=FlowFilter(name=FlowFilterName(any_=list(flows))),
+        flow_run_filter=FlowRunFilter(
+            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PENDING]))
+        ),
+        limit=200,
+    )
+    return [run for run in runs if not run.work_pool_name and run.state and run.state.timestamp < since]
 
 
 async def _running(client: PrefectClient, flow: str, started_before: datetime) -> list[FlowRun]:

@@ -13,10 +13,11 @@ from prefect.runner._process_manager import ProcessHandle
 from structlog.testing import capture_logs
 
 from deployments.api import run_by_name
+from deployments.catalogue import CATALOGUE
 from deployments.runner import HandingOver, hear_cancellations
 from quarterdeck.house import House
 from quarterdeck.kernel.errors import Invalid, NotFound, Unavailable
-from tasks.upkeep import close_dead_runs
+from tasks.upkeep import close_dead_runs, close_overdue_runs
 from tests.fakes.clock import ManualClock
 from tests.fakes.ports import free_port
 from tests.services.conftest import RunningPrefect
@@ -128,6 +129,7 @@ async def test_a_cancelled_run_ends_although_the_connection_that_tells_of_it_was
         ("stage", "RUNNING", "CRASHED"),
         ("stage", "CANCELLING", "CANCELLED"),
         ("keep house", "RUNNING", "CRASHED"),
+        ("listen", "PENDING", "CRASHED"),
     ],
 )
 async def test_a_run_that_nobody_works_on_is_closed(
@@ -142,3 +144,26 @@ async def test_a_run_that_nobody_works_on_is_closed(
     clock.go(3600)
     assert await close_dead_runs.fn(house, {"keep house": 540}) >= 1
     assert (await state_of(api, run))["type"] == end
+
+
+async def test_a_run_whose_process_never_came_holds_up_the_next_ones_for_minutes_only(
+    client_of_prefect: RunningPrefect, known: RunningPrefect, house: House, api: httpx.AsyncClient
+) -> None:
+    house.database.clock = clock = ManualClock()
+    assert await begun(api, "router-rotate") == "ACCEPT"
+    assert await begun(api, "router-rotate") == "REJECT"
+    clock.go_to(datetime.now(UTC) + timedelta(minutes=5))
+    assert await close_overdue_runs(house, {"router upkeep": 900}) >= 1
+    assert await begun(api, "router-rotate") == "ACCEPT"
+    await close_overdue_runs(house, {"router upkeep": 900})
+
+
+async def begun(api: httpx.AsyncClient, name: str) -> str:
+    """What the server says to a run of a deployment that is about to get its process."""
+    flow = next(entry.load().name for entry in CATALOGUE if entry.name == name)
+    deployment = (await api.get(f"/deployments/name/{flow}/{name}")).json()["id"]
+    due = (datetime.now(UTC) + timedelta(hours=1)).isoformat()  # not yet any runner's
+    wanted = {"state": {"type": "SCHEDULED", "state_details": {"scheduled_time": due}}}
+    run = (await api.post(f"/deployments/{deployment}/create_flow_run", json=wanted)).json()["id"]
+    asked = {"state": {"type": "PENDING", "name": "Pending"}}
+    return str((await api.post(f"/flow_runs/{run}/set_state", json=asked)).json()["status"])
