@@ -8,6 +8,7 @@ import json
 from collections.abc import Collection
 from contextlib import suppress
 from datetime import timedelta
+from http.client import INTERNAL_SERVER_ERROR
 from typing import Any
 from uuid import UUID
 
@@ -23,7 +24,7 @@ from prefect.client.schemas.objects import (
 from prefect.deployments.runner import RunnerDeployment
 from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.events import ResourceSpecification
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.schedules import Schedule
 from prefect.types.entrypoint import EntrypointType
 
@@ -32,6 +33,7 @@ from blocks.registry import BLOCKS
 from deployments.catalogue import SWEEP, Entry
 from deployments.prefect_server import SILENCE
 from quarterdeck.kernel.settings import Settings
+from tasks.connections import complain_of
 
 ZOMBIES = "Quarterdeck: close runs whose process is gone"
 
@@ -155,6 +157,10 @@ async def _is_filled(block: type[ConnectionBlock]) -> bool:
             )
         except ObjectNotFound:
             return False
+        except PrefectHTTPStatusError as error:
+            if error.response.status_code != INTERNAL_SERVER_ERROR:
+                raise
+            complain_of(block.get_block_type_slug())  # it is filled, and no key opens it
     return True
 
 

@@ -1,6 +1,7 @@
 """Blocks to connections: what people entered in Prefect's forms reaches the rooms of the core."""
 
-from http.client import NOT_FOUND
+from functools import cache
+from http.client import INTERNAL_SERVER_ERROR, NOT_FOUND
 
 import structlog
 from httpx import HTTPStatusError
@@ -21,7 +22,8 @@ async def copy_blocks(house: House) -> list[str]:
     """Copy every block that changed since the last time; returns the kinds whose value is new.
 
     Cheap when nothing changed: one look per kind, and no secret leaves Prefect. A block that was deleted,
-    or is incomplete, leaves its connection as it was. `QUARTERDECK_BLOCKS=off`: nothing is looked at.
+    is incomplete, or opens with no key that Prefect has, leaves its connection as it was.
+    `QUARTERDECK_BLOCKS=off`: nothing is looked at.
     """
     if not house.settings.blocks:
         return []
@@ -41,7 +43,17 @@ async def _documents(client: PrefectClient, block: type[ConnectionBlock]) -> lis
     except HTTPStatusError as error:
         if error.response.status_code == NOT_FOUND:  # `setup` has not registered the form yet
             return []
+        if error.response.status_code == INTERNAL_SERVER_ERROR:
+            complain_of(block.get_block_type_slug())
+            return []
         raise
+
+
+@cache
+def complain_of(slug: str) -> None:
+    """Say once in a process what a person has to do: Prefect cannot open what was entered in this form."""
+    todo = "put keys/prefect-blocks back as it was; if it is lost, see docs/how-to/back-up.md#keys"
+    log.error("block_unreadable", block=slug, todo=todo)
 
 
 async def _copy(

@@ -1,5 +1,6 @@
 """A secret on its way: from the form in Prefect's UI to the rooms of the core, encrypted all the way."""
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
+from cryptography.fernet import Fernet
 
 from quarterdeck.house import House
 from quarterdeck.kernel.connections import Source
@@ -122,6 +124,26 @@ async def test_a_deleted_block_leaves_the_connection_as_it_was(form: Form, house
     await form.delete()
     assert await copy_blocks(house) == []
     assert await house.connections.get("telegram") == VALUE
+
+
+async def test_a_block_that_no_key_opens_keeps_neither_others_from_the_rooms_nor_the_desk_from_opening(
+    form: Form, prefect: RunningPrefect, house: House, api: httpx.AsyncClient
+) -> None:
+    kind = (await api.get("/block_types/slug/quarterdeck-agent-api")).json()
+    lost = await Form(api, kind, {"url": "http://127.0.0.1:9"}).submit()
+    try:
+        await form.submit()
+        sealed = Fernet(Fernet.generate_key()).encrypt(b"{}").decode()
+        with psycopg.connect(prefect.server.url("prefect").replace("+psycopg", "")) as connection:
+            connection.execute(
+                "update block_document set data = %s where id = %s", (json.dumps(sealed), lost)
+            )
+        assert await copy_blocks(house) == ["telegram"]
+        opened = prefect.setup("prefect", AGENT_BASE_URL="http://127.0.0.1:9")
+        assert opened.returncode == 0, opened.stdout + opened.stderr
+        assert "quarterdeck-agent-api" in opened.stderr and "prefect-blocks" in opened.stderr
+    finally:
+        await api.delete(f"/block_documents/{lost}")
 
 
 async def test_blocks_that_are_off_are_not_looked_at(form: Form, house: House) -> None:
