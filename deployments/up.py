@@ -124,8 +124,8 @@ class OpenDesk:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.stopping.wait(), 1.0)
             await self._look_after_postgres()
-            self._look_at_disk()
-            with suppress(OSError):  # a full disk; the next look tries again
+            with suppress(OSError):  # a disk that is full, or away for a moment; the next look tries again
+                self._look_at_disk()
                 self._record()
                 if time.monotonic() > logs_due:
                     logs_due = time.monotonic() + LOOK_AT_LOGS

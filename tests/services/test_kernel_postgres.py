@@ -235,6 +235,31 @@ def test_a_killed_server_is_brought_back_with_its_data(server: EmbeddedPostgres)
             assert connection.execute("select answer from kept").fetchone() == (42,)
 
 
+def test_a_home_that_is_moved_under_its_users_is_missed_and_no_empty_one_takes_its_place(
+    server: EmbeddedPostgres,
+) -> None:
+    elsewhere = server.home.with_name("elsewhere")
+    with server.running():
+        server.home.rename(elsewhere)
+        with pytest.raises(Misconfigured, match="moved or removed"):
+            server.ensure_running()
+        assert not server.home.exists()
+        elsewhere.rename(server.home)
+        assert server.ensure_running() is False
+
+
+def test_a_running_server_that_cannot_be_looked_at_is_explained(server: EmbeddedPostgres) -> None:
+    pid_file = server.data / "postmaster.pid"
+    kept = pid_file.with_suffix(".kept")
+    with server.running():
+        pid_file.rename(kept)
+        pid_file.mkdir()  # reading it fails as on a disk that went away
+        with pytest.raises(Misconfigured, match="cannot be used"):
+            server.ensure_running()
+        pid_file.rmdir()
+        kept.rename(pid_file)
+
+
 def test_backends_that_outlive_their_server_are_ended_before_it_comes_back(server: EmbeddedPostgres) -> None:
     with server.running():
         busy = connect(server)

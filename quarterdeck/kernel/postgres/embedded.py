@@ -112,10 +112,21 @@ class EmbeddedPostgres(Server):
 
     def ensure_running(self) -> bool:
         assert self._use is not None, "only a user may ask for it"
-        if self.is_running():
-            return False
-        with explain_os(self.home), self._alone():
-            return self._start()
+        with explain_os(self.home):
+            if self.is_running():
+                return False
+            self._must_be_there()
+            with self._alone():
+                return self._start()
+
+    def _must_be_there(self) -> None:
+        """What was moved away under its users is not made anew, empty."""
+        if not (self.data / "PG_VERSION").exists():
+            raise Misconfigured(
+                f"The data of the database are gone from {self.data}: somebody moved or removed them.",
+                "Put them back, and all goes on; or close the desk, and open it where they are now.",
+                code="data_gone",
+            )
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -220,8 +231,8 @@ class EmbeddedPostgres(Server):
             raise Misconfigured(
                 f"The data in {self.data} were written by PostgreSQL {made_by}; the one found here is "
                 f"{self._programs.major} ({self._programs.folder}).",
-                f"Set QUARTERDECK_POSTGRES_BIN to the bin folder of PostgreSQL {made_by}, or move the "
-                "folder away and restore a backup.",
+                f"Set QUARTERDECK_POSTGRES_BIN to the bin folder of PostgreSQL {made_by}; with it the "
+                "databases can also be dumped and taken over: docs/how-to/own-postgresql.md.",
                 code="postgres_version",
             )
 
