@@ -41,7 +41,7 @@ LOOK_AT_LOGS = 60.0
 
 
 async def run(settings: Settings, tell: Tell, *, ready: Callable[[dict[str, str]], None]) -> int:
-    """Open the desk and keep it open until SIGTERM or Ctrl-C. Returns the exit code.
+    """Open the desk and keep it open until SIGTERM, Ctrl-C, or its terminal closes. Returns the exit code.
 
     `ready` is called once with the addresses. Raises `Conflict` when it is up already, `Misconfigured`
     for a port that is taken, `Unavailable` when a part does not become healthy or the disk is full.
@@ -50,7 +50,10 @@ async def run(settings: Settings, tell: Tell, *, ready: Callable[[dict[str, str]
         await _stop_leftovers(settings, tell)
         settings = parts.with_ports(settings)
         desk = OpenDesk(settings, tell)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        numbers = [signal.SIGTERM, signal.SIGINT]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # else it is run by `nohup`
+            numbers.append(signal.SIGHUP)
+        for number in numbers:
             asyncio.get_running_loop().add_signal_handler(number, desk.ask_to_stop)
         try:
             await desk.open()

@@ -1,6 +1,7 @@
 """Ctrl-C while PostgreSQL is just starting: whoever had it started gives it up all the same."""
 
 import asyncio
+import signal
 import threading
 from collections.abc import Awaitable
 from pathlib import Path
@@ -72,6 +73,22 @@ async def test_a_desk_that_is_stopped_while_its_database_starts_leaves_none(
     await starts_after_all(server, opening)
     await desk.close()
     assert (server.ever_used, server.users) == (1, 0)
+
+
+async def test_a_terminal_that_is_closed_ends_the_desk_in_order(
+    server: SlowServer, settings: Settings
+) -> None:
+    before = signal.signal(signal.SIGHUP, lambda *_: None)
+    try:
+        anywhere = settings.model_copy(update={"http_port": 0})
+        open_desk = asyncio.create_task(up.run(anywhere, lambda _: None, ready=lambda _: None))
+        await asyncio.to_thread(server.is_starting.wait, 20)
+        signal.raise_signal(signal.SIGHUP)
+        async with asyncio.timeout(20):
+            await starts_after_all(server, open_desk)
+        assert (open_desk.result(), server.users) == (0, 0)
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 async def test_a_house_that_is_given_up_while_its_database_starts_leaves_none(
