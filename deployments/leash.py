@@ -15,6 +15,7 @@ import socket
 import sys
 import threading
 import time
+from contextlib import suppress
 
 GRACE = 8.0
 """Seconds between the polite and the forced end of an orphan."""
@@ -37,8 +38,9 @@ def attach(leash: socket.socket) -> None:
 
 
 def _watch(leash: socket.socket) -> None:
-    while leash.recv(64):
-        pass
+    with suppress(ConnectionResetError):  # it went without hearing our last word
+        while leash.recv(64):
+            pass
     os.killpg(0, signal.SIGTERM)
     time.sleep(GRACE)
     os.killpg(0, signal.SIGKILL)

@@ -176,7 +176,7 @@ def tail(file: Path, lines: int = 12) -> tuple[str, ...]:
         with file.open("rb") as reader:
             reader.seek(max(0, file.stat().st_size - 8192))
             return tuple(reader.read().decode("utf-8", "replace").splitlines()[-lines:])
-    except FileNotFoundError:
+    except OSError:
         return ()
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -116,6 +117,20 @@ asyncio.run(main())
     boss.kill()
     boss.wait()
     await until(lambda: not is_alive(pid) and not is_alive(child), leash.GRACE)
+
+
+async def test_a_child_stops_whose_supervisor_died_before_it_heard_that_it_is_ready() -> None:
+    ours, its = socket.socketpair()
+    with its:
+        command = (sys.executable, "-m", leash.__name__, str(its.fileno()), "tests.fakes.resident")
+        child = subprocess.Popen(command, cwd=ROOT, pass_fds=[its.fileno()], start_new_session=True)
+    with ours:
+        assert await asyncio.to_thread(ours.recv, 64, socket.MSG_PEEK)
+    try:
+        await until(lambda: child.poll() is not None, leash.GRACE)
+    finally:
+        child.kill()
+        child.wait()
 
 
 async def test_ending_a_group_that_is_gone_is_no_error() -> None:
