@@ -67,7 +67,7 @@ async def set_up_core(settings: Settings, *, apply: bool = False) -> AsyncIterat
 
     With `apply`, files win over tables that differ from them; else the differences are told.
     """
-    for make in (_folders, _keys, place_examples):
+    for make in (_folders, _keys):
         with postgres.explain_os(settings.folder):
             step = make(settings)
         yield step
@@ -132,6 +132,10 @@ def _copied(source: Path, target: Path) -> bool:
 
 
 async def _contents(house: House, apply: bool) -> AsyncIterator[Step]:
+    if await house.crew.is_empty():  # a file that is missed later was taken away, or lies elsewhere
+        with postgres.explain_os(house.settings.folder):
+            step = place_examples(house.settings)
+        yield step
     yield await _roster(house, apply)
     yield await _pipelines(house, apply)
     yield await _token(house)

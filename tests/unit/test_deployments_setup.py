@@ -33,6 +33,17 @@ async def test_a_roster_without_an_agent_that_a_pipeline_needs_is_refused_whole(
         assert await slugs(house) == ["analyst"]
 
 
+async def test_a_roster_that_was_lost_is_not_replaced_by_the_shipped_one(
+    tmp_path: Path, database_url: str
+) -> None:
+    async with company(tmp_path, database_url) as house:
+        ours = await slugs(house)
+        house.settings.crew_file.unlink(missing_ok=True)
+        await applied(house)
+        assert await slugs(house) == ours
+        assert not house.settings.crew_file.exists()
+
+
 async def applied(house: House) -> None:
     """As `quarterdeck setup --apply` does."""
     async for _ in set_up_core(house.settings, apply=True):
