@@ -82,7 +82,7 @@ def free_port(variable: str, host: str, port: int, taken: Collection[int] = ()) 
 
 
 def _bound(variable: str, host: str, port: int) -> int:
-    with socket.socket() as probe:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))

@@ -238,7 +238,7 @@ async def _stop_leftovers(settings: Settings, tell: Tell) -> None:
 
 def _addresses(settings: Settings) -> dict[str, str]:
     return {
-        "web": f"http://{settings.http_host}:{settings.http_port}",
+        "web": home.web_address(settings),
         "prefect": prefect_server.address(settings.prefect_port),
         "router": access.address(settings),
         "router_login": access.admin_token(settings),

@@ -135,6 +135,10 @@ def test_a_port_that_was_chosen_already_is_not_chosen_again() -> None:
     assert len(taken) == 1000
 
 
+def test_a_port_is_found_at_an_address_of_the_new_internet_protocol_as_well() -> None:
+    assert parts.free_port("X", "::1", 0) > 0
+
+
 def test_the_routers_ports_are_chosen_once_and_are_none_of_the_others(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
