@@ -1,6 +1,6 @@
 """Who is told of an event, and whether with a sound. Pure: times come in as arguments."""
 
-from datetime import datetime, time
+from datetime import UTC, datetime, time, tzinfo
 from zoneinfo import ZoneInfo
 
 from quarterdeck.notify.model import Severity, Subscription
@@ -57,7 +57,15 @@ def is_quiet(subscription: Subscription, now: datetime) -> bool:
     begin, end = subscription.quiet_from, subscription.quiet_to
     if begin is None or end is None:
         return False
-    return _between(now.astimezone(ZoneInfo(subscription.zone)).time(), begin, end)
+    return _between(now.astimezone(_zone(subscription.zone)).time(), begin, end)
+
+
+def _zone(name: str) -> tzinfo:
+    """A zone that was known when the roster was read may be gone since, with an upgrade of the system."""
+    try:
+        return ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        return UTC
 
 
 def _between(moment: time, begin: time, end: time) -> bool:

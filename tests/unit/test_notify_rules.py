@@ -44,6 +44,12 @@ def test_quiet_hours_may_pass_midnight_and_follow_their_zone():
     assert rules.is_quiet(wish, datetime(2026, 7, 5, 4, 59, tzinfo=UTC))
 
 
+def test_a_zone_that_the_system_does_not_know_any_more_counts_as_utc():
+    wish = Subscription(channel="log", quiet_from=time(22), quiet_to=time(8), zone="Europe/Atlantis")
+    assert rules.is_quiet(wish, NOON.replace(hour=23))
+    assert not rules.is_quiet(wish, NOON)
+
+
 @given(st.times(), st.times(), st.integers(0, 24 * 60))
 def test_hours_are_quiet_from_the_one_moment_or_from_the_other(one, other, minutes):
     moment = NOON + timedelta(minutes=minutes)
