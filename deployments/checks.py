@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 from sqlmodel import func, select
 
-from deployments import catalogue, home, parts, prefect_server, schema
+from deployments import catalogue, home, parts, prefect_server, schema, variables
 from deployments.commands.backend import is_out
 from deployments.commands.forge import upkeep
 from deployments.commands.plane import tried as tried_plane
@@ -60,6 +60,13 @@ async def home_exists(patient: Patient) -> Finding:
     if not os.access(folder, os.W_OK | os.X_OK):
         return Finding("fail", f"{folder} cannot be written.", "Nothing can be kept.", "Make it yours.")
     return Finding("ok", str(folder))
+
+
+async def variables_mean_something(patient: Patient) -> Finding:
+    if strangers := variables.meaningless(os.environ):
+        fix = "docs/reference/settings.md and router.md name them all."
+        return Finding("warn", " ".join(strangers), "What they should change is as ever.", fix)
+    return Finding("ok", "Every variable of ours that is set here is known.")
 
 
 async def disk_has_room(patient: Patient) -> Finding:
@@ -407,6 +414,7 @@ async def _doors(connections: Connections) -> tuple[list[str], list[str]]:
 
 CHECKS: tuple[Check, ...] = (
     Check("home", home_exists),
+    Check("variables", variables_mean_something),
     Check("disk", disk_has_room),
     Check("database", database_answers),
     Check("tables", tables_are_current, migrate, needs_house=True),

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 
-from deployments import closing, home, parts, prefect_server, supervisor
+from deployments import closing, home, parts, prefect_server, supervisor, variables
 from deployments.backoff import CRASH_LOOP
 from deployments.supervisor import Ended, Program, Supervised
 from quarterdeck.kernel import disk
@@ -47,6 +47,8 @@ async def run(settings: Settings, tell: Tell, *, ready: Callable[[dict[str, str]
     for a port that is taken, `Unavailable` when a part does not become healthy or the disk is full.
     """
     with disk.explained(settings.folder), home.only_one(settings):
+        for stranger in variables.meaningless(os.environ):
+            tell(stranger)
         await _stop_leftovers(settings, tell)
         settings = parts.with_ports(settings)
         desk = OpenDesk(settings, tell)

@@ -81,6 +81,16 @@ async def test_keys_that_others_can_read_are_a_failure_and_made_private(settings
     assert stat.S_IMODE(exposed.stat().st_mode) == 0o600
 
 
+async def test_a_variable_that_was_mistyped_is_told_with_the_one_that_is_meant(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+):
+    assert (await look_at("variables", settings)).verdict == "ok"
+    monkeypatch.setenv("QUARTERDECK_CONCURENCY", "canary")
+    found = await look_at("variables", settings)
+    assert (found.verdict, "canary" in str(found)) == ("warn", False)
+    assert "QUARTERDECK_CONCURENCY means nothing here; is QUARTERDECK_CONCURRENCY meant?" in found.detail
+
+
 async def test_a_roster_that_differs_from_the_tables_is_told_and_left_alone(settings: Settings):
     text = settings.crew_file.read_text()
     settings.crew_file.write_text(text.replace("slug: reviewer", "slug: critic"))
