@@ -27,6 +27,7 @@ from quarterdeck.kernel import log as logs
 from quarterdeck.kernel.bell import rung
 from quarterdeck.kernel.errors import QuarterdeckError, Unavailable
 from quarterdeck.kernel.settings import Settings, load
+from quarterdeck.pipeline import work_trees
 from quarterdeck.pipeline.service import is_dead, this_holder
 from quarterdeck.pipeline.store import Candidate
 from tasks.approvals import close_form, open_form
@@ -89,6 +90,7 @@ class Desk:
             ("given up", self._stop_given_up),
             ("leftovers", self._sweep),
             ("overdue runs", self._close_overdue_runs),
+            ("work trees", self._clear_work_trees),
         ]
         loops = [asyncio.create_task(self._listen())]
         loops += [asyncio.create_task(self._do(name, duty)) for name, duty in duties]
@@ -221,6 +223,11 @@ class Desk:
         if closed := await close_overdue_runs(self.house, time_limits()):
             log.warning("runs_closed", overdue=closed)
         return 60.0
+
+    async def _clear_work_trees(self) -> float:
+        if cleared := await work_trees.clear(self.house.database, self.house.settings.work_folder):
+            log.info("work_trees_cleared", finished=cleared)
+        return 3600.0
 
     # Everything else
 
