@@ -11,6 +11,7 @@ from deployments.commands import (
     backend,
     bot,
     client,
+    connection,
     doctor,
     forge,
     host,
@@ -75,6 +76,7 @@ app.add_typer(letters.notify, name="notify", rich_help_panel="Messages")
 app.add_typer(letters.outbox, name="outbox", rich_help_panel="Messages")
 app.add_typer(letters.dead_letters, name="dead-letters", rich_help_panel="Messages")
 app.add_typer(webhook.app, name="webhook", rich_help_panel="Messages")
+app.add_typer(connection.app, name="connection", rich_help_panel="Upkeep")
 app.add_typer(keys.app, name="keys", rich_help_panel="Upkeep")
 for single in (processes.desk, processes.web, processes.runner):
     app.command(rich_help_panel="Single processes")(single)

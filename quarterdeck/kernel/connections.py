@@ -21,7 +21,7 @@ from quarterdeck.kernel import log
 from quarterdeck.kernel.bus import Bus
 from quarterdeck.kernel.columns import choice, timestamp
 from quarterdeck.kernel.database import Database, Unit
-from quarterdeck.kernel.errors import Misconfigured
+from quarterdeck.kernel.errors import Misconfigured, NotFound
 from quarterdeck.kernel.keyring import Keyring
 from quarterdeck.kernel.settings import Settings
 
@@ -139,6 +139,20 @@ class Connections:
             unit.record("connection_changed", connection=f"{kind}/{name}", source=source.value)
             unit.wake(TOPIC, f"{kind}/{name}")
         return changed
+
+    async def forget(self, unit: Unit, kind: str, name: str = "default") -> None:
+        """Take a connection away. Raises `NotFound` naming those there are.
+
+        A block of that name brings it back as soon as it is copied, variables do at the next set-up.
+        """
+        row = await unit.session.get(Connection, (kind, name), with_for_update=True)
+        if row is None:
+            known = (await unit.session.exec(select(Connection.kind, Connection.name))).all()
+            raise NotFound.among("connection", f"{kind}/{name}", ("/".join(one) for one in known))
+        await unit.session.delete(row)
+        self._seen.pop((kind, name), None)
+        unit.record("connection_changed", connection=f"{kind}/{name}", source="removed")
+        unit.wake(TOPIC, f"{kind}/{name}")
 
     async def fill_from_environment(self, settings: Settings) -> list[str]:
         """Take over what the environment says and no block or person has said better; the kinds changed."""

@@ -13,6 +13,7 @@ from deployments.cli import run
 from deployments.commands.item import Priority as Offered
 from quarterdeck import __version__
 from quarterdeck.board.model import Priority
+from quarterdeck.house import open_house
 from tests.fakes.company import company, environment
 from tests.fakes.said import Said
 from tests.fakes.telegram import TOKEN, FakeTelegram
@@ -64,6 +65,23 @@ def test_an_item_is_filed_shown_edited_and_found(quarterdeck: Command):
     listed = quarterdeck("item", "list", "--state", "queued", "--search", "greet", "--json").json
     assert [item["key"] for item in listed["items"]] == ["ET-001"]
     assert "ET-001" in quarterdeck("item", "list").out
+def test_a_connection_is_listed_without_its_secrets_and_forgotten(
+    quarterdeck: Command, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("ORCH_TELEGRAM_BOT_TOKEN", TOKEN)
+    monkeypatch.setenv("ORCH_TELEGRAM_CHAT_ID", "-1001")
+    assert quarterdeck("connection", "list", "--json").json["items"] == []
+    asyncio.run(filled())
+    listed = quarterdeck("connection", "list")
+    assert "telegram" in listed.out and "environment" in listed.out and TOKEN not in listed.out
+    assert quarterdeck("connection", "forget", "telegram").out.strip() == "telegram/default is forgotten."
+    assert quarterdeck("connection", "forget", "telegram").code == 1
+
+
+async def filled() -> None:
+    """What a set-up takes over from the environment."""
+    async with open_house() as house:
+        await house.connections.fill_from_environment(house.settings)
 
 
 def test_a_project_is_shown_edited_put_away_and_taken_back(quarterdeck: Command):

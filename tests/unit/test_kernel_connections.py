@@ -12,7 +12,7 @@ from quarterdeck.kernel import connections as room
 from quarterdeck.kernel.bus import PostgresBus
 from quarterdeck.kernel.connections import MAX_AGE, Connections, Source
 from quarterdeck.kernel.database import Database
-from quarterdeck.kernel.errors import Misconfigured
+from quarterdeck.kernel.errors import Misconfigured, NotFound
 from quarterdeck.kernel.keyring import Keyring
 from quarterdeck.kernel.settings import Settings
 from tests.fakes.clock import ManualClock
@@ -179,6 +179,30 @@ async def test_the_environment_fills_what_is_missing_and_follows_itself(
     value = await connections.get("telegram") or {}
     assert value["bot_token"] == "canary-newer"
     assert "api_base" not in value, "the address would stay when TELEGRAM_API_BASE changes"
+
+
+async def test_what_was_forgotten_is_gone_for_everybody_and_can_be_entered_again(
+    connections: Connections, database: Database, keyring: Keyring, watch: ManualClock
+) -> None:
+    other = Connections(database, keyring)
+    await put(connections, database, VALUE)
+    assert await other.get("telegram") == VALUE
+    async with database.command("forget") as unit:
+        await connections.forget(unit, "telegram")
+    watch.go(MAX_AGE.total_seconds())
+    assert (await connections.get("telegram"), await other.get("telegram")) == (None, None)
+    assert await stored(database) == "[]"
+    assert await put(connections, database, VALUE)
+
+
+async def test_what_is_not_there_cannot_be_forgotten_and_what_is_there_is_named(
+    connections: Connections, database: Database
+) -> None:
+    await put(connections, database, VALUE)
+    with pytest.raises(NotFound) as refusal:
+        async with database.command("forget") as unit:
+            await connections.forget(unit, "plane")
+    assert "telegram/default" in refusal.value.instruction
 
 
 @pytest.mark.parametrize("source", [Source.BLOCK, Source.API])
