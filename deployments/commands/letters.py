@@ -1,15 +1,18 @@
 """`quarterdeck notify | outbox | dead-letters`: messages and what became of them."""
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from deployments.commands import terminal
 from deployments.commands.terminal import AsJson, Cursor, Limit
+from quarterdeck.kernel.errors import Conflict, Invalid
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from quarterdeck.house import House
     from quarterdeck.kernel.paging import Page
     from quarterdeck.notify.model import Letter
 
@@ -51,11 +54,38 @@ def list_outbox(
 @outbox.command("resend")
 @dead_letters.command("resend")
 def resend(
-    message: Annotated[int, typer.Argument(help="Its number in the list.")], as_json: AsJson = False
+    message: Annotated[int | None, typer.Argument(help="Its number in the list.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All of them, in their order.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Send a dead letter again."""
-    letter = terminal.in_house(lambda house: house.notify.resend(message))
-    terminal.show(letter, as_json, lambda console: console.print(f"Message {letter.id} waits to be sent."))
+    """Send a dead letter again, or all of them."""
+    if everything == (message is not None):
+        raise Invalid("Say which.", "Give a message's number, or --all.", code="usage")
+    if message is not None:
+        letter = terminal.in_house(lambda house: house.notify.resend(message))
+        terminal.show(
+            letter, as_json, lambda console: console.print(f"Message {letter.id} waits to be sent.")
+        )
+        return
+    sent = terminal.in_house(_resend_all)
+    terminal.show(
+        {"resent": sent}, as_json, lambda console: console.print(f"{sent} messages wait to be sent.")
+    )
+
+
+async def _resend_all(house: "House") -> int:
+    """Every letter that is dead now; how many."""
+    page = await house.notify.dead_letters(limit=200)
+    numbers = [letter.id for letter in page.items]
+    while page.next_cursor:
+        page = await house.notify.dead_letters(page.next_cursor, limit=200)
+        numbers += [letter.id for letter in page.items]
+    sent = 0
+    for number in sorted(numbers):
+        with suppress(Conflict):  # somebody else was first
+            await house.notify.resend(number)
+            sent += 1
+    return sent
 
 
 @dead_letters.command("list")

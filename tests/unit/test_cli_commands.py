@@ -14,6 +14,7 @@ from deployments.commands.item import Priority as Offered
 from quarterdeck import __version__
 from quarterdeck.board.model import Priority
 from quarterdeck.house import open_house
+from quarterdeck.kernel.journal import Delivery, OutboxMessage
 from tests.fakes.company import company, environment
 from tests.fakes.said import Said
 from tests.fakes.telegram import TOKEN, FakeTelegram
@@ -65,6 +66,8 @@ def test_an_item_is_filed_shown_edited_and_found(quarterdeck: Command):
     listed = quarterdeck("item", "list", "--state", "queued", "--search", "greet", "--json").json
     assert [item["key"] for item in listed["items"]] == ["ET-001"]
     assert "ET-001" in quarterdeck("item", "list").out
+
+
 def test_a_connection_is_listed_without_its_secrets_and_forgotten(
     quarterdeck: Command, monkeypatch: pytest.MonkeyPatch
 ):
@@ -251,6 +254,32 @@ def test_messages_are_listed(quarterdeck: Command):
     for command in ("outbox", "dead-letters"):
         assert quarterdeck(command, "list", "--json").json == {"items": [], "next_cursor": None}
         assert "No messages." in quarterdeck(command, "list").out
+
+
+def test_all_dead_letters_are_sent_again_at_once(quarterdeck: Command):
+    asyncio.run(died("one", "two"))
+    assert len(quarterdeck("dead-letters", "list", "--json").json["items"]) == 2
+    assert quarterdeck("dead-letters", "resend").code == 2
+    assert quarterdeck("dead-letters", "resend", "--all", "--json").json == {"resent": 2}
+    states = [letter["state"] for letter in quarterdeck("outbox", "list", "--json").json["items"]]
+    assert states == ["queued", "queued"]
+
+
+async def died(*texts: str) -> None:
+    """Messages that could not be delivered."""
+    async with open_house() as house, house.database.command("die") as unit:
+        unit.session.add_all(
+            OutboxMessage(
+                kind="error",
+                channel="log",
+                chat="log",
+                lane="log:log",
+                text=text,
+                state=Delivery.DEAD,
+                created_at=unit.now,
+            )
+            for text in texts
+        )
 
 
 def test_keys_are_rotated(quarterdeck: Command, tmp_path: Path):
