@@ -146,7 +146,8 @@ class Check:
         if is_alive or waits or memory.breaker or memory.owed or memory.run_id is not None:
             return
         judgement = judge(piece, memory, self.beat, self._now())
-        if judgement.step is not Step.NOTHING:
+        is_news = judgement.state is Standing.SUSPECTED and memory.suspected_since is None
+        if is_news or judgement.step is not Step.NOTHING:
             if self._read >= MOST_READ:
                 self.plan.suspected.append(str(piece.ref))
                 return  # the next sweep has its turn

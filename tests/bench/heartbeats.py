@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -28,7 +28,7 @@ from deployments.setup import prefect_at_hand
 from deployments.supervisor import ROOT
 from quarterdeck.board.model import OUTSIDE, Project, State, WorkItem
 from quarterdeck.crew.roster import Roster
-from quarterdeck.forge.tracker import Changed, Group, Issue, TrackerProject
+from quarterdeck.forge.tracker import Changed, Comment, Group, Issue, TrackerProject
 from quarterdeck.heartbeat.cards import SweepCard
 from quarterdeck.heartbeat.model import Result
 from quarterdeck.heartbeat.sources.every import every_source
@@ -101,6 +101,9 @@ class Tracker:
 
     async def issue(self, project: str, identity: str) -> Issue:
         return self._issues[int(identity.removeprefix("i-"))]
+
+    async def comments(self, project: str, issue: str) -> Sequence[Comment]:
+        return ()
 
     async def comment(self, project: str, issue: str, text: str, our_id: str) -> str:
         raise NotFound("Nobody comments here.", "")

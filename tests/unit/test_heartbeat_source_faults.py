@@ -347,3 +347,9 @@ def test_work_of_people_is_theirs_and_work_of_agents_that_nobody_sweeps_is_stran
         assert is_strange(found.agent, {"u2"}) is not is_theirs
     assert not is_strange(None, ())
     assert not is_strange("u1", {"u1"})
+
+
+def test_activity_in_multica_that_leaves_the_issue_as_it_was_is_a_sign_of_life() -> None:
+    issue = {"id": "1", "updated_at": "2026-01-05T10:00:00Z", "last_activity_at": "2026-01-05T11:00:00Z"}
+    found = multica_source.issue_of(issue, Times(NOW))
+    assert found is not None and found.updated_at == NOW - timedelta(hours=1)

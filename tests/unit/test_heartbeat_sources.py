@@ -12,7 +12,8 @@ from quarterdeck.kernel.identity import owner
 from quarterdeck.kernel.settings import Settings
 from tests.fakes.clock import ManualClock
 from tests.fakes.company import company
-from tests.fakes.work_places import PLACES, Place, PlanePlace
+from tests.fakes.installed import multica_books
+from tests.fakes.work_places import PLACES, MulticaPlace, Place, PlanePlace
 
 
 def test_settings_of_sources_have_defaults_that_spare_the_outside() -> None:
@@ -110,6 +111,31 @@ async def test_a_remark_stands_with_the_work(place: Place) -> None:
     ref = await place.put("Renew the certificate")
     await place.source.comment(ref, "Half of it is done.")
     assert any("Half of it is done." in said for said in await place.comments(ref))
+
+
+@pytest.mark.parametrize("name", ["multica_cli", "plane"])
+async def test_what_somebody_else_says_is_a_sign_of_life_and_what_we_say_is_none(
+    house: House, tmp_path: Path, name: str
+) -> None:
+    async with PLACES[name](house, tmp_path / "places") as place:
+        ref = await place.put("Renew the certificate")
+        await place.source.start(ref, "developer")
+        begun = await place.source.read(ref)
+        await place.source.comment(ref, "No progress for 46 minutes.")
+        await place.source.note_rounds(ref, 3)
+        ours = await place.source.read(ref)
+        say(place, ref, "Half of it is done.")
+        theirs = await place.source.read(ref)
+        assert begun and begun.updated_at and ours and theirs and theirs.updated_at
+        assert (ours.updated_at, theirs.updated_at > begun.updated_at) == (begun.updated_at, True)
+
+
+def say(place: Place, ref: Ref, text: str) -> None:
+    """Whoever works on it tells how far it is."""
+    if isinstance(place, PlanePlace):
+        place.plane.books.say(ref.id.partition("/")[2], place.plane.books.person("anna"), text)
+    elif isinstance(place, MulticaPlace):
+        place.multica.change(lambda state: multica_books.comment(state, ref.id, text))
 
 
 async def test_the_number_of_rounds_is_kept_in_place_of_the_former(place: Place) -> None:

@@ -10,6 +10,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from quarterdeck.heartbeat.sources.polling import PERSON, Look, Polling
@@ -17,6 +18,7 @@ from quarterdeck.heartbeat.sources.reading import (
     NO_TITLE,
     Times,
     labels,
+    latest,
     mapping,
     tame,
     text,
@@ -47,6 +49,9 @@ OPEN = ("todo", "in_progress", "in_review", "blocked")
 CLOSED = (Status.DONE, Status.CANCELLED)
 MOST_ISSUES = 5000
 MOST_PARENTS = 50
+PARENTS_FOR = timedelta(seconds=45)
+"""How long a look goes on asking for parents: one that takes too long is broken off, and tells nothing."""
+_OURS = "<!-- quarterdeck "
 _ROUNDS = re.compile(r"<!-- quarterdeck rounds=(\d{1,9}) -->")
 _SAID = re.compile(r"<!-- quarterdeck said=([0-9a-f]{32}) -->")
 
@@ -126,11 +131,13 @@ class Multica:
             return None
         known = {need.ref.id: await _status_of(door, need.ref.id) for need in found.needs}
         slugs = {identity: slug for slug, identity in self._ids.items()}
-        rounds = [number for _, number in _markers(await door.comments(ref.id))]
+        comments = await door.comments(ref.id)
+        heard = _heard(comments, Times(self._clock.now()))
         return replace(
             _with_parents(found, known),
             agent=slugs.get(found.agent or ""),
-            rounds=max(rounds, default=None),
+            rounds=max((number for _, number in _markers(comments)), default=None),
+            updated_at=latest(found.updated_at, heard),
         )
 
     async def start(self, ref: Ref, agent: str) -> None:
@@ -235,7 +242,7 @@ def issue_of(issue: Mapping[str, Any], times: Times) -> Found | None:
         requires_approval=flagged or wants_approval(named),
         created_at=times.read(issue.get("created_at")),
         started_at=times.read(issue.get("started_at") or issue.get("start_date")),
-        updated_at=times.read(issue.get("updated_at")),
+        updated_at=latest(times.read(issue.get("updated_at")), times.read(issue.get("last_activity_at"))),
     )
 
 
@@ -275,6 +282,12 @@ def _markers(comments: list[Any]) -> list[tuple[str, int]]:
     told = ((word(mapping(c).get("id")), mapping(c).get("content")) for c in comments)
     found = ((i, _ROUNDS.search(said)) for i, said in told if i and isinstance(said, str))
     return [(identity, int(match[1])) for identity, match in found if match]
+
+
+def _heard(comments: list[Any], times: Times) -> datetime | None:
+    """When somebody else said something last: a comment does not change the issue (heartbeat.md 5)."""
+    told = [c for c in map(mapping, comments) if _OURS not in str(c.get("content"))]
+    return latest(*(times.read(comment.get("created_at")) for comment in told))
 
 
 def _last_said(comments: list[Any]) -> str:

@@ -6,13 +6,22 @@ the limit of 60 requests a minute (`forge.plane_budget`); a look leaves some of 
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Protocol
 
-from quarterdeck.forge.tracker import CLOSED, Changed, Group, Issue, TrackerProject
+from quarterdeck.forge.tracker import CLOSED, SOURCE, Changed, Comment, Group, Issue, TrackerProject
 from quarterdeck.heartbeat.sources.notes import Notes
 from quarterdeck.heartbeat.sources.polling import Look, Polling
-from quarterdeck.heartbeat.sources.reading import NO_TITLE, Times, labels, tame, text, wants_approval
+from quarterdeck.heartbeat.sources.reading import (
+    NO_TITLE,
+    Times,
+    labels,
+    latest,
+    tame,
+    text,
+    wants_approval,
+)
 from quarterdeck.heartbeat.sources.trouble import not_configured
 from quarterdeck.heartbeat.work import Answer, Found, Ref, Status, Trouble, Watched
 from quarterdeck.kernel.clock import Clock
@@ -45,6 +54,8 @@ class Tracker(Protocol):
     ) -> Changed: ...
 
     async def issue(self, project: str, identity: str) -> Issue: ...
+
+    async def comments(self, project: str, issue: str) -> Sequence[Comment]: ...
 
     async def comment(self, project: str, issue: str, text: str, our_id: str) -> str: ...
 
@@ -128,7 +139,15 @@ class PlaneIssues:
             if error.data.get("status") == 404:
                 return None
             raise
-        return found_of(told, "", Times(self._clock.now()), await self._notes.rounds())
+        found = found_of(told, "", Times(self._clock.now()), await self._notes.rounds())
+        if found.status is not Status.IN_PROGRESS:
+            return found
+        return replace(found, updated_at=latest(found.updated_at, await self._heard(project, issue)))
+
+    async def _heard(self, project: str, issue: str) -> datetime | None:
+        """When somebody else said something last: a comment does not change the issue (heartbeat.md 5)."""
+        said, now = await self._tracker.comments(project, issue), self._clock.now()
+        return latest(*(c.changed_at for c in said if c.external_source != SOURCE and c.changed_at <= now))
 
     async def start(self, ref: Ref, agent: str) -> None:
         await self._put(ref, Group.STARTED)

@@ -66,6 +66,11 @@ def wants_approval(names: tuple[str, ...]) -> bool:
     return any(name.casefold() in APPROVAL_LABELS for name in names)
 
 
+def latest(*moments: datetime | None) -> datetime | None:
+    """The last of those that are known."""
+    return max((moment for moment in moments if moment is not None), default=None)
+
+
 class Times:
     """Reads times as seen at `now`, and counts those that cannot be."""
 

@@ -96,8 +96,7 @@ def comment(state: dict[str, Any], identity: str, content: str) -> dict[str, Any
         state["runs"].append(issue["id"])
     made = {"id": str(uuid.uuid4()), "issue_id": issue["id"], "author_type": "member", "content": content,
             "created_at": stamp(), "updated_at": stamp(), "parent_id": None}  # fmt: skip
-    state["comments"].append(made)
-    issue["updated_at"] = stamp()
+    state["comments"].append(made)  # the issue itself is as it was
     return made
 
 
