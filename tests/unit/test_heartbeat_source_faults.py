@@ -233,6 +233,43 @@ async def test_however_many_closed_parents_there_are_each_is_looked_up_and_once(
     assert [read.count(f"/api/issues/{parent}") for parent in done] == [1, 1, 1, 1]
 
 
+class SlowDoor:
+    """A way to six issues of Multica, each with a parent that is done, and told after twenty seconds."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        self.asked: list[str] = []
+        self._clock = clock
+
+    async def open_issues(self) -> list[dict[str, str]]:
+        return [{"id": f"i{n}", "status": "todo", "parent_issue_id": f"p{n}"} for n in range(6)]
+
+    async def issue(self, identity: str) -> dict[str, str]:
+        self.asked.append(identity)
+        self._clock.go(20)
+        return {"id": identity, "status": "done"}
+
+
+async def test_parents_that_take_long_are_looked_up_some_at_each_look_and_hold_up_none() -> None:
+    async def connected(_: str) -> dict[str, str]:
+        return {"via": "rest", "workspace_id": "w"}
+
+    async def answer(_: str, __: object, ask: Any, ___: object) -> Any:
+        return await ask()
+
+    async def before() -> tuple[()]:
+        return ()
+
+    clock = ManualClock()
+    door: Any = SlowDoor(clock)
+    connections: Any = SimpleNamespace(get=connected)
+    polling: Any = SimpleNamespace(answer=answer, before=before)
+    multica = Multica({"rest": door}, connections, polling, clock)
+    for looks in (1, 2):
+        found = (await multica.look(())).found
+        assert (len(found), len(door.asked)) == (6, 3 * looks)
+    assert sorted(door.asked) == [f"p{n}" for n in range(6)]
+
+
 async def test_a_plug_in_that_is_off_and_a_missing_program_say_what_to_do(
     house: House, tmp_path: Path
 ) -> None:

@@ -113,15 +113,20 @@ class Multica:
         """Where the parents stand; one that cannot be looked up is unknown, and so not met (H7).
 
         What was closed and is not among the open is closed still. Of all others so many are looked up in
-        one look, those first whose turn is longest ago.
+        one look, for so long, those first whose turn is longest ago.
         """
         known: dict[str, Status | None] = dict(_closed_parents(await self._polling.before()))
         known |= {f.ref.id: f.status for f in found}
         wanted = {need.ref.id: self._asked.get(need.ref.id, 0) for f in found for need in f.needs}
         turns = sorted((i for i in wanted if i not in known), key=wanted.__getitem__)[:MOST_PARENTS]
         number = max(wanted.values(), default=0) + 1
-        self._asked = wanted | dict.fromkeys(turns, number)
-        return known | {identity: await _status_of(door, identity) for identity in turns}
+        told: dict[str, Status | None] = {}
+        until = self._clock.now() + PARENTS_FOR
+        for identity in turns:
+            if self._clock.now() < until:
+                told[identity] = await _status_of(door, identity)
+        self._asked = wanted | dict.fromkeys(told, number)
+        return known | told
 
     async def read(self, ref: Ref) -> Found | None:
         door = await self.door()
