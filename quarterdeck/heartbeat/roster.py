@@ -258,14 +258,15 @@ def _comes(cron: str) -> bool:
 
 
 def cron_of(interval: int, offset: int) -> str:
-    """Every `interval` minutes, `offset` minutes later than the clock strikes."""
+    """Every `interval` minutes, at most a day, `offset` minutes later than the clock strikes."""
     minute = offset % min(interval, 60)
     if interval < 60:
         return f"{minute}-59/{interval} * * * *" if minute else f"*/{interval} * * * *"
     if interval == 60:
         return f"{minute} * * * *"
     hours = interval // 60
-    return f"{minute} {offset // 60 % hours}-23/{hours} * * *" if hours < 24 else f"{minute} 0 * * *"
+    hour = offset // 60 % hours
+    return f"{minute} {hour}-23/{hours} * * *" if hours < 24 else f"{minute} {hour} * * *"
 
 
 def read(agent: str, raw: Any) -> Heartbeat | None:
@@ -315,13 +316,25 @@ def wrong(raw: Any) -> tuple[Place, str] | None:
 
 def complaints(entries: Sequence[tuple[str, Any]]) -> Iterator[tuple[int, Place, str]]:
     """What is wrong with the heartbeats of a roster: position, place in the entry, and what."""
-    patrols: list[str] = []
+    taken: dict[tuple[str, str], str] = {}
     for position, (agent, raw) in enumerate(entries):
         if raw is None:
             continue
         if complaint := wrong(raw):
             yield position, *complaint
-        elif Entry.model_validate(raw).patrol is Patrol.ALERTS:
-            if patrols:
-                yield position, ("patrol",), f"{patrols[0]} tells of the backlog already; one does"
-            patrols.append(agent)
+            continue
+        for name, value, why in _alone(Entry.model_validate(raw)):
+            if (other := taken.setdefault((name, value), agent)) != agent:
+                yield position, (name,), f"{other} {why}"
+
+
+def _alone(entry: Entry) -> Iterator[tuple[str, str, str]]:
+    """What only one agent may have: key, value, and what is said of whoever has it already."""
+    if not entry.enabled:
+        return
+    if entry.patrol is Patrol.ALERTS:
+        yield "patrol", entry.patrol, "tells of the backlog already; one does"
+    if entry.multica_id.strip():
+        yield "multica_id", entry.multica_id.strip(), "has this one already; by it one of both would be found"
+    if entry.workspace:
+        yield "workspace", entry.workspace, "has this one already, and both would begin the same lines"

@@ -84,6 +84,7 @@ def test_the_example_has_the_fifteen_agents_each_at_a_second_of_its_own() -> Non
         (60, 7, "7 * * * *"),
         (240, 61, "1 1-23/4 * * *"),
         (1440, 5, "5 0 * * *"),
+        (1440, 545, "5 9 * * *"),
     ],
 )
 def test_an_interval_becomes_a_cron_expression(interval: int, offset: int, cron: str) -> None:
@@ -123,4 +124,13 @@ def test_an_agent_twice_and_two_patrols_are_refused(tmp_path: Path) -> None:
         read_roster(file, complaints)
     file.write_text("agents:\n" + "".join(entry.format(s) + "      patrol: alerts\n" for s in ("a", "b")))
     with pytest.raises(Misconfigured, match=r":11: .*patrol: a tells of the backlog already"):
+        read_roster(file, complaints)
+
+
+@pytest.mark.parametrize("line", ["multica_id: d877b8c3", "workspace: desks/one"])
+def test_two_agents_with_one_id_in_multica_or_one_folder_are_refused(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "crew.yaml"
+    entry = "  - slug: {0}\n    parameters: {{program: sh}}\n    heartbeat:\n      category: business\n"
+    file.write_text("agents:\n" + "".join(f"{entry.format(slug)}      {line}\n" for slug in ("a", "b")))
+    with pytest.raises(Misconfigured, match=rf":11: .*{line.partition(':')[0]}: a has this one already"):
         read_roster(file, complaints)
