@@ -20,7 +20,7 @@ LONGEST = 200
 _TASK = re.compile(r"^[ \t]*(?:[-*+]|\d{1,9}[.)])[ \t]+\[([ xX])\][ \t]+(\S.*)$", re.MULTILINE)
 
 MOST_ASKED = 300
-"""Characters before its last line in a report that only asks: a longer one reports work."""
+"""Characters before its last line in a report that only asks: a longer one with a task list reports work."""
 
 _ASKS = re.compile(
     r"\b(?:shall|should|may|can) (?:i|we)\b|\bdo you want\b|\bwould you (?:like|prefer)\b"
@@ -32,6 +32,9 @@ _ASKS = re.compile(
     re.IGNORECASE,
 )
 """What a question asks for: leave, or a decision."""
+
+_STATES = re.compile(r"[.!](?:\s|$)|[。！]")
+"""What ends a sentence that is no question."""
 
 _NOTHING_MORE = re.compile(r"[\W_]*(?:y(?:es)?\W{1,5}no?)?[\W_]*", re.IGNORECASE)
 """What may stand behind its question mark: brackets, symbols, "(y/n)"."""
@@ -105,26 +108,35 @@ def of_run(summary: str, before: Progress, *, is_done: bool) -> Progress:
     """What a run reported after others; without a task list its first line is what it did."""
     told = of_text(summary)
     is_idle = set(told.finished) <= set(before.finished)
-    if is_idle and (asked := question(summary)):
+    has_steps = bool(told.finished or told.unfinished)
+    if is_idle and (asked := question(summary, has_steps=has_steps)):
         return replace(told, asked=asked)
-    if told.finished or told.unfinished or not is_done:
+    if has_steps or not is_done:
         return told
     first = next((tame(line, LONGEST) for line in summary.splitlines() if line.strip()), "")
     return Progress(finished=(first,) if first else ())
 
 
-def question(summary: str) -> str:
+def question(summary: str, *, has_steps: bool = False) -> str:
     """The last line of a report that does nothing but wait for leave, a decision or an answer; else empty.
 
-    Nobody is there to give it (heartbeat.md 4). What was done is not done again for its politeness: neither
-    a longer report nor an offer of more is a question.
+    Nobody is there to give it (heartbeat.md 4). A report of nothing but questions asks, in whatever language.
+    What was done is not done again for its politeness: neither an offer of more is a question, nor what
+    stands below much text that lists steps, as prompts want it.
     """
-    *before, last = [line.strip() for line in summary.splitlines() if line.strip()] or [""]
-    if len(" ".join(before)) > MOST_ASKED or _OFFERS.search(last):
+    *before, last = lines = [line.strip() for line in summary.splitlines() if line.strip()] or [""]
+    if _OFFERS.search(last):
         return ""
-    asked, mark, after = last.replace("？", "?").rpartition("?")
-    is_asked = mark and _NOTHING_MORE.fullmatch(after) and _ASKS.search(asked)
-    return tame(last, LONGEST) if is_asked or _WAITS.search(last) else ""
+    is_known = _ASKS.search(_asked(last)) or _WAITS.search(last)
+    is_report = has_steps and len(" ".join(before)) > MOST_ASKED
+    is_bare = all((asked := _asked(line)) and not _STATES.search(asked) for line in lines)
+    return tame(last, LONGEST) if is_bare or (is_known and not is_report) else ""
+
+
+def _asked(line: str) -> str:
+    """What stands before the question mark that ends a line; empty = it ends otherwise."""
+    asked, mark, after = line.replace("？", "?").replace("؟", "?").rpartition("?")
+    return asked if mark and _NOTHING_MORE.fullmatch(after) else ""
 
 
 def of_piece(piece: Piece, remembered: Mapping[str, Any]) -> Progress:

@@ -203,7 +203,9 @@ async def test_one_question_after_the_other_opens_the_breaker_however_they_are_w
         "I need your approval before I begin.", "Waiting for your confirmation.", "Please confirm.",
         "Please let me know how to proceed.", "I cannot begin without the contract.",
         "Жду вашего подтверждения.", "Чекаю на ваше рішення.", "请确认是否继续。",
-        "Shall I begin?\n\nLet me know!",
+        "Shall I begin?\n\nLet me know!", f"{'A finding. ' * 40}\nShall I go on?",
+        "Soll ich damit anfangen?", "¿Empiezo?", "始めてもいいですか？", "- هل أبدأ؟",
+        "Ready?\nWhich of the two?",
     ],
 )  # fmt: skip
 def test_a_question_is_known_in_every_language_of_the_house(said: str) -> None:
@@ -213,10 +215,10 @@ def test_a_question_is_known_in_every_language_of_the_house(said: str) -> None:
 @pytest.mark.parametrize(
     "said",
     [
-        "", "Done.", "Why it failed? The key had expired.", "What is left?", "Shall I begin? I did.",
+        "", "Done.", "Why it failed? The key had expired.", "Shall I begin? I did.",
         "What else can I do for you?", "Clause 7 names no date.\n\nWould you like me to compare prices, too?",
         "I asked for confirmation and got it.", "Let me know if you have any questions.",
-        "Fixed and merged. How may I help you next?", f"{'A finding. ' * 40}\nShall I go on?",
+        "Fixed and merged. How may I help you next?", "Erledigt. Passt das so?", "Mended it!\nGood?",
         "Исправлено. Чем ещё помочь?", "已完成。还需要其他帮助吗？",
     ],
 )  # fmt: skip
@@ -237,6 +239,13 @@ def test_only_a_step_that_is_new_makes_a_question_an_offer() -> None:
     report = "- [x] mended it\n\nShall I deploy it?"
     assert of_run(report, NO_PROGRESS, is_done=True).asked == ""
     assert of_run(report, Progress(("mended it",)), is_done=True).asked == "Shall I deploy it?"
+
+
+def test_below_much_text_only_a_report_without_a_task_list_asks() -> None:
+    text = f"{'A finding. ' * 40}\n{{}}\nShall I go on?"
+    assert of_run(text.format("No list."), NO_PROGRESS, is_done=True).asked == "Shall I go on?"
+    known = Progress(("look at it",))
+    assert of_run(text.format("- [x] look at it"), known, is_done=True).asked == ""
 
 
 def test_what_was_said_last_counts_and_no_step_stands_twice() -> None:
