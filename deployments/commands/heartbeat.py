@@ -63,6 +63,7 @@ def check(agent: Agent, as_json: AsJson = False) -> None:
         )
 
     terminal.show(swept, as_json, people)
+    raise typer.Exit(1 if swept.result.value == "failed" else 0)
 
 
 @app.command("list")

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
+import structlog
+
 from quarterdeck.crew.service import Crew
 from quarterdeck.heartbeat import rules
 from quarterdeck.heartbeat.adoption import Starter
@@ -31,11 +33,14 @@ from quarterdeck.heartbeat.overview import Overview, Piece, sign
 from quarterdeck.heartbeat.roster import Heartbeat
 from quarterdeck.heartbeat.rules import Gate, Turn
 from quarterdeck.heartbeat.settling import due
+from quarterdeck.heartbeat.sources.trouble import trouble_of, unavailable
 from quarterdeck.heartbeat.stall import SILENT, Standing, standing
 from quarterdeck.heartbeat.store import REMEMBERED, Records
-from quarterdeck.heartbeat.work import Answer, Found, Ref, Source, Status
+from quarterdeck.heartbeat.work import Answer, Found, Ref, Source, Status, Trouble
 from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.errors import QuarterdeckError
+
+log = structlog.get_logger(__name__)
 
 DOCUMENTS, BOARD, MULTICA = "documents", "board", "multica"
 
@@ -60,7 +65,10 @@ class Recovery:
 
 @dataclass
 class Plan:
-    """What a sweep found out. `changes` are columns of memories, written at the end."""
+    """What a sweep found out. `changes` are columns of memories, written at the end.
+
+    `gone`: sources that answered no more since they were looked into, each with what they did instead.
+    """
 
     recoveries: list[Recovery] = field(default_factory=list)
     starts: list[Piece] = field(default_factory=list)
@@ -70,6 +78,7 @@ class Plan:
     changes: dict[Ref, tuple[Piece, dict[str, Any]]] = field(default_factory=dict)
     tells: list[Tell] = field(default_factory=list)
     found: int = 0
+    gone: dict[str, QuarterdeckError] = field(default_factory=dict)
 
     def change(self, piece: Piece, changes: Mapping[str, Any]) -> None:
         if changes:
@@ -218,9 +227,9 @@ class Check:
                 self.plan.change(gone, {"told": {k: v for k, v in row.told.items() if k != "approval"}})
 
     async def _conclude(self, row: Work, ref: Ref) -> None:
-        source = self._means.sources.get(ref.source)
+        sources = self._means.sources
         try:
-            found = await source.read(ref) if source else None
+            found = await read(sources, ref, self.plan) if ref.source in sources else None
         except QuarterdeckError:
             return
         is_done = found is not None and found.status is Status.DONE
@@ -280,7 +289,7 @@ class Check:
                 self.plan.warnings.append(f"{piece.shown} is at work in {name}, which cannot be looked into")
                 return True
             try:
-                found = await sources[name].read(Ref(name, ref))
+                found = await read(sources, Ref(name, ref), self.plan)
             except QuarterdeckError:
                 return True  # whether it is done cannot be known now
             if found is not None and found.status is Status.DONE:
@@ -428,12 +437,30 @@ def is_driven(sources: Mapping[str, Source], piece: Piece) -> bool:
     return any(p.ref.source in sources and sources[p.ref.source].is_driven for p in piece.places)
 
 
+async def read(sources: Mapping[str, Source], ref: Ref, plan: Plan) -> Found | None:
+    """One place as it is now, past every cache. Raises whatever keeps its source from telling.
+
+    A source that hangs costs its time limit each time, so it is not asked twice in one sweep.
+    """
+    if ref.source in plan.gone:
+        raise plan.gone[ref.source]
+    try:
+        return await sources[ref.source].read(ref)
+    except QuarterdeckError as error:
+        if trouble_of(error) in (Trouble.TIMED_OUT, Trouble.MISSING):
+            plan.gone[ref.source] = error
+        raise
+    except Exception as error:  # a source that breaks its word cannot be read
+        log.warning("source_broke", source=ref.source, ref=ref.id, exc_info=error)
+        raise unavailable(Trouble.FAILED, f"{ref.source} broke: {type(error).__name__}.") from error
+
+
 async def read_again(sources: Mapping[str, Source], piece: Piece, plan: Plan) -> Piece | None:
     """The work as it is now, past every cache; `None` = one of its places cannot be read."""
     places = []
     for place in piece.places:
         try:
-            fresh = await sources[place.ref.source].read(place.ref)
+            fresh = await read(sources, place.ref, plan)
         except QuarterdeckError as error:
             plan.warnings.append(f"{piece.shown} cannot be read: {error.detail}")
             return None

@@ -35,7 +35,7 @@ from quarterdeck.heartbeat.store import Records
 from quarterdeck.heartbeat.sweeping import SweepUnderWay, Ticket, count
 from quarterdeck.heartbeat.work import Answer, Source
 from quarterdeck.kernel.database import Database, Unit
-from quarterdeck.kernel.errors import Conflict, Invalid, NotFound, Stale
+from quarterdeck.kernel.errors import Conflict, Invalid, NotFound, Stale, Unavailable
 from quarterdeck.kernel.identity import Caller
 
 log = structlog.get_logger(__name__)
@@ -177,9 +177,9 @@ class Sweeper:
         await asyncio.gather(*(_in_time(under_way, source, steps.look) for source in self.sources))
         plan = await under_way.check(self._overview(list(under_way.answers.values())))
         for recovery in plan.recoveries:
-            await steps.recover(under_way, recovery)
+            await _apart(under_way, recovery.name, steps.recover(under_way, recovery))
         for piece in plan.starts:
-            if not await steps.start(under_way, piece):
+            if await _apart(under_way, f"start {piece.shown}", steps.start(under_way, piece)) is False:
                 break
         done = await under_way.finish()
         if under_way.started or under_way.recovered or plan.changes:
@@ -408,6 +408,18 @@ def _of(beats: Mapping[str, Heartbeat], agent: str) -> Heartbeat:
     if agent not in beats:
         raise NotFound.among("heartbeat", agent, beats)
     return beats[agent]
+
+
+async def _apart(under_way: SweepUnderWay, what: str, step: Awaitable[Any]) -> Any:
+    """One step; `None` = it broke, which the record of the sweep tells. It holds up no other work."""
+    try:
+        return await step
+    except (Stale, Unavailable):
+        raise  # nothing else can be done either
+    except Exception as error:
+        log.error("sweep_step_failed", agent=under_way.ticket.agent, step=what, exc_info=error)
+        under_way.broken.append(f"{what}: {type(error).__name__}")
+        return None
 
 
 async def _in_time(under_way: SweepUnderWay, source: Source, look: Look) -> Any:

@@ -82,6 +82,7 @@ class SweepUnderWay:
         self.plan = Plan()
         self.started = 0
         self.recovered = 0
+        self.broken: list[str] = []
         self.answers: dict[str, Answer] = {}
         self._overview: Overview | None = None
         self._memories = Memories(())
@@ -406,8 +407,8 @@ class SweepUnderWay:
             for name, answer in self.answers.items()
             if name not in (DOCUMENTS, BOARD) and answer.trouble is not Trouble.NOT_CONFIGURED
         ]
-        if not platforms:
-            return
+        if not platforms or len(self.answers) < len(self.sources):
+            return  # a sweep that was broken off does not know
         is_down = all(rules.is_failed(answer) for answer in platforms)
         if is_down == bool(self._known_outage):
             return
@@ -427,7 +428,7 @@ class SweepUnderWay:
         self._known_outage = outage
 
     def _write(self, row: Sweep, now: datetime, result: Result | None, detail: str) -> None:
-        row.finished_at, row.detail = now, detail[:1000]
+        row.finished_at, row.detail = now, (detail or "; ".join(self.broken))[:1000]
         row.sources = {name: self._state(answer) for name, answer in self.answers.items()}
         row.found, row.started = self.plan.found, self.started
         row.suspected, row.confirmed = self.plan.suspected[:200], self.plan.confirmed[:200]
@@ -436,6 +437,8 @@ class SweepUnderWay:
         row.result = result or self._result()
 
     def _result(self) -> Result:
+        if self.broken:
+            return Result.FAILED
         if any(rules.is_failed(answer) for answer in self.answers.values()):
             return Result.DEGRADED
         is_busy = self.plan.found or self.started or self.recovered or self.plan.suspected

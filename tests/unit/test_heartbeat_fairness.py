@@ -4,8 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from quarterdeck.heartbeat.work import Status, Trouble
-from quarterdeck.kernel.database import Database
+from quarterdeck.heartbeat.adoption import Adoption, Opened, Order
+from quarterdeck.heartbeat.model import Result
+from quarterdeck.heartbeat.service import Sweeper
+from quarterdeck.heartbeat.sources.trouble import unavailable
+from quarterdeck.heartbeat.work import Found, Ref, Status, Trouble
+from quarterdeck.kernel.database import Database, Unit
 from quarterdeck.kernel.errors import Conflict
 from tests.fakes.surroundings import OWNER
 from tests.fakes.watch import Watch
@@ -111,3 +115,57 @@ async def test_what_turned_up_while_our_own_engine_did_finished_work_anew_is_clo
     watch.minutes(15)
     await watch.sweep()
     assert (watch.cards.status("c1"), len(await watch.runs())) == (Status.IN_REVIEW, 1)
+
+
+# What breaks
+
+
+async def test_a_source_that_hangs_is_read_once_in_a_sweep_and_holds_up_no_other(watch: Watch) -> None:
+    read: list[str] = []
+
+    async def hang(ref: Ref) -> Found | None:
+        read.append(ref.id)
+        raise unavailable(Trouble.TIMED_OUT, "openclaw did not end within 60 s.")
+
+    for number in range(3):
+        watch.cards.put(f"c{number}")
+        watch.cards.put(f"old{number}", status=Status.IN_PROGRESS)
+    watch.minutes(50)
+    watch.multica.put("ENG-1")
+    watch.cards.read = hang  # type: ignore[method-assign]
+    await watch.sweep()
+    assert (len(read), watch.multica.status("ENG-1")) == (1, Status.IN_PROGRESS)
+
+
+async def test_a_source_that_breaks_while_one_piece_is_read_holds_up_no_other(watch: Watch) -> None:
+    async def broken(_: Ref) -> Found | None:
+        raise RuntimeError("a bug")
+
+    watch.cards.put("c1")
+    watch.cards.put("c2", status=Status.IN_PROGRESS)
+    watch.minutes(50)
+    watch.multica.put("ENG-1")
+    watch.cards.read = broken  # type: ignore[method-assign]
+    swept = await watch.sweep()
+    assert "c1 cannot be read: workboard broke: RuntimeError." in swept.warnings
+    assert (swept.result, watch.multica.status("ENG-1")) == (Result.WORKED, Status.IN_PROGRESS)
+
+
+class Picky(Adoption):
+    """Breaks at one piece of work."""
+
+    async def start(self, unit: Unit, order: Order) -> Opened:
+        if order.piece.title == "Cursed":
+            raise ValueError("its title has a secret")
+        return await super().start(unit, order)
+
+
+async def test_a_piece_of_work_that_cannot_be_begun_fails_its_sweep_and_holds_up_no_other(
+    watch: Watch,
+) -> None:
+    watch.sweeper = Sweeper(watch.database, watch.crew, watch.places, starter=Picky(watch.crew))
+    watch.multica.put("ENG-1", "Cursed", priority="urgent")
+    watch.multica.put("ENG-2")
+    swept = await watch.sweep()
+    assert (swept.result, swept.detail) == (Result.FAILED, "start ENG-1: ValueError")
+    assert (watch.multica.status("ENG-1"), watch.multica.status("ENG-2")) == (Status.TODO, Status.IN_PROGRESS)
