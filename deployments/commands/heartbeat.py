@@ -48,8 +48,14 @@ def check(agent: Agent, as_json: AsJson = False) -> None:
 
     def people(console: "Console") -> None:
         console.print(f"{swept.agent}: {swept.result.value}", style="bold", markup=False)
-        rows = [(name, s.state, s.found, s.own, s.detail) for name, s in swept.sources.items()]
-        terminal.table(console, ("Source", "State", "Open", "Own", "Why"), rows, "No source is connected.")
+        rows = [
+            (name, s.state, s.found, s.todo, s.in_progress, s.own, s.detail)
+            for name, s in swept.sources.items()
+        ]
+        head = ("Source", "State", "Open", "To do", "In progress", "Own", "Why")
+        terminal.table(console, head, rows, "No source is connected.")
+        for line in (line for s in swept.sources.values() for line in s.first):
+            console.print(f"  {line}", markup=False, soft_wrap=True)
         terminal.facts(
             console,
             [

@@ -16,7 +16,14 @@ class SourceState(BaseModel):
 
     state: str = Field(examples=["ok"], description="`ok`, or why it could not be looked into.")
     found: int = Field(description="Unfinished work of all agents.")
+    todo: int = Field(default=0, description="Work of all, of whomever, that is to do.")
+    in_progress: int = Field(default=0, description="Work of all, of whomever, that is in progress.")
     own: int = Field(description="Unfinished work of this agent.")
+    first: list[str] = Field(
+        default=[],
+        description="Some of this agent's own: source, short id, priority, title.",
+        examples=[["multica ENG-12 high Fix the login"]],
+    )
     detail: str = ""
     cached: bool = False
     at: datetime

@@ -7,8 +7,8 @@ from typing import Any
 
 from sqlmodel import col, func, select
 
+from quarterdeck.heartbeat.context import too_long
 from quarterdeck.heartbeat.model import Pulse, Result, Sweep
-from quarterdeck.heartbeat.rendering import too_long
 from quarterdeck.heartbeat.roster import Heartbeat
 from quarterdeck.heartbeat.sources.every import Sources
 from quarterdeck.heartbeat.sources.multica import connection, via

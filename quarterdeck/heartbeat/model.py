@@ -23,7 +23,7 @@ class Result(StrEnum):
 
 
 class Sweep(SQLModel, table=True):
-    """One sweep. `sources`: name -> {state, found, own, detail, cached, at}."""
+    """One sweep. `sources`: name -> {state, found, todo, in_progress, own, first, detail, cached, at}."""
 
     __tablename__ = "sweeps"
     __table_args__ = (Index("sweeps_of_agent", "agent", "id"),)

@@ -1,7 +1,7 @@
 """What all sources told, taken together: whose work it is, what is the same work, what comes first."""
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -165,6 +165,11 @@ def ordered(pieces: Iterable[Piece], ranks: Mapping[str, int]) -> list[Piece]:
     return sorted(pieces, key=order)
 
 
+def of_all(answer: Answer) -> list[Found]:
+    """All that a source told, of whomever; items of ours that stand for it elsewhere are not counted."""
+    return [place for place in (*answer.found, *answer.strange) if ADOPTED not in place.labels]
+
+
 class Overview:
     """All answers of one look. Made once for all agents that see the same answers."""
 
@@ -186,6 +191,12 @@ class Overview:
             own = merged(self.by_agent.get(agent, ()), self.ranks)
             self._pieces[agent] = ordered(own, self.ranks)
         return self._pieces[agent]
+
+    @cached_property
+    def counts(self) -> Mapping[str, Counter[Status]]:
+        """How much of all agents' work stands how, by source."""
+        told = self.answers.items()
+        return {name: Counter(place.status for place in of_all(answer)) for name, answer in told}
 
     @cached_property
     def _leading(self) -> dict[Ref, Ref]:

@@ -11,14 +11,11 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
+from quarterdeck.heartbeat.context import FILE, MOST_BYTES
 from quarterdeck.heartbeat.roster import Category, Heartbeat
 from quarterdeck.heartbeat.sources.reading import tame
 from quarterdeck.kernel.errors import Misconfigured
 
-FILE = "HEARTBEAT.md"
-CHECKED = (FILE, "AGENTS.md")
-MOST_BYTES = 5 * 1024
-"""What an agent reads at every heartbeat must stay below this (section 8)."""
 VERSION = "1"
 ADDITIONS: Mapping[Category, str] = {
     Category.DEVELOPMENT: "Where there are automated tests, see that they pass.",
@@ -117,20 +114,3 @@ def write(one: Rendered) -> None:
     finally:
         with suppress(OSError):
             Path(draft).unlink()
-
-
-def too_long(workspace: str) -> list[str]:
-    """Sentences about files of a workspace that an agent reads at every heartbeat and that have grown."""
-    if not workspace:
-        return []
-    folder = Path(workspace).expanduser()
-    sizes = {name: _size(folder / name) for name in CHECKED}
-    return [f"{name} has {size} bytes; it must stay below {MOST_BYTES}." for name, size in sizes.items()
-            if size >= MOST_BYTES]  # fmt: skip
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0

@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 
 from croniter import croniter
 
-from quarterdeck.heartbeat.overview import ADOPTED, Overview, Piece
+from quarterdeck.heartbeat.overview import Overview, Piece, of_all
 from quarterdeck.heartbeat.roster import Budget, Heartbeat, Limits
 from quarterdeck.heartbeat.work import Answer, Found, Need, Status, Trouble
 
@@ -137,7 +137,7 @@ class Backlog:
 
 def backlog(answer: Answer, shown: int) -> Backlog:
     """One platform's open work, with the first few pieces (heartbeat.md 9)."""
-    places = [place for place in (*answer.found, *answer.strange) if ADOPTED not in place.labels]
+    places = of_all(answer)
     todo = [place for place in places if place.status is Status.TODO]
     running = sum(place.status is Status.IN_PROGRESS for place in places)
     return Backlog(answer.source, len(todo), running, len(places), tuple(map(line, todo[:shown])))
@@ -146,6 +146,11 @@ def backlog(answer: Answer, shown: int) -> Backlog:
 def line(place: Found) -> str:
     """Short id, owner, title."""
     return f"{(place.shown or place.ref.id)[:12]} {(place.agent or 'unassigned')[:12]} {place.title[:60]}"
+
+
+def report(place: Found) -> str:
+    """Source, short id, priority, title: how a sweep tells of a piece of work (heartbeat.md 3)."""
+    return f"{place.ref.source} {place.shown or place.ref.id[:8]} {place.priority or '?'} {place.title[:60]}"
 
 
 def is_told(told: Mapping[str, int], found: Backlog, over: int) -> bool:

@@ -8,7 +8,6 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 import structlog
 
@@ -25,6 +24,7 @@ from quarterdeck.heartbeat.checking import (
     is_driven,
     read_again,
 )
+from quarterdeck.heartbeat.context import too_long
 from quarterdeck.heartbeat.judging import (
     Judgement,
     Memories,
@@ -40,7 +40,8 @@ from quarterdeck.heartbeat.model import Pulse, Result, Sweep, Work
 from quarterdeck.heartbeat.naming import NAMES, names
 from quarterdeck.heartbeat.overview import Overview, Piece, key_of
 from quarterdeck.heartbeat.progress import Progress, of_piece
-from quarterdeck.heartbeat.roster import Heartbeat
+from quarterdeck.heartbeat.recording import state_of
+from quarterdeck.heartbeat.roster import Category, Heartbeat
 from quarterdeck.heartbeat.settling import due, everywhere, open_breaker, said, tell_resumed
 from quarterdeck.heartbeat.stall import LAST, OWNER, Rung, climbed, people, recipients
 from quarterdeck.heartbeat.store import EVERYBODY
@@ -120,6 +121,8 @@ class SweepUnderWay:
             rows = await self._means.records.work_of(session, agent, self._now())
             self._memories = Memories(rows, self._down)
             at_work = await self._means.records.items_at_work(session, agent)
+        if self.beat.category is Category.HIGH_FREQUENCY:
+            self.plan.warnings += too_long(self.beat.workspace)
         check = Check(self._means, self.beat, self._beats, overview, self._memories, self.plan)
         await check.own_work(at_work)
         if self.beat.is_global:
@@ -429,7 +432,9 @@ class SweepUnderWay:
 
     def _write(self, row: Sweep, now: datetime, result: Result | None, detail: str) -> None:
         row.finished_at, row.detail = now, (detail or "; ".join(self.broken))[:1000]
-        row.sources = {name: self._state(answer) for name, answer in self.answers.items()}
+        row.sources = {
+            name: state_of(answer, self.beat, self._overview) for name, answer in self.answers.items()
+        }
         row.found, row.started = self.plan.found, self.started
         row.suspected, row.confirmed = self.plan.suspected[:200], self.plan.confirmed[:200]
         warned = [f"{tell.kind} {tell.data.get('work', '')}".strip() for tell in self.plan.tells]
@@ -443,25 +448,6 @@ class SweepUnderWay:
             return Result.DEGRADED
         is_busy = self.plan.found or self.started or self.recovered or self.plan.suspected
         return Result.WORKED if is_busy or self.plan.tells else Result.QUIET
-
-    def _state(self, answer: Answer) -> dict[str, Any]:
-        trouble = answer.trouble or self._unasked(answer.source)
-        mine = self._overview.by_agent.get(self.beat.agent, ()) if self._overview else ()
-        return {
-            "state": trouble.value if trouble else "ok",
-            "found": len(answer.found),
-            "own": sum(place.ref.source == answer.source for place in mine),
-            "detail": answer.detail[:300],
-            "cached": answer.is_cached,
-            "at": answer.at.isoformat(),
-        }
-
-    def _unasked(self, source: str) -> Trouble | None:
-        """Without an id, or a folder, of this agent a source has nothing to say of it: not "no tasks"."""
-        is_missing = (source == MULTICA and not self.beat.multica_id) or (
-            source == DOCUMENTS and not self.beat.workspace
-        )
-        return Trouble.NOT_CONFIGURED if is_missing else None
 
 
 def count(pulse: Pulse, result: Result) -> None:

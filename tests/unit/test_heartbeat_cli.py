@@ -89,6 +89,7 @@ def test_an_agent_is_swept_now_and_what_was_found_is_told(
 ) -> None:
     shown = desk("heartbeat", "developer")
     assert "developer: worked" in shown and "Started" in shown
+    assert "documents TODO.md:1 ? Fix the login" in shown
     swept = desk.json("heartbeat", "check", "developer")
     assert (swept["agent"], swept["cause"], swept["started"]) == ("developer", "by hand", 0)
     assert {name: state["state"] for name, state in swept["sources"].items()} == {

@@ -59,6 +59,26 @@ async def test_a_sweep_that_found_nothing_leaves_a_row_that_names_every_source(w
     }
 
 
+async def test_the_record_of_a_sweep_names_the_agents_own_work_and_counts_that_of_all(watch: Watch) -> None:
+    watch.multica.put("ENG-1", "Fix the login", priority="high")
+    watch.multica.put("ENG-2", "Wait", **IN_PROGRESS)
+    watch.multica.put("ENG-3", agent=None)
+    watch.multica.put("ENG-4", agent="stranger")
+    state = (await watch.sweep()).sources["multica"]
+    assert (state.found, state.todo, state.in_progress, state.own) == (3, 3, 1, 2)
+    assert state.first == ["multica ENG-1 high Fix the login", "multica ENG-2 ? Wait"]
+
+
+@pytest.mark.parametrize(("category", "warnings"), [("high-frequency", 1), ("development", 0)])
+async def test_an_agent_of_high_frequency_sees_which_of_its_files_have_grown(
+    watch: Watch, tmp_path: Path, category: str, warnings: int
+) -> None:
+    (tmp_path / "AGENTS.md").write_text("x" * 6000)
+    await watch.enrol(category=category, workspace=str(tmp_path))
+    told = (await watch.sweep()).warnings
+    assert told == ["AGENTS.md has 6000 bytes; it must stay below 5120."] * warnings
+
+
 async def test_a_source_without_an_id_of_the_agent_is_not_configured_never_no_tasks(watch: Watch) -> None:
     await watch.enrol(multica_id="")
     assert (await watch.sweep()).sources["multica"].state == "not configured"

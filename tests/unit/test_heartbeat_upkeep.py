@@ -11,6 +11,7 @@ from deployments.checks import multica_can_be_asked, workboard_can_be_asked
 from deployments.doctor import Patient
 from quarterdeck.heartbeat import rendering
 from quarterdeck.heartbeat.automations import Automations, Step
+from quarterdeck.heartbeat.context import too_long
 from quarterdeck.heartbeat.health import Checkup
 from quarterdeck.heartbeat.roster import read_all
 from quarterdeck.house import House
@@ -99,9 +100,9 @@ def test_heartbeat_md_is_below_5_kb_and_says_the_agents_own_numbers(category: st
     assert f"At most {one.limits.max_rounds} rounds" in text and "- coding progress" in text
     assert rendering.ADDITIONS[one.category] in text, "added to its own checks"
     assert rendering.rendered(one).outcome is rendering.Outcome.SAME
-    assert rendering.too_long(str(tmp_path)) == []
+    assert too_long(str(tmp_path)) == []
     (tmp_path / "AGENTS.md").write_text("x" * 5 * 1024)
-    assert rendering.too_long(str(tmp_path)) == ["AGENTS.md has 5120 bytes; it must stay below 5120."]
+    assert too_long(str(tmp_path)) == ["AGENTS.md has 5120 bytes; it must stay below 5120."]
 
 
 def test_checks_that_make_the_file_too_long_are_refused() -> None:
