@@ -31,6 +31,9 @@ from quarterdeck.kernel.errors import Misconfigured, QuarterdeckError
 log = structlog.get_logger(__name__)
 
 WORKBOARD = "workboard"
+REPORTS = "reports"
+"""What is told at the agent's next heartbeat, in `Work.told`."""
+
 MOST_RESULT = 4000
 """Characters of a result that are written back; the whole of it stands in the run."""
 
@@ -282,7 +285,10 @@ def _going_round(unit: Unit, row: Work, beat: Heartbeat, end: _Ended) -> list[di
 
 
 def _unfinished(unit: Unit, row: Work, end: _Ended, beat: Heartbeat | None) -> list[dict[str, Any]]:
-    """It is given back, and the coo is told, once a day; a retry that failed ends its timeout."""
+    """It is given back, and the coo is told, once a day; a retry that failed ends its timeout.
+
+    What a person must act upon is told at once, everything else at the agent's next heartbeat.
+    """
     number = row.timeouts if row.timed_out_at is not None and not row.acted else 0
     to = [beat.escalate[0]] if beat else ["owner"]
     if number and beat is not None:
@@ -291,11 +297,27 @@ def _unfinished(unit: Unit, row: Work, end: _Ended, beat: Heartbeat | None) -> l
         row.acted = True
     day = day_begins(unit.now, beat.zone if beat else "UTC").date().isoformat()
     is_stuck = not end.goes_on and _waits_for_a_person(row)
-    is_news = number or row.told.get("unfinished") != day or is_stuck
+    is_urgent = bool(number) or is_stuck or beat is None
+    is_news = is_urgent or row.told.get("unfinished") != day
     row.told = row.told | {"unfinished": day}
-    kind, to = ("work_unfinished", to) if is_news else ("work_unfinished_again", [])
-    unit.record(kind, item=row.item_key, **said(row, to), reason=end.why[:300])
+    if is_news and not is_urgent:
+        _tell_later(row, "work_unfinished", said(row, to) | {"reason": end.why[:300]})
+    else:
+        kind, to = ("work_unfinished", to) if is_news else ("work_unfinished_again", [])
+        unit.record(kind, item=row.item_key, **said(row, to), reason=end.why[:300])
     return everywhere(row, "reopen" if end.goes_on else "release", end.said)
+
+
+def _tell_later(row: Work, kind: str, data: Mapping[str, Any]) -> None:
+    """What nobody has to act upon waits for the agent's next heartbeat (heartbeat.md 10, rule 2)."""
+    row.told = row.told | {REPORTS: [*row.told.get(REPORTS, ()), {"kind": kind, "data": dict(data)}]}
+
+
+def tell_what_waited(unit: Unit, row: Work) -> None:
+    """The heartbeat has come: tell what waited for it."""
+    for report in row.told.get(REPORTS, ()):
+        unit.record(report["kind"], item=row.item_key, **report["data"])
+    row.told = {key: value for key, value in row.told.items() if key != REPORTS}
 
 
 def _waits_for_a_person(row: Work) -> bool:

@@ -42,7 +42,15 @@ from quarterdeck.heartbeat.overview import Overview, Piece, key_of
 from quarterdeck.heartbeat.progress import Progress, of_piece
 from quarterdeck.heartbeat.recording import state_of
 from quarterdeck.heartbeat.roster import Category, Heartbeat
-from quarterdeck.heartbeat.settling import due, everywhere, open_breaker, said, tell_resumed
+from quarterdeck.heartbeat.settling import (
+    REPORTS,
+    due,
+    everywhere,
+    open_breaker,
+    said,
+    tell_resumed,
+    tell_what_waited,
+)
 from quarterdeck.heartbeat.stall import LAST, OWNER, Rung, climbed, people, recipients
 from quarterdeck.heartbeat.store import EVERYBODY
 from quarterdeck.heartbeat.work import Answer, Filing, Ref, Source, Status, Trouble
@@ -356,6 +364,7 @@ class SweepUnderWay:
                     setattr(row, name, value)
             for tell in self.plan.tells:
                 await self._record(unit, pulse, tell)
+            await self._tell_what_waited(unit)
             await self._tell_outage(unit)
             done = await self._means.records.sweep(unit.session, self.ticket.sweep_id)
             assert done is not None
@@ -382,6 +391,15 @@ class SweepUnderWay:
         if row.told.get(tell.key) != tell.value:
             row.told = row.told | {tell.key: tell.value}
             unit.record(tell.kind, item=row.item_key, **tell.data)
+
+    async def _tell_what_waited(self, unit: Unit) -> None:
+        """By what was remembered when this sweep looked: one that was put off tells nothing."""
+        for known in self._memories.rows:
+            if known.told.get(REPORTS):
+                row = await self._means.records.work(unit.session, known.source, known.ref)
+                if row is not None:
+                    tell_what_waited(unit, row)
+                    unit.session.add(row)
 
     def _all_pieces(self) -> Sequence[Piece]:
         assert self._overview is not None

@@ -76,6 +76,23 @@ async def test_a_word_in_a_messenger_puts_the_sweep_of_that_agent_off_and_its_wo
     assert [card.is_deferred for card in await watch.sweeper.overview()] == [False, False]
 
 
+async def test_what_nobody_has_to_act_upon_is_told_at_the_next_heartbeat_that_is_not_put_off(
+    database: Database, tmp_path: Path
+) -> None:
+    watch = Watch(database, tmp_path)
+    await watch.enrol()
+    watch.multica.put("ENG-1")
+    await watch.sweep()
+    await watch.end_runs(exit_code=1, error="it broke")
+    watch.talking.agents.add("developer")
+    await watch.sweep()
+    assert await watch.told("work_unfinished") == []
+    watch.talking.agents.clear()
+    for _ in range(2):
+        await watch.sweep()
+    assert await watch.told("work_unfinished") == [("work_unfinished", "coo")]
+
+
 async def test_in_the_house_sweeps_know_the_conversations_of_the_surfaces(
     database: Database, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

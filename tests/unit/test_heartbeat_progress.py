@@ -81,9 +81,9 @@ async def test_work_with_steps_left_is_to_do_again_until_none_is(watch: Watch) -
     assert watch.multica.status("ENG-1") is Status.TODO
     [(_, said)] = watch.multica.said("reopen")
     assert said.startswith("some steps are left: mend it\n\nFound it.")
-    assert await watch.told("work_unfinished") == [("work_unfinished", "coo")]
     watch.minutes(15)
     await watch.sweep()
+    assert await watch.told("work_unfinished") == [("work_unfinished", "coo")]
     assert "- [ ] mend it" in (await watch.runs())[1].prompt
     await watch.end_runs(says="- [x] mend it")
     assert watch.multica.status("ENG-1") is Status.IN_REVIEW
@@ -170,10 +170,10 @@ async def test_a_run_that_only_asks_is_not_done_and_the_next_one_decides_itself(
     await watch.end_runs(says="There are two ways.\nWhich do you prefer, or should I take the first one?")
     assert watch.multica.status("ENG-1") is Status.TODO
     assert "There are two ways." in watch.multica.said("reopen")[0][1]
-    [told] = await watch.facts("work_unfinished")
-    assert told["reason"].startswith("it asked instead of going on: Which do you prefer")
     watch.minutes(15)
     await watch.sweep()
+    [told] = await watch.facts("work_unfinished")
+    assert told["reason"].startswith("it asked instead of going on: Which do you prefer")
     prompt = (await watch.runs())[1].prompt
     assert (
         "Which do you prefer" in prompt
