@@ -20,8 +20,10 @@ import structlog
 from prometheus_client.core import Metric
 
 from quarterdeck.crew.service import Crew
+from quarterdeck.crew.waking import Wake
 from quarterdeck.heartbeat import rules, store
 from quarterdeck.heartbeat.adoption import Adoption, Starter
+from quarterdeck.heartbeat.automations import MESSAGE
 from quarterdeck.heartbeat.cards import Breaker, HeartbeatCard, SweepCard, heartbeat_card, sweep_card
 from quarterdeck.heartbeat.checking import Means, Recovery
 from quarterdeck.heartbeat.judging import free
@@ -29,13 +31,13 @@ from quarterdeck.heartbeat.metrics import families
 from quarterdeck.heartbeat.model import Pulse, Result, Sweep, Work
 from quarterdeck.heartbeat.naming import named
 from quarterdeck.heartbeat.overview import Overview, Piece
-from quarterdeck.heartbeat.roster import Heartbeat, read_all
+from quarterdeck.heartbeat.roster import Heartbeat, Scheduler, read_all
 from quarterdeck.heartbeat.settling import Settling, everywhere, said
 from quarterdeck.heartbeat.store import Records
 from quarterdeck.heartbeat.sweeping import SweepUnderWay, Ticket, count
 from quarterdeck.heartbeat.work import Answer, Source
 from quarterdeck.kernel.database import Database, Unit
-from quarterdeck.kernel.errors import Conflict, Invalid, NotFound, Stale, Unavailable
+from quarterdeck.kernel.errors import Conflict, Invalid, NotFound, QuarterdeckError, Stale, Unavailable
 from quarterdeck.kernel.identity import Caller
 
 log = structlog.get_logger(__name__)
@@ -45,6 +47,11 @@ LEASE = timedelta(minutes=5)
 
 AT_ONCE = 4
 """Sweeps that go on at the same time in one process: each asks several sources, and connections are few."""
+
+CALLED = "called"
+"""The outage in which the agent was called: since when its heartbeat stopped."""
+
+WATCHDOG = Caller(name="heartbeat", door="heartbeat", may_write=True)
 
 LOOKING = 120.0
 """Seconds that one source has to answer."""
@@ -265,7 +272,10 @@ class Sweeper:
         return await self._settling.settle(await self.heartbeats())
 
     async def watch(self) -> list[str]:
-        """The agents whose heartbeat stopped; each is told of once, until it beats again."""
+        """The agents whose heartbeat stopped; each is told of once, until it beats again.
+
+        Those that OpenClaw should have woken are called by a system event as well.
+        """
         beats, now = await self.heartbeats(), self.database.clock.now()
         async with self.database.read() as session:
             pulses = await self._records.pulses(session)
@@ -273,7 +283,9 @@ class Sweeper:
         for agent in stale:
             pulse = pulses.get(agent)
             if pulse is None or pulse.stale_since is None:
-                await self._tell_stale(beats[agent])
+                pulse = await self._tell_stale(beats[agent])
+            if beats[agent].scheduler is Scheduler.OPENCLAW:
+                await self._call(pulse)
         if stale:
             log.warning("heartbeats_stopped", agents=stale, at=now.isoformat())
         return stale
@@ -290,7 +302,7 @@ class Sweeper:
         last = pulse.last_finished or pulse.since
         return pulse.stale_since is not None or rules.is_stale(beat, last, self.database.clock.now())
 
-    async def _tell_stale(self, beat: Heartbeat) -> None:
+    async def _tell_stale(self, beat: Heartbeat) -> Pulse:
         async with self.database.command("tell stopped heartbeat") as unit:
             pulse = await self._records.locked_pulse(unit.session, beat.agent, unit.now)
             if pulse.stale_since is None:
@@ -299,6 +311,28 @@ class Sweeper:
                 last = pulse.last_finished.isoformat(timespec="minutes") if pulse.last_finished else "-"
                 to = ", ".join(dict.fromkeys(beat.escalate))
                 unit.record("heartbeat_stale", agent=beat.agent, last=last, to=to)
+        return pulse
+
+    async def _call(self, pulse: Pulse) -> None:
+        """Have a system event wait for an agent whose turns come no more, once per outage (heartbeat.md 13).
+
+        While its gateway is down that is tried again at the next look.
+        """
+        assert pulse.stale_since is not None
+        outage = pulse.stale_since.isoformat()
+        if pulse.told.get(CALLED) == outage:
+            return
+        try:
+            await self._crew.wake(WATCHDOG, pulse.agent, Wake(text=MESSAGE.format(agent=pulse.agent)))
+        except Unavailable as error:
+            log.warning("agent_not_called_yet", agent=pulse.agent, reason=error.detail)
+            return
+        except QuarterdeckError as error:  # it is none that can be called: people were told
+            log.warning("agent_not_called", agent=pulse.agent, reason=error.detail)
+        async with self.database.command("note a call") as unit:
+            row = await self._records.locked_pulse(unit.session, pulse.agent, unit.now)
+            row.told = row.told | {CALLED: outage}
+            unit.session.add(row)
 
     # For people
 

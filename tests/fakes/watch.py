@@ -35,7 +35,8 @@ class Watch:
         self.clock = ManualClock()
         self.database = database
         database.clock = self.clock
-        self.crew = Crew(database, {}, folder / "runs")
+        self.runtimes: dict[str, Any] = {}
+        self.crew = Crew(database, self.runtimes, folder / "runs")
         self.talking = Talking()
         self.board = Place("board", 0, self.clock, is_driven=True)
         self.cards = Place("workboard", 1, self.clock)

@@ -1,9 +1,10 @@
 """Sweeps: work is found and started once, waits for what it needs, and every sweep leaves its record."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,11 +12,12 @@ from quarterdeck.board.model import State
 from quarterdeck.board.store import item as board_item
 from quarterdeck.crew.roster import Roster
 from quarterdeck.crew.runtime import CLOSED, Outcome
+from quarterdeck.crew.waking import Wake
 from quarterdeck.heartbeat.model import Result
 from quarterdeck.heartbeat.service import AT_ONCE, LEASE
 from quarterdeck.heartbeat.work import Answer, Need, Ref, Status, Trouble, Watched
 from quarterdeck.kernel.database import Database
-from quarterdeck.kernel.errors import Conflict, Forbidden, NotFound, QuarterdeckError
+from quarterdeck.kernel.errors import Conflict, Forbidden, NotFound, QuarterdeckError, Unavailable
 from tests.fakes.surroundings import OWNER, VIEWER
 from tests.fakes.watch import Watch
 
@@ -386,6 +388,48 @@ async def test_a_heartbeat_that_stopped_is_told_once_until_it_beats_again(watch:
     assert await watch.told("heartbeat_stale") == [("heartbeat_stale", "coo, owner")] * 2
     await watch.sweep()
     assert await watch.sweeper.watch() == ["coo"]
+
+
+class Calls:
+    """A runtime whose agents can be called. `down`: its gateway does not answer."""
+
+    def __init__(self) -> None:
+        self.down, self.said = False, list[str]()
+
+    async def wake(self, _: Mapping[str, Any], wanted: Wake) -> str:
+        if self.down:
+            raise Unavailable("The gateway does not answer.")
+        self.said.append(wanted.text)
+        return "queued"
+
+
+async def test_an_agent_whose_turns_come_no_more_is_called_once_per_outage_when_its_gateway_is_back(
+    watch: Watch,
+) -> None:
+    calls = Calls()
+    watch.runtimes["command"] = calls
+    await watch.enrol(scheduler="openclaw")
+    calls.down = True
+    watch.minutes(32)
+    await watch.sweeper.watch()
+    calls.down = False
+    for _ in range(3):
+        assert await watch.sweeper.watch() == ["coo", "developer"]
+    [said] = calls.said
+    assert "`quarterdeck heartbeat developer`" in said
+    assert len(await watch.told("heartbeat_stale")) == 2
+    await watch.sweep()
+    watch.minutes(32)
+    await watch.sweeper.watch()
+    assert len(calls.said) == 2
+
+
+async def test_an_agent_that_cannot_be_called_is_told_to_people_alone(watch: Watch) -> None:
+    await watch.enrol(scheduler="openclaw")
+    watch.minutes(32)
+    for _ in range(2):
+        assert await watch.sweeper.watch() == ["coo", "developer"]
+    assert len(await watch.told("heartbeat_stale")) == 2
 
 
 async def test_an_agent_without_a_heartbeat_is_an_error_not_an_empty_result(watch: Watch) -> None:
