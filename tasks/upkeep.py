@@ -72,6 +72,12 @@ async def forget_telegram(house: House) -> int:
     return await house.bots.forget_old()
 
 
+@step("forget sweeps", seconds=120, retries=3)
+async def forget_sweeps(house: House) -> int:
+    """Records of sweeps that are older than anybody asks for."""
+    return await house.sweeper.forget_old()
+
+
 @step("pack repositories", seconds=400)  # what could not be packed waits for the next upkeep
 async def pack_repositories(house: House) -> Packed:
     """Repositories in which much lay loose: each loose file costs every copy that is made of it."""

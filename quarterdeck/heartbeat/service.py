@@ -334,6 +334,16 @@ class Sweeper:
             row.told = row.told | {CALLED: outage}
             unit.session.add(row)
 
+    async def forget_old(self, limit: int = 1_000) -> int:
+        """Drop the records of sweeps that are older than anybody asks for; how many."""
+        dropped = 0
+        while True:
+            async with self.database.command("forget sweeps") as unit:
+                count = await store.forget_sweeps(unit.session, unit.now - store.KEPT, limit)
+            dropped += count
+            if count < limit:
+                return dropped
+
     # For people
 
     async def unblock(self, caller: Caller, agent: str, work: str, comment: str = "") -> Breaker:

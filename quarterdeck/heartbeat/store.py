@@ -7,7 +7,7 @@ from typing import Protocol
 
 from sqlalchemy import func
 from sqlalchemy.dialects.postgresql import insert
-from sqlmodel import col, or_, select
+from sqlmodel import col, delete, or_, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from quarterdeck.crew import rules as crew_rules
@@ -19,6 +19,9 @@ from quarterdeck.router.model import CallRow
 REMEMBERED = timedelta(days=7)
 """How long finished work is known after it was last seen: a second place of it may turn up when its source is
 back, and where nobody closes it, it is still in progress."""
+
+KEPT = timedelta(days=30)
+"""How long the record of a sweep is kept; the newest of each agent always."""
 
 EVERYBODY = ""
 """The row of what concerns all agents together: an outage of all sources."""
@@ -167,6 +170,13 @@ async def timed_out(session: AsyncSession, refs: Collection[tuple[str, str]]) ->
 
 async def sweep(session: AsyncSession, sweep_id: int) -> Sweep | None:
     return await session.get(Sweep, sweep_id)
+
+
+async def forget_sweeps(session: AsyncSession, before: datetime, limit: int) -> int:
+    """Drop sweeps that began before, but the newest of each agent; how many."""
+    newest = select(func.max(Sweep.id)).group_by(col(Sweep.agent))
+    old = select(Sweep.id).where(col(Sweep.started_at) < before, col(Sweep.id).not_in(newest)).limit(limit)
+    return (await session.exec(delete(Sweep).where(col(Sweep.id).in_(old)))).rowcount
 
 
 async def newest_sweeps(session: AsyncSession, agents: Sequence[str]) -> dict[str, Sweep]:

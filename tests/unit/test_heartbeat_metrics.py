@@ -42,6 +42,19 @@ async def test_a_sweep_that_found_nothing_is_counted_also_when_its_row_is_gone(w
     assert await counted(watch, "coo") == {"quiet": 1}
 
 
+async def test_records_of_sweeps_are_forgotten_after_a_month_but_the_newest_of_each_agent(
+    watch: Watch,
+) -> None:
+    for _ in range(2):
+        await watch.sweep()
+        await watch.sweep("coo")
+    watch.minutes(31 * 24 * 60)
+    newest = await watch.sweep()
+    assert (await watch.sweeper.forget_old(), await watch.sweeper.forget_old()) == (3, 0)
+    coo, developer = await watch.sweeper.overview()
+    assert coo.last and developer.last and developer.last.id == newest.id
+
+
 async def test_sweeps_are_counted_by_how_they_ended(watch: Watch) -> None:
     watch.cards.put("c1")
     await watch.sweep()
