@@ -4,12 +4,11 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import psutil
-
+from quarterdeck.crew import keeper
 from quarterdeck.kernel import folders
 from quarterdeck.kernel.errors import Conflict
 from quarterdeck.kernel.postgres import explain_os, home_mode
@@ -18,12 +17,12 @@ from quarterdeck.kernel.settings import Settings
 
 @dataclass(frozen=True)
 class Running:
-    """A desk that is open: its supervisor, its ports, and its processes (name -> id, time of birth)."""
+    """A desk that is open: its supervisor, its ports, and its processes (name -> id, birth)."""
 
     pid: int
     http_port: int
     prefect_port: int
-    processes: dict[str, tuple[int, float]] = field(default_factory=dict)
+    processes: dict[str, tuple[int, str]] = field(default_factory=dict)
 
 
 def folder(settings: Settings) -> Path:
@@ -66,7 +65,7 @@ def read(settings: Settings) -> Running | None:
     try:
         found = json.loads((folder(settings) / "up.json").read_text(encoding="utf-8"))
         found["processes"] = {
-            name: (int(pid), float(born)) for name, (pid, born) in found["processes"].items()
+            name: (int(pid), str(birth)) for name, (pid, birth) in found["processes"].items()
         }
         return Running(**found)
     except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
@@ -94,11 +93,14 @@ def web_address(settings: Settings) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def born(pid: int) -> float:
-    """When a process was started; tells it from a later one with the same number. 0 = it is gone."""
-    with suppress(psutil.Error):
-        return psutil.Process(pid).create_time()
-    return 0.0
+def born(pid: int) -> str:
+    """When a process was started; tells it from a later one with the same number. Empty = it is gone."""
+    return keeper.born(pid) or ""
+
+
+def is_alive(pid: int, birth: str) -> bool:
+    """Is it still the process that was recorded? The clock may have been set since."""
+    return birth != "" and born(pid) == birth
 
 
 @contextmanager
@@ -124,7 +126,5 @@ def only_one(settings: Settings) -> Iterator[None]:
 def leftovers(running: Running) -> list[int]:
     """Processes of a dead supervisor that are still there; each leads a group of its own."""
     return [
-        pid
-        for pid, started in running.processes.values()
-        if born(pid) and abs(born(pid) - started) < 1 and os.getpgid(pid) == pid
+        pid for pid, birth in running.processes.values() if is_alive(pid, birth) and os.getpgid(pid) == pid
     ]

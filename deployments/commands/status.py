@@ -69,9 +69,7 @@ def processes(settings: "Settings") -> dict[str, bool]:
     running = home.read(settings)
     if running is None or not home.born(running.pid):
         return {}
-    return {
-        name: abs(home.born(pid) - started) < 1 for name, (pid, started) in sorted(running.processes.items())
-    }
+    return {name: home.is_alive(pid, birth) for name, (pid, birth) in sorted(running.processes.items())}
 
 
 def _tell(console: "Console", found: dict[str, Any]) -> None:

@@ -10,8 +10,6 @@ from functools import cache
 from typing import Any
 from uuid import UUID
 
-import psutil
-
 from quarterdeck.board.cards import Card
 from quarterdeck.board.model import OUTSIDE, State, WorkItem
 from quarterdeck.crew.keeper import born
@@ -33,20 +31,14 @@ from quarterdeck.pipeline.work import LEASE, StageWork, Ticket
 
 @cache
 def this_holder() -> str:
-    """This process, so that others can see whether it still lives: host, pid and birth.
-
-    The birth is the kernel's own word for it: what is derived from the clock changes when that is set.
-    """
+    """This process, so that others can see whether it still lives: host, pid, and when it was born."""
     return f"{socket.gethostname()}:{os.getpid()}:{born(os.getpid())}"
 
 
 def is_dead(holder: str) -> bool:
     """Did this holder surely die? Only a process of this host can be known to be dead."""
-    host, pid, started = holder.rsplit(":", 2)
-    if host != socket.gethostname():
-        return False
-    birth = born(int(pid))
-    return birth != started if birth else not psutil.pid_exists(int(pid))
+    host, pid, since = holder.split(":", 2)
+    return host == socket.gethostname() and born(int(pid)) != since
 
 
 class Engine:

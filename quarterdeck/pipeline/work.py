@@ -97,6 +97,7 @@ class StageWork:
         self._database = database
         self._crew = crew
         self._pipeline = pipeline
+        self._asked: set[str] = set()  # the gates that answered since the claim was taken
         stage = pipeline.stage(ticket.stage)
         assert stage is not None, "a claim is only given for a stage of the pipeline"
         self.stage: Stage = stage
@@ -159,7 +160,7 @@ class StageWork:
             note=item.note,
             gates={
                 check.gate: rules.GateFacts(
-                    check.verdict, check.reason, check.expires_at, fresh=check.at >= claim.taken_at
+                    check.verdict, check.reason, check.expires_at, fresh=check.gate in self._asked
                 )
                 for check in checks
             },
@@ -250,6 +251,7 @@ class StageWork:
                 unit.record("gate_passed", item=item.key, gate=gate)
             elif answer.verdict is not GateVerdict.PENDING:
                 unit.record("gate_failed", item=item.key, gate=gate, reason=answer.reason)
+        self._asked.add(gate)
 
     async def record(self, decision: Decision) -> None:
         """Write the decision that ends this stage run."""

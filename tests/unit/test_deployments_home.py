@@ -1,9 +1,11 @@
 """The home's folders: nobody else may look into them, and one that cannot be made is explained."""
 
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from deployments import cli, home, parts, setup
@@ -64,6 +66,23 @@ def test_a_home_is_open_once(settings: Settings) -> None:
         pass
     with home.only_one(settings):
         pass
+
+
+def test_what_a_dead_supervisor_left_is_known_also_after_the_clock_was_set(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home.make(settings, home.folder(settings))
+    with subprocess.Popen(["sleep", "60"], start_new_session=True) as left:
+        parts_of = {"web": (left.pid, home.born(left.pid))}
+        home.write(settings, home.Running(2**22 + 1, 8500, 4200, parts_of))
+        told = psutil.Process.create_time
+        monkeypatch.setattr(psutil.Process, "create_time", lambda process: told(process) + 3600)
+        found = home.read(settings)
+        assert found is not None
+        assert home.leftovers(found) == [left.pid]
+        left.kill()
+        left.wait()
+        assert home.leftovers(found) == []
 
 
 @pytest.fixture

@@ -1,11 +1,11 @@
 """The engine on a real database: claims, fences, decisions, and one winner of every race."""
 
 import asyncio
-import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 from sqlalchemy import delete, update
 from sqlmodel import col
@@ -204,12 +204,13 @@ async def test_the_claim_of_a_process_that_died_is_free_at_once(house: House) ->
     assert await house.engine.candidates(10) == [Candidate(key, "analysis", 1)]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the clock's word is the only one")
-async def test_a_clock_that_is_set_leaves_the_living_their_claims(
+async def test_a_clock_that_was_set_makes_no_living_process_dead(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """On Linux psutil counts the birth of a process from the boot, and the boot by the clock."""
     await taken(house, await filed(house))
-    monkeypatch.setattr("psutil._pslinux.boot_time", lambda: 0.0)  # the kernel tells it by the clock
+    told = psutil.Process.create_time
+    monkeypatch.setattr(psutil.Process, "create_time", lambda process: told(process) + 3600)
     assert await house.engine.free_claims() == 0
 
 
@@ -309,6 +310,18 @@ async def test_a_pending_gate_waits_and_the_news_about_its_commit_wakes_it(house
 
 
 PENDING = Answer(GateVerdict.PENDING, "CI state: pending", "c" * 40)
+
+
+async def test_a_clock_that_is_set_back_has_no_gate_asked_again_and_again(house: House) -> None:
+    house.database.clock = clock = ManualClock()
+    key = await filed(house)
+    await pass_stage(house, key)
+    await house.engine.decide(key, OWNER, approved=True)
+    work = await taken(house, key)
+    await finish_run(work)
+    clock.go(-3600)
+    await work.gate_answered("check_ci_green", PENDING, (await work.assignment()).snapshot)
+    assert isinstance(await work.next_step(), Wait)
 
 
 @pytest.mark.parametrize("moment", ["before the answer", "after the answer", "over the question"])
