@@ -83,13 +83,15 @@ class Engine:
     async def claim(self, wanted: Candidate, flow_run: str = "", holder: str | None = None) -> StageWork:
         """Take (item, stage, round), with a new fencing number.
 
-        Raises `NotFound`, or `Conflict` when another holds it or there is nothing to do in this state. An
-        item whose stage left its pipeline, or whose agent left the roster, becomes a person's move.
+        Raises `NotFound`, or `Conflict` when another holds it, when there is nothing to do in this state, or
+        when it waits for others. An item whose stage left its pipeline, or whose agent left the roster,
+        becomes a person's move.
         """
         holder = holder or this_holder()
         async with self.database.command("claim") as unit:
             item = await store.item_for_update(unit.session, wanted.key)
             self._must_be_claimable(item, wanted)
+            await self._must_not_wait(unit, item)
             claim = await store.claim_for_update(unit.session, item.id, item.stage, item.round)
             self._must_be_free(unit, item, claim)
             lost: Conflict | None = None
@@ -134,6 +136,15 @@ class Engine:
                 f"{item.key} stands for work of another source.",
                 "Its agent's heartbeat sees to it.",
                 code="not_ours",
+            )
+
+    @staticmethod
+    async def _must_not_wait(unit: Unit, item: WorkItem) -> None:
+        if item.state is State.QUEUED and (needed := await store.open_needs(unit.session, item.id)):
+            raise Conflict(
+                f"{item.key} waits for {', '.join(needed)}.",
+                "It begins by itself when that is done; or take the dependency away.",
+                code="waits",
             )
 
     @staticmethod

@@ -163,6 +163,16 @@ def _candidate(item: WorkItem) -> Candidate:
     return Candidate(item.key, item.stage, item.round, item.version, item.state is State.RUNNING)
 
 
+async def open_needs(session: AsyncSession, item_id: UUID) -> Sequence[str]:
+    """The keys of what an item depends on and that is not done."""
+    needed = (
+        select(WorkItem.key)
+        .join(ItemDependency, col(ItemDependency.needs_id) == col(WorkItem.id))
+        .where(col(ItemDependency.item_id) == item_id, col(WorkItem.state) != State.DONE)
+    )
+    return (await session.exec(needed.order_by(col(WorkItem.key)))).all()
+
+
 async def hopeless(session: AsyncSession) -> list[tuple[WorkItem, str]]:
     """Queued items that need a cancelled one, locked, each with the key of what it needs."""
     needed = aliased(WorkItem)

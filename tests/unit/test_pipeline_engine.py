@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import delete, update
 from sqlmodel import col
 
+from quarterdeck.board.cards import Changes
 from quarterdeck.board.model import State
 from quarterdeck.crew.model import Agent
 from quarterdeck.house import House
@@ -121,6 +122,16 @@ async def test_an_item_with_an_open_dependency_is_not_taken_up(house: House) -> 
     await pass_stage(house, first)
     await pass_stage(house, first)
     assert [candidate.key for candidate in await house.engine.candidates(10)] == [second]
+
+
+async def test_an_item_with_an_open_dependency_is_not_begun_by_hand_either(house: House) -> None:
+    first = await filed(house)
+    second = await filed(house, depends_on=[first])
+    with pytest.raises(Conflict, match=f"{second} waits for {first}") as refusal:
+        await taken(house, second)
+    assert refusal.value.code == "waits"
+    await house.board.edit(OWNER, second, Changes(depends_on=()))
+    await taken(house, second)
 
 
 async def test_an_item_that_needs_a_cancelled_one_becomes_a_persons_move(house: House) -> None:
