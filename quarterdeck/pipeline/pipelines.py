@@ -33,6 +33,15 @@ class Pipelines:
     async def all(self, session: AsyncSession) -> Mapping[str, Pipeline]:
         return {row.name: self._parse(row) for row in await store.pipelines(session)}
 
+    async def agents(self, session: AsyncSession) -> Mapping[tuple[str, str], str]:
+        """Whose stage it is, by pipeline and stage; those of the engine are left out."""
+        return {
+            (pipeline.name, stage.name): stage.agent
+            for pipeline in (await self.all(session)).values()
+            for stage in pipeline.stages
+            if not stage.is_engine
+        }
+
     def _parse(self, row: StoredPipeline) -> Pipeline:
         """Once for each definition."""
         definition, pipeline = self._parsed.get(row.name, (None, None))

@@ -9,7 +9,7 @@ step, so a crash between any two of them costs nothing and repeats nothing.
     on trouble    Repair (a new round), Wait (something outside must report), Block (a person must act)
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -20,6 +20,9 @@ from quarterdeck.pipeline.model import GateVerdict
 
 POLL = timedelta(seconds=15)
 """How often a pending gate is asked again when nothing wakes the item."""
+
+Place = tuple[str, str]
+"""A pipeline, and a stage of it."""
 
 RELAUNCH = timedelta(seconds=2)
 """The pause after a launch that failed, doubled each time: at once it would fail again."""
@@ -249,6 +252,34 @@ def rejected(pipeline: Pipeline, stage: Stage, by: str, comment: str) -> Repair:
 def starter(stage: Stage) -> str | None:
     """The agent that begins there, if it is one."""
     return None if stage.is_engine else stage.agent
+
+
+class Line:
+    """Lets no more of those that wait begin than their agents have free slots.
+
+    `agents` are those of the places, `free` their slots; each of the places in `taken` has one of these.
+    """
+
+    def __init__(
+        self, agents: Mapping[Place, str], free: Mapping[str, int], taken: Iterable[Place] = ()
+    ) -> None:
+        self._agents = agents
+        self._free = dict(free)
+        for pipeline, stage in taken:
+            self.lets_in(pipeline, stage, State.QUEUED)
+
+    @property
+    def full(self) -> list[Place]:
+        """Where no agent can begin anything more."""
+        return [place for place, agent in self._agents.items() if self._free.get(agent, 1) <= 0]
+
+    def lets_in(self, pipeline: str, stage: str, state: State) -> bool:
+        """A new one takes a slot. An agent who left the roster has none to take: that shows at the claim."""
+        agent = self._agents.get((pipeline, stage), "")
+        if state is not State.QUEUED or agent not in self._free:
+            return True
+        self._free[agent] -= 1
+        return self._free[agent] >= 0
 
 
 def may_be_claimed(state: State) -> bool:

@@ -52,22 +52,27 @@ class Engine:
     # Work
 
     async def candidates(self, limit: int, passing_over: Collection[str] = ()) -> list[Candidate]:
-        """What there is to do now, most urgent first, for agents that have a free slot.
+        """What there is to do now, most urgent first, and no more for an agent than it has free slots.
 
-        What is queued while a run of a round that it left goes on here waits for the end of that.
+        What is queued while a run of a round that it left goes on here waits for the end of that. The items
+        that are passed over are being begun: each has a slot of its agent until its run is open.
         """
-        now = self.database.clock.now()
+        found: list[WorkItem] = []
         async with self.database.read() as session:
-            free = await self.crew.free_slots(session)
-            busy = [
-                (pipeline.name, stage.name)
-                for pipeline in (await self.pipelines.all(session)).values()
-                for stage in pipeline.stages
-                if not stage.is_engine and free.get(stage.agent, 1) <= 0  # who is gone is found at the claim
-            ]
-            wanted = limit + len(passing_over)
-            found = await store.candidates(session, now, busy, wanted, self.crew.host)
-        return [candidate for candidate in found if candidate.key not in passing_over][:limit]
+            line = rules.Line(
+                await self.pipelines.agents(session),
+                await self.crew.free_slots(session),
+                await store.about_to_begin(session, passing_over),
+            )
+            now, is_whole = self.database.clock.now(), False
+            while len(found) < limit and not is_whole:  # again for those behind whom found their agent full
+                known = {*passing_over, *(item.key for item in found)}
+                room = limit - len(found)
+                page = await store.candidates(session, now, line.full, known, room, self.crew.host)
+                let_in = [item for item in page if line.lets_in(item.pipeline, item.stage, item.state)]
+                is_whole = len(let_in) == len(page)
+                found += let_in
+        return [Candidate.of(item) for item in found]
 
     async def next_due(self) -> datetime | None:
         """When the next waiting item wants to be looked at."""

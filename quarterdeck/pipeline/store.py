@@ -30,6 +30,7 @@ from quarterdeck.board.store import dependencies_done
 from quarterdeck.crew.model import ASSIGNED, AgentRun, RunState
 from quarterdeck.kernel.errors import NotFound
 from quarterdeck.pipeline.model import Approval, Claim, CommitNews, GateCheck, StoredPipeline
+from quarterdeck.pipeline.rules import Place
 
 _RANK = {priority: rank for rank, priority in enumerate(Priority)}
 
@@ -86,6 +87,10 @@ class Candidate:
     version: int = field(default=0, compare=False)
     was_running: bool = field(default=False, compare=False)
 
+    @classmethod
+    def of(cls, item: WorkItem) -> "Candidate":
+        return cls(item.key, item.stage, item.round, item.version, item.state is State.RUNNING)
+
 
 def _held(now: datetime) -> SelectOfScalar[int]:
     return (
@@ -133,22 +138,28 @@ async def run_of_another_round(session: AsyncSession, item_id: UUID, host: str) 
 
 
 async def candidates(
-    session: AsyncSession, now: datetime, busy: Collection[tuple[str, str]], limit: int, host: str
-) -> list[Candidate]:
-    """Items to take up on this host, most urgent first.
+    session: AsyncSession,
+    now: datetime,
+    full: Collection[Place],
+    known: Collection[str],
+    limit: int,
+    host: str,
+) -> list[WorkItem]:
+    """Items to take up on this host, most urgent first, without the `known` ones.
 
-    `busy` are (pipeline, stage) pairs without a free agent.
+    In the places that are `full` no agent is free.
     """
     still_worked_on = exists(select(1).where(_of_other_rounds(host)).correlate(WorkItem))
     new = and_(col(WorkItem.state) == State.QUEUED, dependencies_done(), ~still_worked_on)
-    if busy:
-        new = and_(new, tuple_(col(WorkItem.pipeline), col(WorkItem.stage)).not_in(list(busy)))
+    if full:
+        new = and_(new, tuple_(col(WorkItem.pipeline), col(WorkItem.stage)).not_in(list(full)))
     due = or_(col(WorkItem.wake_at).is_(None), col(WorkItem.wake_at) <= now)
     elsewhere = exists(select(1).where(_at_work_on_another(host)).correlate(WorkItem))
     going_on = and_(col(WorkItem.state).in_([State.RUNNING, State.WAITING_GATE]), ~elsewhere)
     statement = (
         select(WorkItem)
         .where(or_(new, going_on), due, col(WorkItem.pipeline) != OUTSIDE, ~exists(_held(now)))
+        .where(col(WorkItem.key).not_in(list(known)))
         .order_by(
             case({State.QUEUED.value: 1}, value=col(WorkItem.state), else_=0),
             case({p.value: r for p, r in _RANK.items()}, value=col(WorkItem.priority)),
@@ -156,11 +167,22 @@ async def candidates(
         )
         .limit(limit)
     )
-    return [_candidate(item) for item in (await session.exec(statement)).all()]
+    return list((await session.exec(statement)).all())
 
 
-def _candidate(item: WorkItem) -> Candidate:
-    return Candidate(item.key, item.stage, item.round, item.version, item.state is State.RUNNING)
+async def about_to_begin(session: AsyncSession, keys: Collection[str]) -> list[Place]:
+    """Where those of these items stand whose agent has not begun its round yet."""
+    begun = select(1).where(
+        col(AgentRun.item_id) == col(WorkItem.id),
+        col(AgentRun.stage) == col(WorkItem.stage),
+        col(AgentRun.round) == col(WorkItem.round),
+    )
+    statement = select(WorkItem.pipeline, WorkItem.stage).where(
+        col(WorkItem.key).in_(list(keys)),
+        col(WorkItem.state).in_([State.QUEUED, State.RUNNING]),
+        ~exists(begun.correlate(WorkItem)),
+    )
+    return list((await session.exec(statement)).all())
 
 
 async def open_needs(session: AsyncSession, item_id: UUID) -> Sequence[str]:

@@ -11,7 +11,7 @@ from sqlalchemy import delete, update
 from sqlmodel import col
 
 from quarterdeck.board.cards import Changes
-from quarterdeck.board.model import State
+from quarterdeck.board.model import State, WorkItem
 from quarterdeck.crew.model import Agent
 from quarterdeck.house import House
 from quarterdeck.kernel.database import Database
@@ -89,8 +89,15 @@ async def test_what_is_filed_is_a_candidate_until_somebody_claims_it(house: Hous
 
 
 async def test_items_that_a_desk_has_at_hand_are_passed_over(house: House) -> None:
+    await slots(house, 2)
     first, second = await filed(house), await filed(house)
     assert [candidate.key for candidate in await house.engine.candidates(1, [first])] == [second]
+
+
+async def slots(house: House, count: int) -> None:
+    """Let each agent work on so many items at the same time."""
+    async with house.database.command("slots") as unit:
+        await unit.session.exec(update(Agent).values(max_concurrent=count))
 
 
 async def test_a_clock_that_was_set_back_brings_no_old_question_back(house: House) -> None:
@@ -108,9 +115,34 @@ async def test_a_clock_that_was_set_back_brings_no_old_question_back(house: Hous
 
 
 async def test_urgent_items_are_taken_up_first(house: House) -> None:
+    await slots(house, 2)
     low = await filed(house, priority="low")
     urgent = await filed(house, priority="urgent")
     assert [candidate.key for candidate in await house.engine.candidates(10)] == [urgent, low]
+
+
+async def test_no_more_items_are_taken_up_than_their_agent_has_free_slots(house: House) -> None:
+    """Else they race for the slot, and the least urgent may win it."""
+    low = await filed(house, priority="low")
+    urgent = await filed(house, priority="urgent")
+    assert [candidate.key for candidate in await house.engine.candidates(10)] == [urgent]
+    assert await house.engine.candidates(10, [urgent]) == [], "it is being begun"
+    work = await taken(house, urgent)
+    assert await house.engine.candidates(10, [urgent]) == [], "its run is not open yet"
+    await slots(house, 2)
+    assert [candidate.key for candidate in await house.engine.candidates(10, [urgent])] == [low]
+    await finish_run(work)
+    await slots(house, 1)
+    assert [candidate.key for candidate in await house.engine.candidates(10, [urgent])] == [low]
+
+
+async def test_who_waits_behind_items_of_a_busy_agent_is_taken_up_all_the_same(house: House) -> None:
+    queue = [await filed(house, priority="urgent") for _ in range(3)]
+    other = await filed(house)
+    async with house.database.command("move on") as unit:
+        on = update(WorkItem).where(col(WorkItem.key) == other).values(stage="development")
+        await unit.session.exec(on)
+    assert [candidate.key for candidate in await house.engine.candidates(2)] == [queue[0], other]
 
 
 async def test_an_item_with_an_open_dependency_is_not_taken_up(house: House) -> None:
