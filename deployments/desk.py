@@ -12,6 +12,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from datetime import datetime, timedelta
 
 import httpx
 import structlog
@@ -41,6 +42,8 @@ log = structlog.get_logger(__name__)
 LOOK_ANYWAY = 5.0
 """Seconds after which a duty looks even though no bell rang."""
 LONGEST_PAUSE = 10.0
+AFTER_A_BREAK = timedelta(seconds=5)
+"""How long an item is left alone whose stage run broke: at once it would break again."""
 CI_AT_ONCE = 2
 SENT_AGAIN = 300.0
 """Seconds in which a stage that was sent to a work pool must have begun."""
@@ -68,6 +71,7 @@ class Desk:
         self._api = api
         self._runs: set[asyncio.Task[None]] = set()
         self._at_work: dict[str, Candidate] = {}
+        self._broken: dict[str, datetime] = {}  # until when the item is left alone
         house.deliveries.add("generic", starting.by_webhook(house.settings))
         self._bells = {topic: asyncio.Event() for topic in TOPICS}
 
@@ -129,7 +133,7 @@ class Desk:
 
     async def _take_up(self) -> float:
         room = self.house.settings.concurrency - len(self._runs)
-        found = await self.house.engine.candidates(room, self._at_work) if room > 0 else []
+        found = await self.house.engine.candidates(room, self._left_alone()) if room > 0 else []
         if found:
             disk.must_have_room(self.house.settings.folder)
             await self._must_reach_prefect()
@@ -144,6 +148,11 @@ class Desk:
         now = self.house.database.clock.now()
         return min(LOOK_ANYWAY, max(0.05, (due - now).total_seconds())) if due else LOOK_ANYWAY
 
+    def _left_alone(self) -> set[str]:
+        now = self.house.database.clock.now()
+        self._broken = {key: until for key, until in self._broken.items() if until > now}
+        return {*self._at_work, *self._broken}
+
     async def _work_on(self, candidate: Candidate) -> None:
         let_go.set(lambda: self._let_go(candidate))
         try:
@@ -155,6 +164,7 @@ class Desk:
                 )
         except Exception as error:  # what was done is recorded; what was not is found again
             log.warning("stage_run_broke", item=candidate.key, stage=candidate.stage, reason=repr(error))
+            self._broken[candidate.key] = self.house.database.clock.now() + AFTER_A_BREAK
         finally:
             self._let_go(candidate)
             self._bells["items"].set()
