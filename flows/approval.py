@@ -14,7 +14,7 @@ from prefect.states import Completed
 from pydantic import Field
 
 from quarterdeck.house import House, at_hand
-from quarterdeck.kernel.errors import Conflict, Forbidden, Invalid
+from quarterdeck.kernel.errors import Conflict, Forbidden, Invalid, Misconfigured, NotFound
 from quarterdeck.pipeline.model import Approval
 from tasks.approvals import decide
 
@@ -26,7 +26,7 @@ class Decision(RunInput):
         title="Approve", description="Yes: the item goes on. No: it goes back to its agent with your comment."
     )
     comment: str = Field(default="", title="Comment", description="Needed when you do not approve.")
-    by: str = Field(default="", title="By", description="Who decides; empty = the owner.")
+    by: str = Field(default="", title="By", description="Who of the roster decides; empty = the owner.")
 
 
 @flow(
@@ -52,7 +52,7 @@ async def ask_for_approval(item: str, stage: str, round: int, approval: UUID) ->
                     by=answer.by.strip(),
                     asked=approval,
                 )
-            except (Invalid, Forbidden) as error:
+            except (Invalid, Forbidden, Misconfigured, NotFound) as error:
                 refused = str(error)
             except Conflict as error:
                 ended = error.detail

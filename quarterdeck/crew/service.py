@@ -164,6 +164,13 @@ class Crew:
         async with self.database.read() as session:
             return sorted(await store.agents(session), key=lambda agent: (agent.created_at, agent.slug))
 
+    async def person(self, session: AsyncSession, slug: str) -> Person:
+        """One person. Raises `NotFound` naming those there are."""
+        people = {person.slug: person for person in await store.people(session)}
+        if slug not in people:
+            raise NotFound.among("person", slug, people)
+        return people[slug]
+
     async def people(self) -> list[Person]:
         async with self.database.read() as session:
             return await store.people(session)

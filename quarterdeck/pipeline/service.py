@@ -346,7 +346,7 @@ class Engine:
         asked: UUID | None = None,
     ) -> Approval:
         """Decide as part of a larger command; see `decide`."""
-        name = self._may_decide(caller, by, approved, comment)
+        name = await self._decider(unit, caller, by, approved, comment)
         item = await store.item_for_update(unit.session, key)
         approval = await store.newest_approval(unit.session, item.id)
         if asked is not None and (approval is None or approval.id != asked):
@@ -373,15 +373,17 @@ class Engine:
         unit.wake("approvals", approval.id)
         return approval
 
-    @staticmethod
-    def _may_decide(caller: Caller, by: str | None, approved: bool, comment: str) -> str:
+    async def _decider(self, unit: Unit, caller: Caller, by: str | None, approved: bool, comment: str) -> str:
         if not caller.may_approve:
             raise Forbidden(
                 f"{caller.name} may not approve or reject.", "Ask the owner for `may_approve` in the roster."
             )
         if not approved and not comment.strip():
             raise Invalid("A rejection needs a comment.", "Say what must change.", field="comment")
-        return caller.acting_for(by)
+        name = caller.acting_for(by)
+        if name != caller.name:
+            await self.crew.person(unit.session, name)
+        return name
 
     @staticmethod
     def _must_be_open(item: WorkItem, approval: Approval | None) -> None:

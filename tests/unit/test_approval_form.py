@@ -41,3 +41,24 @@ async def test_an_answer_does_not_decide_what_is_asked_in_the_meantime(
     ended: FlowState[None] = await form.ask_for_approval.fn(key, asked.stage, asked.round, asked.id)
     assert ended.message == f"{key} was already decided by owner (rejected)."
     assert ((await state(house, key)).state, (await state(house, key)).round) == (State.WAITING_APPROVAL, 2)
+
+
+async def test_a_name_that_nobody_has_is_asked_for_again(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = await filed(house)
+    await pass_stage(house, key)
+    asked = await house.engine.approval_of(key)
+    assert asked is not None
+    names, shown = ["an" * 40, "anna"], []
+
+    async def answer(**form_of: type[form.Decision]) -> form.Decision:
+        shown.append(str(form_of["wait_for_input"]._description))
+        return form.Decision(approve=True, by=names.pop(0))
+
+    monkeypatch.setattr(form, "asuspend_flow_run", answer)
+    monkeypatch.setattr(form, "decide", decide.fn)
+    ended: FlowState[None] = await form.ask_for_approval.fn(key, asked.stage, asked.round, asked.id)
+    assert ended.message == "Approved by anna."
+    assert "There is: anna, vera." not in shown[0]
+    assert "There is: anna, vera." in shown[1]

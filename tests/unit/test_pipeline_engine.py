@@ -459,10 +459,19 @@ async def test_who_asked_or_may_not_cannot_approve(house: House) -> None:
 async def test_a_name_given_by_others_than_the_owner_does_not_count(house: House) -> None:
     key = await filed(house)
     await pass_stage(house, key)
-    assert (await house.engine.decide(key, ANNA, approved=True, by="boss")).decided_by == "anna"
+    assert (await house.engine.decide(key, ANNA, approved=True, by="vera")).decided_by == "anna"
     other = await filed(house)
     await pass_stage(house, other)
-    assert (await house.engine.decide(other, OWNER, approved=True, by="boss")).decided_by == "boss"
+    assert (await house.engine.decide(other, OWNER, approved=True, by="vera")).decided_by == "vera"
+
+
+@pytest.mark.parametrize("name", ["ana", "developer", "a" * 60])
+async def test_the_owner_decides_for_nobody_but_people_of_the_roster(house: House, name: str) -> None:
+    key = await filed(house)
+    await pass_stage(house, key)
+    with pytest.raises(NotFound, match="There is: anna, vera"):
+        await house.engine.decide(key, OWNER, approved=True, by=name)
+    assert (await state(house, key)).state is State.WAITING_APPROVAL
 
 
 async def test_nothing_can_be_approved_that_does_not_wait_for_it(house: House) -> None:
