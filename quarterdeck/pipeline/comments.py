@@ -14,7 +14,6 @@ from quarterdeck.kernel.identity import Caller
 from quarterdeck.kernel.inbox_model import Ignored
 from quarterdeck.pipeline import mirror_rules as rules
 from quarterdeck.pipeline import posts
-from quarterdeck.pipeline import store as items
 from quarterdeck.pipeline.mirror_rules import Said
 from quarterdeck.pipeline.service import Engine
 
@@ -51,9 +50,13 @@ class Comments:
             async with self._database.command("decide by comment") as unit:
                 if not await self._is_new(unit, key, comment, said, said.word):
                     return Ignored("It was heard before.")
-                await _must_answer(unit, key, comment)
                 await self._engine.decide_within(
-                    unit, key, _known(caller, comment), approved=said.approved, comment=said.remark
+                    unit,
+                    key,
+                    _known(caller, comment),
+                    approved=said.approved,
+                    comment=said.remark,
+                    said_at=comment.changed_at,
                 )
         except (Forbidden, Conflict, Invalid) as error:
             return await self._refuse(key, comment, said, str(error))
@@ -86,17 +89,3 @@ def _known(caller: Caller | None, comment: Comment) -> Caller:
             f"The owner can add `handles: {{plane: {comment.editor}}}` to a person.",
         )
     return caller
-
-
-async def _must_answer(unit: Unit, key: str, comment: Comment) -> None:
-    item = await items.item_for_update(unit.session, key)
-    approval = await items.newest_approval(unit.session, item.id)
-    if approval is None or approval.decided_at:
-        return
-    before = await items.last_decision(unit.session, item.id)
-    if rules.was_said_before(comment, approval.requested_at, before):
-        raise Conflict(
-            "That was said before approval was asked for.",
-            "Look at what there is now, and say it again in a new comment.",
-            code="said_before",
-        )

@@ -8,13 +8,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from quarterdeck.board.model import State
-from quarterdeck.forge.tracker import CLOSED, SOURCE, Comment, Group, Issue
+from quarterdeck.forge.tracker import CLOSED, SOURCE, Group, Issue
 
 APPROVED, REJECTED = ":approved:", ":rejected:"
 LONGEST_REMARK = 4_000
-
-TOLERANCE = timedelta(seconds=30)
-"""How far the tracker's clock may be behind ours before an answer seems older than its question."""
 
 OVERLAP = timedelta(minutes=2)
 """A change may become visible that much later than it was made."""
@@ -44,16 +41,6 @@ def said(text: str) -> Said | None:
         return None
     remark = " ".join(_MARKER.sub(" ", text).split())[:LONGEST_REMARK].strip()
     return Said(REJECTED not in markers, remark)
-
-
-def was_said_before(comment: Comment, asked_at: datetime, last_decision: datetime | None) -> bool:
-    """Is the comment older than the question that it would answer?
-
-    Clocks may differ, unless it may have been meant for the question before, decided at `last_decision`.
-    """
-    if last_decision is not None and last_decision > comment.changed_at - TOLERANCE:
-        return comment.changed_at < asked_at
-    return comment.changed_at < asked_at - TOLERANCE
 
 
 def group_of(state: State, *, has_begun: bool) -> Group:

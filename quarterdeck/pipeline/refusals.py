@@ -1,5 +1,7 @@
 """Why the engine does not do what a person asks of an item, and what they can do instead."""
 
+from datetime import datetime
+
 from quarterdeck.board.model import OUTSIDE, State, WorkItem
 from quarterdeck.kernel.errors import Conflict
 from quarterdeck.pipeline import rules
@@ -22,6 +24,16 @@ def must_be_movable(item: WorkItem) -> None:
     if not rules.may_be_moved(item.state):
         todo = "Retry it first." if item.state is State.CANCELLED else "File another item for what is left."
         raise Conflict(f"{item.key} is {item.state.value}.", todo, code="item_final")
+
+
+def must_be_an_answer(said_at: datetime, asked_at: datetime, last_decision: datetime | None) -> None:
+    """Raises `Conflict` for words that were said before there was a question."""
+    if rules.was_said_before(said_at, asked_at, last_decision):
+        raise Conflict(
+            "That was said before approval was asked for.",
+            "Look at what there is now, and say it again.",
+            code="said_before",
+        )
 
 
 def no_longer_asked(key: str, approval: Approval) -> Conflict:

@@ -21,6 +21,9 @@ from quarterdeck.pipeline.model import GateVerdict
 POLL = timedelta(seconds=15)
 """How often a pending gate is asked again when nothing wakes the item."""
 
+TOLERANCE = timedelta(seconds=30)
+"""How far the clock of a door may be behind ours before an answer seems older than its question."""
+
 Place = tuple[str, str]
 """A pipeline, and a stage of it."""
 
@@ -247,6 +250,16 @@ def rejected(pipeline: Pipeline, stage: Stage, by: str, comment: str) -> Repair:
     target = pipeline.stage(stage.back)
     assert target is not None, "a pipeline is checked at load"
     return Repair(stage.back, starter(target), "", f"rejected by {by}: {comment}".rstrip(": "))
+
+
+def was_said_before(said_at: datetime, asked_at: datetime, last_decision: datetime | None) -> bool:
+    """Is an answer older than the question that it would answer?
+
+    Clocks may differ, unless it may have been meant for the question before, decided at `last_decision`.
+    """
+    if last_decision is not None and last_decision > said_at - TOLERANCE:
+        return said_at < asked_at
+    return said_at < asked_at - TOLERANCE
 
 
 def starter(stage: Stage) -> str | None:

@@ -24,7 +24,7 @@ from quarterdeck.pipeline import by_hand, rules, store, transitions
 from quarterdeck.pipeline.definition import Stage
 from quarterdeck.pipeline.model import Approval, Claim
 from quarterdeck.pipeline.pipelines import Pipelines
-from quarterdeck.pipeline.refusals import no_longer_asked
+from quarterdeck.pipeline.refusals import must_be_an_answer, no_longer_asked
 from quarterdeck.pipeline.store import Candidate
 from quarterdeck.pipeline.work import LEASE, StageWork, Ticket
 
@@ -316,12 +316,14 @@ class Engine:
         comment: str = "",
         by: str | None = None,
         asked: UUID | None = None,
+        said_at: datetime | None = None,
         request_key: str = "",
     ) -> Approval:
         """Approve or reject what waits for approval. The first decision wins.
 
-        With `asked` it answers that request only; a repeated `request_key` is answered as before. Raises
-        `Forbidden`, `Conflict` ("already decided by X", nothing waits), `Invalid` (no comment).
+        With `asked` it answers that request only, with `said_at` none that is younger; a repeated
+        `request_key` is answered as before. Raises `Forbidden`, `Conflict` ("already decided by X", nothing
+        waits), `Invalid` (no comment), `NotFound` (no such item; or `by` is nobody of the roster's people).
         """
         said: dict[str, Any] = {"approved": approved, "comment": comment, "by": by, "asked": asked}
         request = request_of(caller.name, request_key, "decide", {"item": key, **said})
@@ -329,7 +331,7 @@ class Engine:
             earlier = await earlier_answer(unit, request) if request else None
             if earlier and (known := await store.approval(unit.session, UUID(earlier["approval"]))):
                 return known
-            approval = await self.decide_within(unit, key, caller, **said)
+            approval = await self.decide_within(unit, key, caller, said_at=said_at, **said)
             if request:
                 await remember(unit, request, {"approval": str(approval.id)})
             return approval
@@ -344,6 +346,7 @@ class Engine:
         comment: str = "",
         by: str | None = None,
         asked: UUID | None = None,
+        said_at: datetime | None = None,
     ) -> Approval:
         """Decide as part of a larger command; see `decide`."""
         name = await self._decider(unit, caller, by, approved, comment)
@@ -353,6 +356,9 @@ class Engine:
             raise no_longer_asked(item.key, await store.approval(unit.session, asked, of=item.id))
         self._must_be_open(item, approval)
         assert approval is not None
+        if asked is None and said_at is not None:
+            before = await store.last_decision(unit.session, item.id)
+            must_be_an_answer(said_at, approval.requested_at, before)
         if name == approval.requested_by:
             raise Forbidden("Whoever asks for approval may not give it.", "Ask somebody else.")
         approval.approved, approval.decided_by, approval.door = approved, name, caller.door

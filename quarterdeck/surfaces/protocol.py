@@ -6,6 +6,7 @@ the adapter reads it. The *platform chat id* is the conversation at the agent: o
 """
 
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -41,6 +42,8 @@ class _Incoming:
     """In which language the user is answered; empty = the desk's own."""
     event_id: str = field(default="", kw_only=True)
     """How the messenger names this event whenever it tells of it; empty = it has no name."""
+    said_at: datetime | None = field(default=None, kw_only=True)
+    """When it was said, by the messenger's clock; None = it does not tell."""
 
 
 @dataclass(frozen=True)

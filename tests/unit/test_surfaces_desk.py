@@ -1,6 +1,7 @@
 """The desk's doors in a messenger: who may, what happens, and that it happens once."""
 
 from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from string import Formatter
 from typing import Any
@@ -67,11 +68,12 @@ class Doors:
         platform: str = "telegram",
         language: str = "en",
         event_id: str = "",
+        at: datetime | None = None,
     ) -> str:
         name, *args = line.split()
         who: dict[str, Any] = {"user_id": user, "platform": platform, "chat_id": "C1", "language": language}
         who["event_id"] = event_id
-        [answer] = await self.dispatcher.dispatch(IncomingCommand(**who, command=name, args=args))
+        [answer] = await self.dispatcher.dispatch(IncomingCommand(**who, said_at=at, command=name, args=args))
         return str(answer.text)
 
     async def presses(self, action: str, approval: object, user: str = ANNA, event_id: str = "") -> str:
@@ -157,6 +159,24 @@ async def test_approving_and_rejecting_by_command(doors: Doors) -> None:
         False,
     )
     assert await doors.decisions(key) == ["anna", "anna"]
+
+
+async def test_what_was_typed_before_a_question_was_asked_does_not_answer_it(doors: Doors) -> None:
+    """It was on its way when another door decided, and the agent asked anew."""
+    key, _ = await doors.asked()
+    typed = doors.house.database.clock.now()
+    await doors.house.engine.decide(key, OWNER, approved=False, comment="again")
+    await doors.ask(key)
+    assert "before approval of ET-001 was asked for" in await doors.says(f"approve {key}", at=typed)
+    assert (await doors.house.board.item(key)).state is State.WAITING_APPROVAL
+    later = doors.house.database.clock.now()
+    assert await doors.says(f"approve {key}", at=later) == f"👍 {key}: approved"
+
+
+async def test_a_messenger_whose_clock_is_a_little_behind_is_heard(doors: Doors) -> None:
+    key, _ = await doors.asked()
+    typed = doors.house.database.clock.now() - timedelta(seconds=10)
+    assert await doors.says(f"approve {key}", at=typed) == f"👍 {key}: approved"
 
 
 @pytest.mark.parametrize("user", [VERA, STRANGER, "0", "analyst"])

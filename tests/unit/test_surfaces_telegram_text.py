@@ -149,6 +149,7 @@ def test_no_update_breaks_the_converter(kind: str, content: Any) -> None:
 def test_commands_consent_words_and_buttons_become_the_cores_events() -> None:
     command = to_event(native({"message": message("/item@desk_bot ET-007")}), "C1", "en", [])
     assert isinstance(command, IncomingCommand) and (command.command, command.args) == ("item", ["ET-007"])
+    assert command.said_at == datetime.fromtimestamp(1_790_000_001, UTC), "its second is over"
     yes = to_event(native({"message": message("/yes")}), "C1", "en", [], "act-1")
     assert isinstance(yes, IncomingCallback) and (yes.action, yes.payload) == (
         "confirm",

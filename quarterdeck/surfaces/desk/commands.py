@@ -207,6 +207,7 @@ class DeskDoors:
             approved=approved,
             comment=request.rest,
             asked=asked,
+            said_at=request.event.said_at,
             request_key=request.request_key,
         )
 
@@ -243,6 +244,8 @@ def _told(request: Request, error: QuarterdeckError) -> str:
             return request.say("already_decided", by=error.data.get("by", ""), key=request.key)
         case Conflict(code="not_waiting"):
             return request.say("not_waiting", key=error.data.get("item", request.key))
+        case Conflict(code="said_before"):
+            return request.say("said_before", key=request.key)
         case NotFound():
             return request.say("unknown", what=request.key or "?")
     return str(error)

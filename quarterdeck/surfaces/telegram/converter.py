@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any
 
 from quarterdeck.surfaces.commands import parsed, prefix
@@ -33,6 +34,9 @@ _MEDIA = {
 
 SPOKEN = frozenset({"voice", "video_note"})
 
+WHOLE_SECOND = timedelta(seconds=1)
+"""Telegram leaves the parts of a second out: what it dates was said before the next one began."""
+
 
 @dataclass(frozen=True)
 class Place:
@@ -58,6 +62,7 @@ class Native:
 
     event_id: str
     place: Place
+    said_at: datetime | None = None
     name: str = ""
     language_code: str = ""
     message_id: int | None = None
@@ -107,6 +112,7 @@ def read(update: Update) -> Native | None:
     return Native(
         event_id=update.event_id,
         place=_place(update, message, update.user_id),
+        said_at=update.ts + WHOLE_SECOND,
         name=_name(sender),
         language_code=str(sender.get("language_code") or ""),
         message_id=update.message_id,
@@ -168,8 +174,8 @@ def to_event(
     native: Native, chat_id: str, language: str, files: list[Attachment], action_id: str = ""
 ) -> IncomingEvent:
     """The core's event. `action_id` is what `/yes` and `/no` answer here."""
-    who = {"user_id": str(native.place.user), "platform": PLATFORM, "chat_id": chat_id}
-    who |= {"language": language, "event_id": native.event_id}
+    who: dict[str, Any] = {"user_id": str(native.place.user), "platform": PLATFORM, "chat_id": chat_id}
+    who |= {"language": language, "event_id": native.event_id, "said_at": native.said_at}
     if native.is_callback:
         action, payload = buttons.unpack(native.data)
         return IncomingCallback(**who, action=action, payload=dict(payload))
