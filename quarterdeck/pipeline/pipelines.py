@@ -14,7 +14,7 @@ from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.documents import load_yaml
 from quarterdeck.kernel.errors import Conflict, Misconfigured, NotFound
 from quarterdeck.pipeline import rules, store
-from quarterdeck.pipeline.definition import Pipeline, Stage
+from quarterdeck.pipeline.definition import Gate, Pipeline, Stage
 from quarterdeck.pipeline.model import StoredPipeline
 
 
@@ -131,7 +131,21 @@ def read_pipeline(path: Path, agents: Sequence[str]) -> Pipeline:
                 f"stage {stage.name!r} needs the agent {stage.agent!r}, who is not in the roster",
                 f"There is: {', '.join(sorted(agents)) or 'nobody'}. Correct the name, or add the agent.",
             )
+        for number, gate in enumerate(stage.gates):
+            if why := _never_asked(gate, stage.gates[:number]):
+                raise document.wrong(("stages", position, "gates", number), f"{gate.name} {why}")
     return pipeline
+
+
+def _never_asked(gate: Gate, before: Sequence[Gate]) -> str:
+    """Why a gate would let everything pass; empty = it asks something."""
+    if gate.name in [one.name for one in before]:
+        return "stands twice, and only the first one would be asked; put all documents into one list"
+    if gate.name == "check_documents" and not gate.needs:
+        return "names no document: write `check_documents: [brd, …]`"
+    if gate.name != "check_documents" and gate.needs:
+        return "takes no names"
+    return ""
 
 
 def _differs(pipeline: Pipeline, row: StoredPipeline | None) -> bool:

@@ -53,6 +53,26 @@ async def test_a_pipeline_file_with_a_stage_without_a_known_agent_is_refused_wit
     assert set(await house.engine.pipelines.load()) == {"default"}, "nothing was imported"
 
 
+@pytest.mark.parametrize(
+    ("gates", "why"),
+    [
+        ("[check_documents: [brd], check_documents: [report]]", "check_documents stands twice"),
+        ("[check_documents]", "check_documents names no document"),
+        ("[check_documents: []]", "check_documents names no document"),
+        ("[check_pr_open: [brd]]", "check_pr_open takes no names"),
+    ],
+)
+async def test_a_gate_that_would_never_ask_is_refused_with_its_line(
+    house: House, tmp_path: Path, gates: str, why: str
+) -> None:
+    folder = tmp_path / "other"
+    folder.mkdir()
+    file = folder / "odd.yaml"
+    file.write_text(f"name: odd\nstages:\n  - name: first\n    agent: analyst\n    gates: {gates}\n")
+    with pytest.raises(Misconfigured, match=rf"odd\.yaml:5.*{why}"):
+        await house.engine.pipelines.import_from(folder, AGENTS)
+
+
 async def test_importing_the_same_pipelines_again_changes_nothing(house: House, tmp_path: Path) -> None:
     folder, agents = tmp_path / "pipelines", ["analyst", "developer"]
     assert await house.engine.pipelines.import_from(folder, agents) == []
