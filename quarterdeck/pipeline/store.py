@@ -404,8 +404,10 @@ async def was_published(session: AsyncSession, commit: str) -> bool:
 
 
 async def projects(session: AsyncSession) -> list[Project]:
-    """All projects on which there can be work."""
-    return list((await session.exec(select(Project).where(col(Project.archived).is_(False)))).all())
+    """All projects on which there can be work: what is open in an archived one goes on."""
+    is_open = select(1).where(col(WorkItem.project_id) == col(Project.id), col(WorkItem.state).not_in(FINAL))
+    at_work = exists(is_open.correlate(Project))
+    return list((await session.exec(select(Project).where(or_(~col(Project.archived), at_work)))).all())
 
 
 async def approval(session: AsyncSession, approval_id: UUID, of: UUID | None = None) -> Approval:

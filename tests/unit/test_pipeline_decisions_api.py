@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from quarterdeck.board.cards import ProjectDraft
+from quarterdeck.board.cards import Draft, ProjectChanges, ProjectDraft
 from quarterdeck.board.model import State
 from quarterdeck.house import House
 from quarterdeck.kernel.database import Database
@@ -156,3 +156,17 @@ async def test_tests_are_run_again_over_http_by_those_who_may_write(
     assert await house.forge.ci.take("desk") is None
     other = await anna.post("/projects/AB/rerun-tests", json={"of": "x"}, headers={"Idempotency-Key": "once"})
     assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
+
+
+async def test_tests_of_an_archived_project_are_run_again_while_something_is_open_in_it(
+    house: House, anna: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    sample = make_repository(tmp_path / "sample")
+    draft = ProjectDraft(key="AB", name="Abacus", repository=str(sample))
+    await house.board.create_project(OWNER, draft)
+    await house.forge.ensure_repository(str(sample))
+    card = await house.board.file(OWNER, Draft(project="AB", title="Count"))
+    await house.board.edit_project(OWNER, "AB", ProjectChanges(archived=True))
+    assert (await anna.post("/projects/AB/rerun-tests")).status_code == 202
+    await house.engine.cancel(card.key, OWNER)
+    assert (await anna.post("/projects/AB/rerun-tests")).status_code == 404
