@@ -263,11 +263,10 @@ def stop(
     as_json: AsJson = False,
 ) -> None:
     """Stop an agent that was given something to do by hand; the item goes on as it was."""
-    from quarterdeck.crew.cards import run_card
 
     async def stopped(house: "House") -> "RunCard":
         number = await _given_by_hand(house, key, run)
-        return run_card(await house.assignments.cancel(terminal.owner(), number, comment))
+        return await house.assignments.cancel(terminal.owner(), number, comment)
 
     card = terminal.in_house(stopped)
     terminal.show(card, as_json, lambda console: console.print(f"Run {card.id} of {card.agent} has ended."))

@@ -19,7 +19,7 @@ from quarterdeck.board.cards import (
 from quarterdeck.board.service import Board
 from quarterdeck.kernel.errors import Invalid
 from quarterdeck.kernel.paging import MOST, Page
-from quarterdeck.kernel.web import Known, problems, room
+from quarterdeck.kernel.web import Known, RequestKey, problems, room
 
 router = room("Board")
 
@@ -34,14 +34,6 @@ def _board(request: Request) -> Board:
 TheBoard = Annotated[Board, Depends(_board)]
 Cursor = Annotated[str | None, Query(max_length=300, description="`next_cursor` of the page before.")]
 Limit = Annotated[int, Query(ge=1, le=MOST, description="The most that a page holds.")]
-RequestKey = Annotated[
-    str,
-    Header(
-        alias="Idempotency-Key",
-        max_length=200,
-        description="Repeating a request with the same key and body changes nothing and answers the same.",
-    ),
-]
 IfMatch = Annotated[str, Header(description="The ETag that was read.", examples=['"3"'])]
 
 

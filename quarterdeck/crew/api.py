@@ -10,7 +10,7 @@ from quarterdeck.crew.roster import AgentEntry
 from quarterdeck.crew.service import Crew
 from quarterdeck.crew.waking import Wake, Woken
 from quarterdeck.kernel.paging import Page
-from quarterdeck.kernel.web import Known, problems, room
+from quarterdeck.kernel.web import Known, RequestKey, problems, room
 
 router = room("Crew")
 
@@ -51,12 +51,14 @@ async def change_agent(crew: TheCrew, caller: Known, agent_id: AgentId, wanted: 
 
 
 @router.post("/agents/{agent_id}/wake", summary="Wake an agent", responses=problems(403, 404, 409))
-async def wake_agent(crew: TheCrew, caller: Known, agent_id: AgentId, wanted: Wake) -> Woken:
+async def wake_agent(
+    crew: TheCrew, caller: Known, agent_id: AgentId, wanted: Wake, request_key: RequestKey = ""
+) -> Woken:
     """Put a few words into the main session of an agent of OpenClaw.
 
     409: the agent is disabled or of another runtime, or its gateway refused. 503: its gateway is down.
     """
-    return await crew.wake(caller, agent_id, wanted)
+    return await crew.wake(caller, agent_id, wanted, request_key)
 
 
 @router.get("/runs/{run_id}", summary="Show an agent run", responses=problems(404))

@@ -32,6 +32,7 @@ from quarterdeck.crew.waking import Wake, Wakes, Woken
 from quarterdeck.kernel import crash
 from quarterdeck.kernel.database import Database, Unit
 from quarterdeck.kernel.errors import Conflict, Misconfigured, NotFound, Unauthorized, Unavailable
+from quarterdeck.kernel.idempotency import answered, keep, request
 from quarterdeck.kernel.identity import Caller
 
 
@@ -108,14 +109,18 @@ class Crew:
             unit.wake("items")
             return agent_card(row, await store.open_count(unit.session, row.slug))
 
-    async def wake(self, caller: Caller, name: str, wanted: Wake) -> Woken:
+    async def wake(self, caller: Caller, name: str, wanted: Wake, request_key: str = "") -> Woken:
         """Wake an agent, by slug or id, and journal it. It takes no slot, and nobody sees it through.
 
         Raises `Forbidden`, `NotFound`, `Unavailable` (down, or wrong), and `Conflict`: it is disabled, its
-        runtime wakes nobody, it is not connected, or its gateway refused.
+        runtime wakes nobody, it is not connected, or its gateway refused. A `request_key` that was answered
+        wakes nobody.
         """
         caller.must_write()
         agent = await self.agent_named(name)
+        asked = request(caller.name, request_key, "wake", {"agent": agent.slug, **wanted.model_dump()})
+        if earlier := await answered(self.database, asked, Woken):
+            return earlier
         _must_be_enabled(agent)
         runtime = self.runtime(agent.runtime)
         if not isinstance(runtime, Wakes):
@@ -128,9 +133,11 @@ class Crew:
             outcome = await runtime.wake(agent.parameters, wanted)
         except Misconfigured as error:
             raise Conflict(error.detail, error.instruction, code=error.code) from None
+        woken = Woken(agent=agent.slug, mode=wanted.mode, outcome=outcome)
         async with self.database.command("wake agent") as unit:
             unit.record("agent_woken", agent=agent.slug, by=caller.name)
-        return Woken(agent=agent.slug, mode=wanted.mode, outcome=outcome)
+            await keep(unit, asked, woken)
+        return woken
 
     # People
 

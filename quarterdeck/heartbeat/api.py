@@ -9,7 +9,7 @@ from quarterdeck.heartbeat.cards import Breaker, HeartbeatCard
 from quarterdeck.heartbeat.service import Sweeper
 from quarterdeck.kernel.outside import Text
 from quarterdeck.kernel.paging import Page
-from quarterdeck.kernel.web import Known, problems, room
+from quarterdeck.kernel.web import Known, RequestKey, problems, room
 
 router = room("Heartbeats")
 
@@ -55,9 +55,11 @@ async def list_heartbeats(sweeper: TheSweeper) -> Page[HeartbeatCard]:
 @router.post(
     "/heartbeats/{agent}/unblock", summary="Let held-back work go on", responses=problems(403, 404, 409)
 )
-async def unblock(sweeper: TheSweeper, caller: Known, agent: Agent, wanted: WorkIn) -> Breaker:
+async def unblock(
+    sweeper: TheSweeper, caller: Known, agent: Agent, wanted: WorkIn, request_key: RequestKey = ""
+) -> Breaker:
     """Its breaker, timeouts, repeats and budget begin anew, and it is to do again in every place."""
-    return await sweeper.unblock(caller, agent, wanted.work, wanted.comment)
+    return await sweeper.unblock(caller, agent, wanted.work, wanted.comment, request_key)
 
 
 @router.post("/heartbeats/{agent}/limit", summary="Give work more rounds", responses=problems(403, 404))

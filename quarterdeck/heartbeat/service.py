@@ -38,6 +38,7 @@ from quarterdeck.heartbeat.sweeping import SweepUnderWay, Ticket, count
 from quarterdeck.heartbeat.work import Answer, Source
 from quarterdeck.kernel.database import Database, Unit
 from quarterdeck.kernel.errors import Conflict, Invalid, NotFound, QuarterdeckError, Stale, Unavailable
+from quarterdeck.kernel.idempotency import once, request
 from quarterdeck.kernel.identity import Caller
 
 log = structlog.get_logger(__name__)
@@ -346,23 +347,30 @@ class Sweeper:
 
     # For people
 
-    async def unblock(self, caller: Caller, agent: str, work: str, comment: str = "") -> Breaker:
+    async def unblock(
+        self, caller: Caller, agent: str, work: str, comment: str = "", request_key: str = ""
+    ) -> Breaker:
         """Let a piece of work go on: breaker, timeouts, repeats and budget begin anew, and it is given back.
 
         `work` is its name as it was shown (`multica:ENG-12`), `source:id`, or the key of its item. Raises
         `NotFound`, `Invalid` when several are called so, `Forbidden`, and `Conflict` when by now it is done,
-        or at work again: an answer to old news spoils nothing.
+        or at work again: an answer to old news spoils nothing. A repeated `request_key` changes nothing.
         """
         caller.must_write()
+        told = {"agent": agent, "work": work, "comment": comment}
+        asked = request(caller.name, request_key, "unblock", told)
         async with self.database.command("unblock work") as unit:
-            row = await self._named(unit, agent, work)
-            _must_stand_still(row, work)
-            free(row, unit.now)
-            row.updated_at = unit.now
-            row.owed = [*row.owed, *everywhere(row, "reopen", comment or f"Unblocked by {caller.name}.")]
-            unit.session.add(row)
-            unit.record("work_unblocked", item=row.item_key, **said(row), by=caller.name)
-            unit.wake("heartbeats", agent)
+            return await once(unit, asked, Breaker, lambda: self._unblock(unit, caller, **told))
+
+    async def _unblock(self, unit: Unit, caller: Caller, agent: str, work: str, comment: str) -> Breaker:
+        row = await self._named(unit, agent, work)
+        _must_stand_still(row, work)
+        free(row, unit.now)
+        row.updated_at = unit.now
+        row.owed = [*row.owed, *everywhere(row, "reopen", comment or f"Unblocked by {caller.name}.")]
+        unit.session.add(row)
+        unit.record("work_unblocked", item=row.item_key, **said(row), by=caller.name)
+        unit.wake("heartbeats", agent)
         return Breaker.of(row)
 
     async def raise_limit(self, caller: Caller, agent: str, work: str, most: int) -> Breaker:

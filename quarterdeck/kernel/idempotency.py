@@ -17,7 +17,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import Field, SQLModel, col, select
 
 from quarterdeck.kernel.columns import document, timestamp
-from quarterdeck.kernel.database import Unit
+from quarterdeck.kernel.database import Database, Unit
 from quarterdeck.kernel.errors import Invalid
 
 KEPT = timedelta(days=7)
@@ -75,6 +75,24 @@ async def once(
     return answer
 
 
+async def answered(database: Database, asked: Request | None, kind: type[Answer]) -> Answer | None:
+    """The answer given before, if there is one: for work that goes on outside of the transaction.
+
+    Look first, do it, and `keep` the answer. Raises `Invalid` when the key belongs to another request.
+    """
+    if asked is None:
+        return None
+    async with database.read() as session:
+        row = (await session.exec(select(IdempotencyKey).where(*_is(asked)))).one_or_none()
+    return None if row is None else kind.model_validate(_of(row, asked))
+
+
+async def keep(unit: Unit, asked: Request | None, answer: BaseModel) -> None:
+    """Keep the answer to what was done outside of the transaction; of two that came together, the first."""
+    if asked is not None and await earlier_answer(unit, asked) is None:
+        await remember(unit, asked, answer.model_dump(mode="json"))
+
+
 async def earlier_answer(unit: Unit, request: Request) -> dict[str, Any] | None:
     """The answer given before, or None: then the key is ours and `remember` must follow.
 
@@ -87,7 +105,10 @@ async def earlier_answer(unit: Unit, request: Request) -> dict[str, Any] | None:
     ours = await unit.session.exec(taken.on_conflict_do_nothing().returning(col(IdempotencyKey.key)))
     if ours.first():
         return None
-    row = (await unit.session.exec(select(IdempotencyKey).where(*_is(request)))).one()
+    return _of((await unit.session.exec(select(IdempotencyKey).where(*_is(request)))).one(), request)
+
+
+def _of(row: IdempotencyKey, request: Request) -> dict[str, Any] | None:
     if row.digest != request.digest:
         raise Invalid(
             "This Idempotency-Key was used for another request.",

@@ -19,6 +19,7 @@ import structlog
 from quarterdeck.kernel import inbox_store as store
 from quarterdeck.kernel.database import Database, Unit
 from quarterdeck.kernel.errors import Conflict, NotFound, QuarterdeckError, Unavailable
+from quarterdeck.kernel.idempotency import Request, earlier_answer, remember
 from quarterdeck.kernel.inbox_model import (
     Arrival,
     Delivery,
@@ -238,10 +239,15 @@ class Inbox:
         async with self._database.read() as session:
             return list(await store.entries(session, source, state, before, limit))
 
-    async def replay(self, number: int) -> InboxEntry:
-        """Have a settled delivery worked on again. Raises `NotFound`; `Conflict` when it cannot be."""
+    async def replay(self, number: int, asked: Request | None = None) -> InboxEntry:
+        """Have a settled delivery worked on again, once for each request.
+
+        Raises `NotFound`; `Conflict` when it cannot be.
+        """
         async with self._database.command("replay delivery") as unit:
             entry = _found(await store.entry(unit.session, number, for_update=True), number)
+            if asked and await earlier_answer(unit, asked) is not None:
+                return entry
             if entry.body is None:
                 raise Conflict(
                     f"The content of delivery {number} is forgotten: it is older than {KEPT.days} days.",
@@ -254,6 +260,8 @@ class Inbox:
                 entry.replays += 1
             entry.not_before = unit.now
             unit.wake(TOPIC)
+            if asked:
+                await remember(unit, asked, {"delivery": number})
             return entry
 
     async def forget_old(self, limit: int = 1_000) -> int:

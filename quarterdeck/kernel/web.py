@@ -10,7 +10,7 @@ from http import HTTPStatus
 from typing import Annotated, Any
 
 import structlog
-from fastapi import APIRouter, Depends, FastAPI, Request, Response, Security
+from fastapi import APIRouter, Depends, FastAPI, Header, Request, Response, Security
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -85,6 +85,16 @@ async def caller(
 
 Known = Annotated[Caller, Depends(caller)]
 """A route's parameter: the person who asks."""
+
+RequestKey = Annotated[
+    str,
+    Header(
+        alias="Idempotency-Key",
+        max_length=200,
+        description="Repeating a request with the same key and body changes nothing and answers the same.",
+    ),
+]
+"""A route's parameter: the word by which a repeated request is known."""
 
 
 def room(tag: str) -> APIRouter:

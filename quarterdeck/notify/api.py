@@ -6,7 +6,7 @@ from fastapi import Depends, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from quarterdeck.kernel.paging import MOST, Page
-from quarterdeck.kernel.web import Known, problems, room
+from quarterdeck.kernel.web import Known, RequestKey, problems, room
 from quarterdeck.notify.model import Letter, Trial
 from quarterdeck.notify.service import Notify
 
@@ -51,10 +51,10 @@ async def list_dead_letters(notify: TheNotify, cursor: Cursor = None, limit: Lim
 @router.post(
     "/dead-letters/{id}/resend", summary="Send a dead letter again", responses=problems(403, 404, 409)
 )
-async def resend(notify: TheNotify, caller: Known, id: int) -> Letter:
+async def resend(notify: TheNotify, caller: Known, id: int, request_key: RequestKey = "") -> Letter:
     """Queue it again; where it was meant for the default chat, it goes to the one configured now."""
     caller.must_write()
-    return await notify.resend(id)
+    return await notify.resend(id, caller.name, request_key)
 
 
 @router.post("/notify/test", summary="Send a test message", responses=problems(403, 404))

@@ -5,6 +5,7 @@ from typing import Any
 
 from quarterdeck.kernel.database import Database, Unit
 from quarterdeck.kernel.errors import Conflict, NotFound
+from quarterdeck.kernel.idempotency import once, request
 from quarterdeck.kernel.ids import new_id
 from quarterdeck.kernel.journal import Delivery, Event, OutboxMessage
 from quarterdeck.kernel.paging import Page, bad_cursor, cursor, place
@@ -121,25 +122,30 @@ class Notify:
         async with self._database.read() as session:
             return sum(await store.waiting(session, channel))
 
-    async def resend(self, message_id: int) -> Letter:
+    async def resend(self, message_id: int, by: str = "", request_key: str = "") -> Letter:
         """Queue a dead letter again, behind what its channel has already.
 
         One that was meant for a channel's own chat goes to the chat that is configured now.
-        Raises `NotFound`, and `Conflict` for a message that is not dead.
+        A `request_key` that the same person repeats sends nothing. Raises `NotFound`, and `Conflict` for a
+        message that is not dead.
         """
+        asked = request(by, request_key, "resend", {"message": message_id})
         async with self._database.command("resend a dead letter") as unit:
-            message = await store.message(unit, message_id)
-            if message is None:
-                raise NotFound(f"There is no message {message_id}.", "See GET /api/v1/dead-letters.")
-            if message.state is not Delivery.DEAD:
-                raise Conflict(
-                    f"Message {message_id} is {message.state.value}, not dead.",
-                    "Only dead letters are sent again; the others need nothing.",
-                    code="not_dead",
-                )
-            await self._address_anew(unit, message)
-            message.state, message.reason = Delivery.QUEUED, ""
-            unit.wake(OUTBOX)
+            return await once(unit, asked, Letter, lambda: self._resend(unit, message_id))
+
+    async def _resend(self, unit: Unit, message_id: int) -> Letter:
+        message = await store.message(unit, message_id)
+        if message is None:
+            raise NotFound(f"There is no message {message_id}.", "See GET /api/v1/dead-letters.")
+        if message.state is not Delivery.DEAD:
+            raise Conflict(
+                f"Message {message_id} is {message.state.value}, not dead.",
+                "Only dead letters are sent again; the others need nothing.",
+                code="not_dead",
+            )
+        await self._address_anew(unit, message)
+        message.state, message.reason = Delivery.QUEUED, ""
+        unit.wake(OUTBOX)
         return Letter.model_validate(message)
 
     async def _address_anew(self, unit: Unit, message: OutboxMessage) -> None:

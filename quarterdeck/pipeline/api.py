@@ -6,13 +6,12 @@ from uuid import UUID
 from fastapi import Depends, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from quarterdeck.board.api import RequestKey
 from quarterdeck.board.cards import Card, LongText, Slug
 from quarterdeck.crew.cards import RunCard
 from quarterdeck.kernel.identity import Caller
 from quarterdeck.kernel.outside import STORABLE
 from quarterdeck.kernel.paging import Page
-from quarterdeck.kernel.web import Known, problems, room
+from quarterdeck.kernel.web import Known, RequestKey, problems, room
 from quarterdeck.pipeline.retests import Retest, Retests
 from quarterdeck.pipeline.service import Engine
 

@@ -8,16 +8,18 @@ was stopped when everything was closed in order is begun anew, as a run of its o
 import asyncio
 import secrets
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from functools import partial
 
 from quarterdeck.board.model import FINAL
+from quarterdeck.crew.cards import RunCard, run_card
 from quarterdeck.crew.model import ASSIGNED, AgentRun, RunState
 from quarterdeck.crew.runtime import Job, Outcome
 from quarterdeck.crew.service import Crew, if_gone
 from quarterdeck.kernel.database import Database, Unit
 from quarterdeck.kernel.errors import Conflict, NotFound, Unavailable
+from quarterdeck.kernel.idempotency import answered, earlier_answer, keep, remember, request
 from quarterdeck.kernel.identity import Caller
 from quarterdeck.pipeline import store
 from quarterdeck.pipeline.work import tell_outcome
@@ -50,42 +52,57 @@ class Assignments:
         self._at_work: dict[int, asyncio.Task[None]] = {}
 
     async def assign(self, caller: Caller, wish: Wish, request_key: str = "") -> AgentRun:
-        """Open a run; the same key gives the same run again.
+        """Open a run; the same key with the same wish gives the same run again, whatever became of its item.
 
-        Raises `Forbidden`, `NotFound`, `NotAssigned`, and `Conflict` for an item that is done or cancelled.
+        Raises `Forbidden`, `NotFound`, `NotAssigned`, `Conflict` for an item that is done or cancelled, and
+        `Invalid` for a key that belongs to another wish.
         """
         caller.must_write()
+        asked = request(caller.name, request_key, "assign", asdict(wish))
         key = f"assigned · {caller.name} · {request_key or secrets.token_hex(16)}"
         try:
             async with self._database.command("assign") as unit:
-                item = await store.item(unit.session, wish.item)
-                if item.state in FINAL:
-                    raise Conflict(f"{item.key} is {item.state.value}.", "Retry it first.", code="item_final")
-                run = await self._crew.open_run(
-                    unit,
-                    item_id=item.id,
-                    item_key=item.key,
-                    stage=ASSIGNED,
-                    round=1,
-                    agent=wish.agent,
-                    limit_seconds=wish.limit.total_seconds(),
-                    idempotency_key=key,
-                    prompt=wish.prompt,
-                )
-                unit.wake("assignments", run.id)
+                if asked and (earlier := await earlier_answer(unit, asked)):
+                    return await self._crew.run(earlier["run"])
+                run = await self._open(unit, wish, key)
+                if asked:
+                    await remember(unit, asked, {"run": run.id})
         except Conflict as error:
             if error.code not in ("busy", "agent_disabled"):
                 raise
             raise _not_assigned(wish.agent, error) from None
         return run
 
-    async def cancel(self, caller: Caller, run_id: int, comment: str = "") -> AgentRun:
+    async def _open(self, unit: Unit, wish: Wish, key: str) -> AgentRun:
+        item = await store.item(unit.session, wish.item)
+        if item.state in FINAL:
+            raise Conflict(f"{item.key} is {item.state.value}.", "Retry it first.", code="item_final")
+        run = await self._crew.open_run(
+            unit,
+            item_id=item.id,
+            item_key=item.key,
+            stage=ASSIGNED,
+            round=1,
+            agent=wish.agent,
+            limit_seconds=wish.limit.total_seconds(),
+            idempotency_key=key,
+            prompt=wish.prompt,
+        )
+        unit.wake("assignments", run.id)
+        return run
+
+    async def cancel(self, caller: Caller, run_id: int, comment: str = "", request_key: str = "") -> RunCard:
         """Stop such a run, and see it ended; it is not begun anew. Its item goes on as it was.
+
+        A `request_key` that was answered changes nothing.
 
         Raises `Forbidden`, `NotFound`, `Conflict` for a run of a stage or one that has ended, and
         `Unavailable` when it is another host's, or cannot be stopped now.
         """
         caller.must_write()
+        asked = request(caller.name, request_key, "cancel run", {"run": run_id, "comment": comment})
+        if earlier := await answered(self._database, asked, RunCard):
+            return earlier
         run = await self._crew.run(run_id)
         _must_be_under_way(run)
         outcome = await self._crew.stop(run, f"stopped by {caller.name}: {comment}".rstrip(": "))
@@ -96,7 +113,10 @@ class Assignments:
                 code="run_elsewhere",
             )
         await self._close(run, outcome, may_begin_anew=False)
-        return await self._crew.run(run_id)
+        card = run_card(await self._crew.run(run_id))
+        async with self._database.command("answer cancelled run") as unit:
+            await keep(unit, asked, card)
+        return card
 
     async def see_through(self) -> float:
         """Start, adopt and follow every such run of this host; seconds until it should be looked at again."""

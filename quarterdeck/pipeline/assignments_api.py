@@ -10,7 +10,7 @@ from quarterdeck.crew.api import AgentId, RunId, TheCrew
 from quarterdeck.crew.callbacks import Callback
 from quarterdeck.crew.cards import RunCard, run_card
 from quarterdeck.kernel.outside import STORABLE
-from quarterdeck.kernel.web import Known, problems, room
+from quarterdeck.kernel.web import Known, RequestKey, problems, room
 from quarterdeck.pipeline.api import Reason
 from quarterdeck.pipeline.assignments import Assignments, Wish
 
@@ -66,13 +66,17 @@ async def assign(
     "/runs/{run_id}/cancel", summary="Stop a run that was given by hand", responses=problems(403, 404, 409)
 )
 async def cancel_run(
-    assignments: TheAssignments, caller: Known, run_id: RunId, why: Reason | None = None
+    assignments: TheAssignments,
+    caller: Known,
+    run_id: RunId,
+    why: Reason | None = None,
+    request_key: RequestKey = "",
 ) -> RunCard:
     """Answers when the agent has ended. The item goes on as it was.
 
     409: the run belongs to a stage (cancel the item instead), or has ended. 503: it is another host's.
     """
-    return run_card(await assignments.cancel(caller, run_id, why.comment if why else ""))
+    return await assignments.cancel(caller, run_id, why.comment if why else "", request_key)
 
 
 @router.post("/agents/callback", summary="Report a run as finished", responses=problems(403, 404, 409))

@@ -15,6 +15,7 @@ from quarterdeck.kernel import http
 from quarterdeck.kernel import log as logs
 from quarterdeck.kernel.connections import Connections
 from quarterdeck.kernel.errors import Conflict, Forbidden, NotFound
+from quarterdeck.kernel.idempotency import request
 from quarterdeck.kernel.identity import Caller
 from quarterdeck.kernel.ids import new_id
 from quarterdeck.kernel.inbox import Handler, Inbox, InboxEntry, Standing
@@ -127,10 +128,14 @@ class Deliveries:
         headers = logs.redacted(entry.headers)
         return DeliveryDetail(**_card(entry).model_dump(), headers=headers, body=body)
 
-    async def replay(self, caller: Caller, number: int) -> DeliveryCard:
-        """Have it worked on again. Raises `Forbidden`, `NotFound`; `Conflict` when its content is gone."""
+    async def replay(self, caller: Caller, number: int, request_key: str = "") -> DeliveryCard:
+        """Have it worked on again, unless the key is repeated.
+
+        Raises `Forbidden`, `NotFound`; `Conflict` when its content is gone.
+        """
         caller.must_be_owner()
-        return _card(await self._inbox.replay(number))
+        asked = request(caller.name, request_key, "replay", {"delivery": number})
+        return _card(await self._inbox.replay(number, asked))
 
     async def test(
         self,

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from quarterdeck.kernel.errors import Unauthorized
 from quarterdeck.kernel.inbox import Standing
 from quarterdeck.kernel.paging import MOST, Page
-from quarterdeck.kernel.web import Known, problems, room
+from quarterdeck.kernel.web import Known, RequestKey, problems, room
 from quarterdeck.pipeline.deliveries import Deliveries, DeliveryCard, DeliveryDetail
 from quarterdeck.pipeline.doors import DOORS, FORM, Ring
 
@@ -95,6 +95,8 @@ async def show_delivery(deliveries: TheDeliveries, caller: Known, id: Number) ->
 
 
 @router.post("/webhooks/{id}/replay", summary="Replay a delivery", responses=problems(403, 404, 409))
-async def replay_delivery(deliveries: TheDeliveries, caller: Known, id: Number) -> DeliveryCard:
+async def replay_delivery(
+    deliveries: TheDeliveries, caller: Known, id: Number, request_key: RequestKey = ""
+) -> DeliveryCard:
     """Have it worked on again as it came. Only for the owner."""
-    return await deliveries.replay(caller, id)
+    return await deliveries.replay(caller, id, request_key)

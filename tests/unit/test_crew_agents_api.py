@@ -149,6 +149,14 @@ async def test_an_agent_of_openclaw_is_woken_by_who_may_write(house: House) -> N
         async with client(house, VIKTOR) as viewer:
             answers["viewer"] = await viewer.post("/agents/claw/wake", json={"text": "Look."})
         assert [(woken["text"], woken["mode"]) for woken in gateway.woken] == [("Look.", "now")]
+        headers = {"Idempotency-Key": "once"}
+        once, again, other = [
+            await api.post("/agents/claw/wake", json={"text": text}, headers=headers)
+            for text in ("Again.", "Again.", "Else.")
+        ]
+        assert (once.status_code, once.json()) == (200, again.json())
+        assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
+        assert [woken["text"] for woken in gateway.woken] == ["Look.", "Again."]
     assert {who: answer.status_code for who, answer in answers.items()} == {
         "claw": 200,
         "asleep": 409,
@@ -163,7 +171,7 @@ async def test_an_agent_of_openclaw_is_woken_by_who_may_write(house: House) -> N
     ]
     async with house.database.read() as session:
         told = (await session.exec(select(Event).where(col(Event.kind) == "agent_woken"))).all()
-    assert [event.data for event in told] == [{"agent": "claw", "by": "owner"}]
+    assert [event.data for event in told] == [{"agent": "claw", "by": "owner"}] * 2
 
 
 async def test_an_agent_cannot_be_renamed(house: House) -> None:
@@ -325,7 +333,9 @@ async def test_a_run_that_was_given_by_hand_is_stopped_over_the_api_with_its_age
     async with client(house, VIKTOR) as viewer:
         assert (await viewer.post(f"/runs/{run_id}/cancel")).status_code == 403
     async with client(house, ANNA) as api:
-        stopped = await api.post(f"/runs/{run_id}/cancel", json={"comment": "enough"})
+        wish = {"json": {"comment": "enough"}, "headers": {"Idempotency-Key": "once"}}
+        stopped = await api.post(f"/runs/{run_id}/cancel", **wish)
+        assert (await api.post(f"/runs/{run_id}/cancel", **wish)).json() == stopped.json()
         assert stopped.status_code == 200, stopped.text
         assert (stopped.json()["state"], stopped.json()["error"]) == ("ended", "stopped by anna: enough")
         assert (await api.post(f"/runs/{run_id}/cancel")).status_code == 409

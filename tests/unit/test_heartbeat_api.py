@@ -98,10 +98,14 @@ async def test_held_back_work_is_shown_with_its_reason_until_somebody_unblocks_i
     [breaker] = (await shown(door))["breakers"]
     assert (breaker["work"], breaker["item"]) == ("multica:ENG-1", "HB-001")
     assert breaker["reason"].startswith("3 runs in a row ended the same way")
-    freed = await door.post("/heartbeats/developer/unblock", json={"work": "multica:ENG-1"})
+    wish = {"json": {"work": "multica:ENG-1"}, "headers": {"Idempotency-Key": "once"}}
+    freed = await door.post("/heartbeats/developer/unblock", **wish)
     assert (freed.status_code, freed.json()["reason"]) == (200, "")
     assert (await shown(door))["breakers"] == []
     assert (await watch.sweep()).started == 1
+    again = await door.post("/heartbeats/developer/unblock", **wish)
+    assert (again.status_code, again.json()) == (200, freed.json()), "a repeated request answers the same"
+    assert (await door.post("/heartbeats/developer/unblock", json=wish["json"])).status_code == 409
 
 
 async def test_a_limit_is_raised_and_only_above_what_is_used(watch: Watch, door: Client) -> None:

@@ -58,6 +58,21 @@ async def test_dead_letters_are_listed_with_their_reason_and_sent_again(room, cl
     assert (await client.get("/dead-letters")).json() == {"items": [], "next_cursor": None}
 
 
+async def test_a_repeated_request_sends_nothing_again(room, client, telegram):
+    telegram.missing_chats.add(str(CHAT))
+    await room.tell("lost")
+    key = {"Idempotency-Key": "once"}
+    answers = []
+    for _ in range(2):
+        async with room.listening():
+            await room.deliver_all()
+        [letter] = (await client.get("/dead-letters")).json()["items"]
+        answers.append(await client.post(f"/dead-letters/{letter['id']}/resend", headers=key))
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert answers[0].json() == answers[1].json()
+    assert len((await client.get("/dead-letters")).json()["items"]) == 1, "it died once more, and stays dead"
+
+
 async def test_what_is_not_dead_is_not_sent_again(room, client):
     await room.tell("waiting")
     [message] = await room.outbox()

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from quarterdeck.crew.roster import Roster
 from quarterdeck.crew.runtime import CLOSED
 from quarterdeck.house import House
 from quarterdeck.kernel.database import Database
-from quarterdeck.kernel.errors import Conflict, Unavailable
+from quarterdeck.kernel.errors import Conflict, Invalid, Unavailable
 from quarterdeck.kernel.settings import Settings
 from quarterdeck.pipeline.assignments import NotAssigned, Wish
 from tests.fakes.homes import furnished
@@ -136,6 +137,19 @@ async def test_who_finds_the_agent_busy_is_told_to_ask_again(house: House) -> No
     assert "busy with 1 of 1 runs" in refused.value.instruction
     assert "`GET /api/v1/agents/analyst`" in refused.value.instruction
     assert "by itself" not in refused.value.instruction and "tried again" not in refused.value.instruction
+
+
+async def test_a_key_gives_the_same_run_again_and_no_other_wish_takes_it(house: House) -> None:
+    key = await filed(house)
+    wish = Wish("analyst", key, "Count the ducks.", timedelta(minutes=2))
+    run = await house.assignments.assign(OWNER, wish, "once")
+    for other in (replace(wish, prompt="Count the geese."), replace(wish, agent="developer")):
+        with pytest.raises(Invalid) as refused:
+            await house.assignments.assign(OWNER, other, "once")
+        assert refused.value.code == "idempotency_key_reused"
+    await house.engine.cancel(key, OWNER)
+    assert (await house.assignments.assign(OWNER, wish, "once")).id == run.id
+    assert len(await runs(house)) == 1
 
 
 async def test_the_command_line_stops_the_run_that_was_given_by_hand(

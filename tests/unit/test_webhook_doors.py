@@ -335,6 +335,11 @@ async def test_the_owner_lists_shows_and_replays_and_nobody_else_does(house: Hou
     assert (replayed.status_code, replayed.json()["state"]) == (200, "waiting")
     await house.deliveries.work_off()
     assert seen == ["n-0", "n-1", "n-2", "n-0"]
+    for _ in range(2):
+        again = await web.post("/api/v1/webhooks/2/replay", headers=owner | {"Idempotency-Key": "once"})
+        assert again.status_code == 200
+        await house.deliveries.work_off()
+    assert seen == ["n-0", "n-1", "n-2", "n-0", "n-1"], "a repeated request replays nothing"
     assert (await web.get("/api/v1/webhooks/99", headers=owner)).status_code == 404
     for method, path in (("GET", ""), ("GET", "/1"), ("POST", "/1/replay")):
         answer = await web.request(method, f"/api/v1/webhooks{path}", headers=anna)
