@@ -78,6 +78,7 @@ class Bots:
         logs.hide(token)
         found = await self.identify(token, await self.base_of(connection))
         async with self._database.command("register bot") as unit:
+            await store.only_registrar(unit)
             await self._must_be_free(unit, agent_id, found)
             row = await store.bot(unit.session, agent_id, for_update=True)
             if row is not None and self._says(row, found, token, allowed_chats, name, connection):

@@ -26,7 +26,15 @@ from quarterdeck.telegram.wire import SendState, Update
 _PUBLISHER = 7_140_006
 """The advisory lock of whoever publishes, so that the bus gets everything in order."""
 
+_REGISTRAR = 7_140_007
+"""The advisory lock of whoever registers a bot: two that find none would both make one."""
+
 # Bots
+
+
+async def only_registrar(unit: Unit) -> None:
+    """Nobody else registers a bot until this command ends."""
+    await unit.session.exec(select(func.pg_advisory_xact_lock(_REGISTRAR)))
 
 
 async def bots(session: AsyncSession) -> Sequence[Bot]:

@@ -69,6 +69,14 @@ async def test_a_registration_that_says_nothing_new_changes_nothing(room, telegr
         assert len(await _events(session, "bot_registered")) == 1
 
 
+async def test_registrations_at_the_same_time_are_one_after_the_other(room):
+    same = await asyncio.gather(*(room.bots.register("analyst", TOKEN) for _ in range(5)))
+    assert len(set(same)) == 1
+    others = [room.bots.register(agent, OTHER) for agent in ("developer", "reviewer", "tester")]
+    done = await asyncio.gather(*others, return_exceptions=True)
+    assert sorted(type(one).__name__ for one in done) == ["Conflict", "Conflict", "Registered"]
+
+
 async def test_a_bot_belongs_to_one_agent(room):
     await room.bots.register("analyst", TOKEN)
     with pytest.raises(Conflict, match="analyst"):
