@@ -15,8 +15,14 @@ from quarterdeck.telegram.wire import ParseMode
 
 MAX_UNITS = 4096
 
-_HTML = re.compile(r"<[^<>]*>|&(?:#\d+|#x[0-9a-fA-F]+|\w+);|.", re.DOTALL)
-_MARKDOWN = re.compile(r"\\.|```|\|\||__|\[|\]\([^)\n]*\)|[*_~`]|.", re.DOTALL)
+_TAGS = "b|strong|i|em|u|ins|s|strike|del|span|a|code|pre|blockquote|tg-spoiler|tg-emoji|tg-time"
+_HTML = re.compile(
+    rf"</?(?:{_TAGS})(?:\s[^<>]*)?>|&(?:#\d+|#x[0-9a-f]+|lt|gt|amp|quot);|.", re.DOTALL | re.IGNORECASE
+)
+"""Telegram's own tags and entities. What else looks like one is text: shown, or refused and shown then."""
+
+_MARKDOWN = re.compile(r"\\.|```|\|\||__|\[|\]\([^)\]\n]{0,2048}\)|[*_~`]|.", re.DOTALL)
+_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _MARKS = frozenset({"```", "||", "__", "*", "_", "~", "`"})
 _BREAKS = ("\n\n", "\n", ". ", " ")
 _JOINER = "\u200d"
@@ -31,17 +37,17 @@ def split(text: str, mode: ParseMode | None, limit: int = MAX_UNITS) -> list[str
 
 
 def plain_of(text: str, mode: ParseMode | None) -> str:
-    """The same text without markup."""
+    """The same text without markup; signs of MarkdownV2 stay, for what they mean is not known: `5*3`."""
     if mode == "HTML":
         return html.unescape("".join(found for found in _HTML.findall(text) if not _is_tag(found)))
     if mode == "MarkdownV2":
-        return "".join(_unmarked(found) for found in _MARKDOWN.findall(text))
+        return _ESCAPED.sub(r"\1", text)
     return text
 
 
 def units(text: str) -> int:
     """The length that Telegram counts, of a text without markup."""
-    return len(text) + sum(character > "\uffff" for character in text)
+    return len(text.encode("utf-16-le", "surrogatepass")) // 2
 
 
 @dataclass(frozen=True)
@@ -174,8 +180,11 @@ def _pieces(text: str, limit: int) -> Iterator[str]:
     opened, piece = list[str](), ""
     for found in _MARKDOWN.findall(text):
         _follow_mark(found, opened)
+        if units(piece) + units(found) > limit:
+            yield piece
+            piece = ""
         piece += found
-        if (not opened and found in ("\n", " ")) or units(piece) >= limit - 2:
+        if not opened and found in ("\n", " "):
             yield piece
             piece = ""
     if piece:
@@ -195,9 +204,3 @@ def _follow_mark(found: str, opened: list[str]) -> None:
             opened.remove(found)
         else:
             opened.append(found)
-
-
-def _unmarked(found: str) -> str:
-    if found.startswith("\\"):
-        return found[1:]
-    return "" if found in _MARKS or found == "[" or found.startswith("](") else found

@@ -143,12 +143,21 @@ async def test_what_telegram_refuses_for_good_is_recorded_and_not_tried_again(ro
     assert len([call for call in telegram.calls if call.method == "sendMessage"]) == 1
 
 
-async def test_markup_that_telegram_cannot_parse_is_sent_as_plain_text(room, telegram):
+@pytest.mark.parametrize(
+    ("mode", "text", "shown"),
+    [
+        ("HTML", "<b>1 &lt; 2</i>", "1 < 2"),
+        ("HTML", "if <b>a</b> < b and c > d", "if a < b and c > d"),
+        ("HTML", "<html>", "<html>"),
+        ("MarkdownV2", "5*3 \\= 15, [see](https://example.org)", "5*3 = 15, [see](https://example.org)"),
+    ],
+)
+async def test_markup_that_telegram_cannot_parse_is_sent_as_plain_text(room, telegram, mode, text, shown):
     await room.bots.register("analyst", TOKEN)
     async with running(room.gateway()):
-        receipt = await room.sends.put(Send("analyst", CHAT, "<b>1 &lt; 2</i>", parse_mode="HTML"))
+        receipt = await room.sends.put(Send("analyst", CHAT, text, parse_mode=mode))
         assert (await room.sends.wait(receipt.id, 10)).state is SendState.SENT
-    assert telegram.texts() == ["1 < 2"]
+    assert telegram.texts() == [shown]
 
 
 async def test_an_image_that_is_no_photo_for_telegram_arrives_as_a_document(room, telegram, tmp_path):

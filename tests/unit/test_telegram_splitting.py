@@ -51,6 +51,22 @@ def test_marks_of_markdown_are_not_cut():
     assert all(part.count("*") % 2 == 0 for part in parts)
 
 
+@pytest.mark.parametrize("text", ["if a < b and c > d", "List<String>", "<<>>", "&nbsp; <i", "<p>so</p>"])
+def test_what_only_looks_like_a_tag_is_text(text):
+    assert split(text, "HTML") == [text]
+    assert plain_of(f"<b>{text}</b>", "HTML").startswith(text.partition("&")[0])
+
+
+def test_an_entity_that_telegram_does_not_know_is_as_long_as_it_looks():
+    parts = split("&nbsp;" * 1000, "HTML")
+    assert [units(parsed(part)) for part in parts] == [4096, 1904]
+
+
+def test_a_long_block_of_code_in_markdown_is_cut_where_a_part_is_full():
+    parts = split("```\n" + "x = 1\n" * 2000 + "```", "MarkdownV2")
+    assert [units(part) for part in parts] == [4096, 4096, 3815]
+
+
 @pytest.mark.parametrize("text", ["", "   \n", "<b> </b>"])
 def test_nothing_is_no_part(text):
     assert split(text, "HTML") == []
