@@ -4,7 +4,6 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 import structlog
@@ -126,13 +125,14 @@ class Feeder:
     async def _work(self, chat: Chat, lane: _Lane) -> None:
         try:
             while lane.place is None or lane.pending:
-                with suppress(Unavailable):
+                try:
                     if lane.place is None:
                         await self._tell_from_table(chat, lane)
                     elif lane.pending:
                         await self._tell(chat, lane, *lane.pending.popleft())
-                    continue
-                await self._sleep(1.0)
+                except Unavailable:
+                    lane.place = None  # the table still has what was just taken out here
+                    await self._sleep(1.0)
         finally:
             lane.working = None
 

@@ -210,8 +210,12 @@ class Gateway:
         self._served[row.agent_id] = bot
         self._publisher.begins()
         bot.start(self._begins)
-        for feeder in self._feeders:
-            await feeder.catch_up([row.agent_id])
+        try:
+            for feeder in self._feeders:
+                await feeder.catch_up([row.agent_id])
+        except QuarterdeckError:
+            self._stop(row.agent_id)  # or nobody would tell of what the table has
+            raise
         await asyncio.sleep(STAGGER)
 
     def _stop(self, agent_id: str) -> None:

@@ -3,8 +3,13 @@
 import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
+
+import pytest
 
 from quarterdeck.kernel.database import Database
+from quarterdeck.kernel.errors import Unavailable
+from quarterdeck.telegram import feeder as feeding
 from quarterdeck.telegram import store
 from quarterdeck.telegram.batches import Batches
 from quarterdeck.telegram.feeder import AHEAD, Feeder
@@ -95,6 +100,45 @@ async def test_nothing_is_left_out_when_more_comes_than_is_kept_while_a_chat_is_
     await feeder.close(1)
     await writer.close()
     assert told == list(range(COUNT))
+
+
+async def test_what_cannot_be_left_out_while_the_database_is_away_is_told_again(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[int] = []
+    failures = iter(range(2))
+    monkeypatch.setattr(feeding, "TRIES", 2)
+
+    async def consumer(heard: Update) -> None:
+        if heard.update_id == 1 and next(failures, None) is not None:
+            raise Unavailable("The database does not answer.")
+        told.append(heard.update_id)
+
+    def command(name: str) -> Any:
+        if name == "leave out an update":
+            raise Unavailable("The database does not answer.")
+        return commands(name)
+
+    async def at_once(_: float) -> None:
+        await asyncio.sleep(0)
+
+    writer = Writer(database, lambda *_: None, nats=False)
+    feeder = Feeder("test", consumer, database, writer, Readers(), at_once)
+    await served(database)
+    await feeder.open()
+    commands = database.command
+    monkeypatch.setattr(database, "command", command)
+    for numbers in (range(1), range(1, 3)):
+        updates = [update(number) for number in numbers]
+        async with commands("store") as unit:
+            _, rows = await store.keep_updates(unit, {"analyst": 2}, updates, unit.now)
+        for one in updates:
+            feeder.hear(rows[one.event_id], one)
+        async with asyncio.timeout(10):
+            await feeder.caught_up("analyst")
+    await feeder.close(1)
+    await writer.close()
+    assert told == [0, 1, 2]
 
 
 async def test_of_a_bot_that_somebody_else_took_nothing_is_stored(database: Database) -> None:

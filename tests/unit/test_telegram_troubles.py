@@ -10,6 +10,7 @@ from sqlmodel import col, select
 from quarterdeck.kernel.connections import Source
 from quarterdeck.kernel.errors import Conflict, NotFound, QuarterdeckError, Unavailable
 from quarterdeck.kernel.journal import Event
+from quarterdeck.telegram import store
 from quarterdeck.telegram.forwarding import Forwarder
 from quarterdeck.telegram.model import DESK
 from quarterdeck.telegram.wire import Send, SendState
@@ -83,8 +84,6 @@ async def test_a_bot_that_hangs_while_it_is_let_go_costs_nobody_the_lease(room, 
 
 
 async def leases(room: TelegramRoom):
-    from quarterdeck.telegram import store
-
     async with room.database.read() as session:
         return {row.agent_id: row.leased_until for row in await store.bots(session)}
 
@@ -124,6 +123,31 @@ async def test_a_trouble_that_another_listener_noted_is_over_when_the_bot_polls_
         telegram.say("two")
         await troubled(True)
     assert len(await errors(room)) == 2
+
+
+async def test_what_nobody_was_told_is_told_also_when_the_database_fails_as_the_bot_is_taken(
+    room, telegram, monkeypatch
+):
+    async def failing(*asked):
+        monkeypatch.undo()
+        raise Unavailable("The database does not answer.")
+
+    heard = Heard()
+    for is_heard in (True, False):
+        gateway = room.gateway()
+        if is_heard:
+            gateway.add("test", heard)  # so that its place is known
+        async with running(gateway):
+            await until(telegram.is_polled)
+            if not is_heard:
+                telegram.say("one")
+                await until(lambda: telegram.unread() == 0)
+    assert heard.texts == []
+    monkeypatch.setattr(store, "chats_to_tell", failing)
+    gateway = room.gateway()
+    gateway.add("test", heard)
+    async with running(gateway):
+        await until(lambda: heard.texts == ["one"])
 
 
 async def test_a_webhook_that_is_set_is_taken_away_and_no_update_with_it(room, telegram):
