@@ -10,6 +10,7 @@ import re
 import shutil
 from functools import cache
 from ipaddress import ip_address
+from math import ceil
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -101,8 +102,8 @@ class BotApi:
             except Invalid as error:
                 return Refused(413, error.detail)
         try:
-            async with asyncio.timeout(seconds):
-                return Done(await self._session(self._bot, _method(method)(**fields), timeout=None))
+            async with asyncio.timeout(seconds):  # the library's own limit is a minute, also for large files
+                return Done(await self._session(self._bot, _method(method)(**fields), timeout=ceil(seconds)))
         except TimeoutError:
             return Failed(f"Telegram did not answer within {seconds:g} s.", maybe_arrived=True)
         except (AiogramError, ClientError, OSError) as error:
@@ -127,13 +128,16 @@ class BotApi:
         content: object = path.absolute().as_uri() if as_path else FSInputFile(path, filename=name)
         return {**fields, file.kind: content}, seconds + size / SLOWEST
 
-    async def download(self, file_id: str, folder: Path, limit: int) -> Path:
-        """Fetch a file into a folder; its path there. A local server's file is copied.
+    async def download(self, file_id: str, folder: Path, limit: int, told: int = 0) -> Path:
+        """Fetch a file, of `told` bytes where that is known, into a folder; its path there.
+
+        A local server answers when it has the whole file, which is copied then.
 
         Raises `Invalid` when it is larger than `limit` bytes, `Conflict` when Telegram refuses it,
         `Unavailable` when it does not come in time.
         """
-        answer = await self.call("getFile", {"file_id": file_id})
+        wait = SECONDS + (told or limit) / SLOWEST
+        answer = await self.call("getFile", {"file_id": file_id}, seconds=wait)
         if not isinstance(answer, Done):
             raise error_of(answer, "getFile")
         size, path = int(answer.result.get("file_size") or 0), str(answer.result.get("file_path") or "")

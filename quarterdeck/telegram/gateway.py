@@ -130,9 +130,9 @@ class Gateway:
         """
         return await self._bot(agent_id).call(method, fields)
 
-    async def download(self, agent_id: str, file_id: str, folder: Path, limit: int) -> Path:
+    async def download(self, agent_id: str, file_id: str, folder: Path, limit: int, told: int = 0) -> Path:
         """Fetch a file into `folder`; see `BotApi.download`."""
-        return await self._bot(agent_id).api.download(file_id, folder, limit)
+        return await self._bot(agent_id).api.download(file_id, folder, limit, told)
 
     def _bot(self, agent_id: str) -> ServedBot:
         if agent_id not in self._served:

@@ -72,7 +72,7 @@ class Bots:
                 raise Conflict("Not Found: method not found", code="method_missing")
         return True
 
-    async def download(self, agent_id: str, file_id: str, folder: Path, limit: int) -> Path:
+    async def download(self, agent_id: str, file_id: str, folder: Path, limit: int, told: int = 0) -> Path:
         if self.down:
             raise self.down
         content = self.contents[file_id]

@@ -72,6 +72,16 @@ async def test_what_cannot_be_sent_is_refused_before_anything_leaves(
     assert telegram.calls == []
 
 
+async def test_an_upload_has_the_time_of_its_size_and_not_the_librarys_minute(
+    telegram: FakeTelegram, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_bytes(b"some words")
+    async with bot_of(telegram) as bot:
+        bot._session.timeout = 1e-6
+        sent = await bot.call("sendDocument", HERE, file=File(str(tmp_path / "file")))
+    assert isinstance(sent, Done)  # cut off, it would be sent again and again
+
+
 async def test_what_the_server_finds_too_large_is_refused(telegram: FakeTelegram, tmp_path: Path) -> None:
     telegram.state.upload_limit = 10
     (tmp_path / "file").write_bytes(b"eleven byte")
@@ -119,6 +129,18 @@ async def test_a_local_servers_file_is_copied_from_where_it_lies(tmp_path: Path)
         assert path.read_bytes() == b"some words"
         assert TOKEN not in str(path)
         assert [call.method for call in server.calls] == ["getFile", "getFile"]
+
+
+async def test_a_local_server_has_the_time_of_the_files_size_to_fetch_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    defaults = BotApi.call.__kwdefaults__
+    assert defaults is not None
+    monkeypatch.setitem(defaults, "seconds", 0.0)
+    with FakeTelegram(local=tmp_path / "server") as server:
+        async with bot_of(server) as bot:
+            path = await bot.download(handed_over(server, b"some words"), tmp_path / "in", 100)
+    assert path.read_bytes() == b"some words"
 
 
 async def test_a_file_above_the_limit_is_not_fetched_and_one_that_grows_leaves_nothing(

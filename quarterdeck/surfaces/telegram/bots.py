@@ -14,8 +14,11 @@ class BotDoor(Protocol):
         """The result of a method. Raises `Conflict` (refused) and `Unavailable` (with `retry_after`)."""
         ...
 
-    async def download(self, agent_id: str, file_id: str, folder: Path, limit: int) -> Path:
-        """Fetch a file. Raises `Invalid` (too large), `Conflict`, `Unavailable`."""
+    async def download(self, agent_id: str, file_id: str, folder: Path, limit: int, told: int = 0) -> Path:
+        """Fetch a file, of `told` bytes where that is known.
+
+        Raises `Invalid` (too large), `Conflict`, `Unavailable`, `NotFound` (the bot is not served here).
+        """
         ...
 
 

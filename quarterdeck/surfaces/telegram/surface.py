@@ -367,13 +367,13 @@ class TelegramSurface:
         key = f"{FILE}:{native.event_id}"
         if kept := await self._store.get(key):  # taken before this process began
             return Attachment(**kept)
-        limit = self._ways.largest_download
-        if (attachment.size or 0) > limit:
+        limit, size = self._ways.largest_download, attachment.size or 0
+        if size > limit:
             raise files.FileRefused("why_too_large")
-        name, folder = files.name_of(attachment), self._ways.folder / "arriving"
+        folder = self._ways.folder / "arriving" / native.event_id.replace(":", "-")
         try:
             fetched = await self._bots.download(
-                native.place.agent_id, attachment.url or "", folder / native.event_id.replace(":", "-"), limit
+                native.place.agent_id, attachment.url or "", folder, limit, size
             )
         except NotFound:
             if time.monotonic() - self._began < START_SECONDS:  # it is not served yet
@@ -383,6 +383,7 @@ class TelegramSurface:
             is_large = error.code == "file_too_large"
             raise files.FileRefused("why_too_large" if is_large else "why_download") from None
         try:
+            name = files.name_of(attachment)
             placed = await asyncio.to_thread(files.place, fetched, speaker.workspace, name)
         finally:
             await asyncio.to_thread(shutil.rmtree, fetched.parent, ignore_errors=True)
