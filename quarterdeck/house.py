@@ -145,7 +145,7 @@ class House:
         )
 
     def telegram_surface(self, bots: "BotDoor", queue: "SendQueue") -> "TelegramSurface":
-        """The surface on these bots: hand its `consume` to the gateway, and call `resume` once it runs."""
+        """The surface on these bots: hand its `consume` and `begins` to the gateway."""
         # imported here, because only the listener needs them
         from quarterdeck.surfaces.desk.commands import DeskDoors
         from quarterdeck.surfaces.telegram.surface import TelegramSurface, Ways

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import structlog
 
 from quarterdeck.house import House
-from quarterdeck.kernel.errors import Unavailable
 
 if TYPE_CHECKING:
     from quarterdeck.surfaces.telegram.surface import TelegramSurface
@@ -55,24 +54,10 @@ async def listen(house: House, stopping: asyncio.Event, *, may_leave: bool = Fal
 
 
 async def attend(surface: "TelegramSurface", sleep: "Sleep" = asyncio.sleep) -> None:
-    """Take up what a listener that is gone left unanswered; from then on drop what is old, for ever."""
-    await _resume(surface)
+    """Drop what is old, again and again."""
     while True:
         try:
             await surface.forget_old()
         except Exception:  # it is tried again, and nothing else depends on it
             log.exception("surface_not_tidied")
         await sleep(FORGETS_EVERY)
-
-
-async def _resume(surface: "TelegramSurface") -> None:
-    """Take up what a listener that is gone left unanswered, as soon as the database can be asked."""
-    while True:
-        try:
-            left = await surface.resume()
-        except Unavailable as error:
-            log.warning("surface_waits", reason=error.detail)
-            await asyncio.sleep(1)
-        else:
-            log.info("surface_resumed", turns=left)
-            return

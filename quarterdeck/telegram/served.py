@@ -87,10 +87,16 @@ class ServedBot:
         raise error_of(answer, method)
 
     async def _begin(self, told: Begins) -> None:
-        try:
-            await told(self.lease.agent_id, self.lease.bot_id)
-        except Exception:  # whatever it wanted to do, the bot works without it
-            log.exception("beginning_failed", agent=self.lease.agent_id)
+        while True:
+            try:
+                await told(self.lease.agent_id, self.lease.bot_id)
+                break
+            except Unavailable as error:
+                log.warning("beginning_waits", agent=self.lease.agent_id, reason=error.detail)
+                await asyncio.sleep(1)
+            except Exception:  # whatever it wanted to do, the bot works without it
+                log.exception("beginning_failed", agent=self.lease.agent_id)
+                break
 
     async def _poll(self) -> None:
         if await self._poller.run() == "revoked":

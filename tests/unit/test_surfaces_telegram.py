@@ -1,21 +1,15 @@
-"""People talk to agents from Telegram: chats, commands, buttons, streams, groups, restarts."""
+"""People talk to agents from Telegram: chats, commands, buttons, groups."""
 
 import asyncio
-import os
-import time
 from collections.abc import AsyncIterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlmodel import select, update
 
 from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.errors import Conflict
-from quarterdeck.listener import attend
 from quarterdeck.surfaces.handlers.callback import asked
-from quarterdeck.surfaces.model import SurfaceTurn
 from quarterdeck.surfaces.protocol import (
     ConfirmationRequest,
     IncomingCallback,
@@ -25,9 +19,8 @@ from quarterdeck.surfaces.protocol import (
 )
 from quarterdeck.surfaces.telegram import menu
 from quarterdeck.surfaces.telegram.strangers import PAUSE
-from tests.fakes.chatting import ANNA, ChatDesk, Slowly, chatting, message
+from tests.fakes.chatting import ANNA, ChatDesk, Slowly, chatting
 from tests.fakes.telegram import parsed
-from tests.waiting import until
 
 GROUP = -1001
 
@@ -199,87 +192,6 @@ async def test_in_a_group_a_bot_answers_only_whoever_addresses_it(desk: ChatDesk
     assert desk.asked() == ["hey @desk_bot, hello", "and now"]
 
 
-# Turns
-
-
-async def test_turns_in_one_place_are_in_order_and_other_places_do_not_wait(desk: ChatDesk) -> None:
-    slow = Slowly(desk, ["a", "b", "c"])
-    await desk.writes("slow one", waits=False)
-    await desk.writes("quick", user=778, waits=False)
-    async with asyncio.timeout(5):
-        while not desk.said(778):
-            await asyncio.sleep(0.001)
-    await desk.writes("/help", waits=False)  # commands do not wait either
-    assert "/new" in desk.said()[-1] and not any("abc" in text for text in desk.said())
-    slow.end()
-    await desk.surface.idle()
-    assert desk.said()[-1] == "abc"
-
-
-async def test_what_a_process_left_unanswered_the_next_one_answers_once(desk: ChatDesk) -> None:
-    Slowly(desk, ["never ", "ending", ""])
-    await desk.writes("hello", waits=False)
-    await desk.writes("and this", waits=False)
-    await desk.surface.close()
-    del desk.agents.clients["helm"].stream_message  # type: ignore[attr-defined]
-    desk.surface = desk.made()
-    assert await desk.surface.resume() == 2
-    await desk.surface.idle()
-    assert desk.said()[-2:] == ["You said: hello", "You said: and this"]
-    assert await desk.surface.resume() == 0
-
-
-async def test_what_was_left_open_and_is_told_again_while_it_is_answered_is_asked_once(
-    desk: ChatDesk,
-) -> None:
-    slow = Slowly(desk, ["never ", "ending", ""])
-    told = {"update_id": 5000, "message": message("hello")}
-    await desk.takes(dict(told), waits=False)
-    await until(lambda: slow.asked == 1)
-    await desk.surface.close()
-    desk.surface = desk.made()
-    await desk.surface.resume()
-    await until(lambda: slow.asked == 2)
-    await desk.takes(dict(told), waits=False)
-    slow.end()
-    await desk.surface.idle()
-    assert slow.asked == 2
-    assert desk.said().count("never ending") == 1
-
-
-async def test_a_listener_that_stays_open_forgets_every_hour_what_is_old(desk: ChatDesk) -> None:
-    async def hour(seconds: float) -> None:
-        slept.append(seconds)
-        await hours.acquire()
-
-    slept, hours, sent = list[float](), asyncio.Semaphore(0), desk.ways.folder / "sent"
-    attending = asyncio.create_task(attend(desk.surface, hour))
-    try:
-        await until(lambda: len(slept) == 1)
-        await desk.writes("hello")
-        for name in ("old", "new"):
-            (sent / name).mkdir(parents=True)
-        days_ago = time.time() - 4 * 24 * 3600
-        os.utime(sent / "old", (days_ago, days_ago))
-        async with desk.database.command("let four days go by") as unit:
-            await unit.session.exec(update(SurfaceTurn).values(done_at=unit.now - timedelta(days=4)))
-        hours.release()
-        await until(lambda: len(slept) == 2)
-    finally:
-        attending.cancel()
-    assert slept == [3600, 3600]
-    assert [folder.name for folder in sent.iterdir()] == ["new"]
-    async with desk.database.read() as session:
-        assert (await session.exec(select(SurfaceTurn))).all() == []
-
-
-async def test_chats_survive_a_restart(desk: ChatDesk) -> None:
-    await desk.writes("one")
-    desk.surface = desk.made()
-    await desk.writes("two")
-    assert len({asked.chat_id for asked in desk.agents.clients["helm"].asked}) == 1
-
-
 # Chats
 
 
@@ -315,10 +227,11 @@ async def test_with_topics_a_new_chat_is_a_topic_of_its_own(desk: ChatDesk) -> N
 async def test_the_same_topic_number_of_two_users_and_two_topics_of_one_are_three_chats(
     desk: ChatDesk,
 ) -> None:
-    await desk.writes("a", thread=1, chat=GROUP, reply_to_message={"from": {"is_bot": True}})
-    await desk.writes("b", thread=2, chat=GROUP, reply_to_message={"from": {"is_bot": True}})
+    of_the_bot = {"from": {"id": 1, "is_bot": True}}
+    await desk.writes("a", thread=1, chat=GROUP, reply_to_message=of_the_bot)
+    await desk.writes("b", thread=2, chat=GROUP, reply_to_message=of_the_bot)
     desk.people.agents["779"] = ""
-    await desk.writes("c", thread=1, chat=GROUP, user=779, reply_to_message={"from": {"is_bot": True}})
+    await desk.writes("c", thread=1, chat=GROUP, user=779, reply_to_message=of_the_bot)
     assert len({asked.chat_id for asked in desk.agents.clients["helm"].asked}) == 3
 
 
@@ -373,7 +286,7 @@ async def test_clear_gives_up_what_is_under_way_in_this_chat(desk: ChatDesk) -> 
             await asyncio.sleep(0.001)
     await desk.writes("/clear")
     assert not any("ending" in text for text in desk.said())
-    assert await desk.made().resume() == 0
+    assert await desk.made().resume("desk") == 0
 
 
 async def test_reset_is_another_name_of_clear(desk: ChatDesk) -> None:

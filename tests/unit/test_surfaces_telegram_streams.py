@@ -76,7 +76,7 @@ async def test_the_message_that_a_process_left_growing_is_completed_by_the_next_
     desk.bots.outcome = state
     del desk.agents.clients["helm"].stream_message  # type: ignore[attr-defined]
     desk.surface = desk.made()
-    assert await desk.surface.resume() == 1
+    assert await desk.surface.resume("desk") == 1
     await desk.surface.idle()
     last = desk.bots.done("editMessageText")[-1]
     assert (last["text"], last["reply_markup"]) == ("You said: hello", {"inline_keyboard": []})
@@ -92,7 +92,7 @@ async def test_stop_ends_the_answer_and_keeps_what_was_said(desk: ChatDesk) -> N
     assert desk.said()[-2:] == ["Never ending", "⏹ Stopped."]
     await desk.writes("/stop")
     assert desk.said()[-1] == "There is nothing to stop now."
-    assert await desk.made().resume() == 0
+    assert await desk.made().resume("desk") == 0
 
 
 async def test_the_button_below_a_draft_stops_it_too(desk: ChatDesk) -> None:

@@ -85,6 +85,11 @@ class Native:
         return not self.files and parsed(self.text, prefix(PLATFORM)) is not None
 
     @property
+    def is_answered_at_once(self) -> bool:
+        """While it is delivered; what people say to agents is answered afterwards."""
+        return self.is_callback or self.is_command or bool(self.topic)
+
+    @property
     def is_bare_file(self) -> bool:
         """A file without a word, which waits for the next message; what was spoken does not."""
         return bool(self.files) and not self.text and not self.is_spoken

@@ -31,7 +31,7 @@ class Lines:
     def add(self, native: Native) -> None:
         """This message is next where it was written; one that is known already is not added again.
 
-        After a restart it comes twice: as a turn that was left open, and as an update that is told again.
+        When a bot begins to be served it may come twice: as a turn that was left open, and told again.
         """
         key = native.place.key
         waiting = self._waiting.setdefault(key, deque())

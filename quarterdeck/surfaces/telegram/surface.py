@@ -56,9 +56,6 @@ SENT_KEPT = 2 * 24 * 3600
 """Seconds for which copies of files that were sent are kept."""
 
 UPLOAD_SECONDS = 120.0
-START_SECONDS = 60.0
-"""So long after the start a bot that is not served is waited for."""
-
 FIRST_PAUSE, LAST_PAUSE = 0.5, 30.0
 """Seconds between two tries while the database is away."""
 
@@ -139,7 +136,6 @@ class TelegramSurface:
         self._talking: dict[str, Speaker] = {}
         self._stopped: set[str] = set()
         self._watches: set[asyncio.Task[None]] = set()
-        self._began = time.monotonic()
         handlers = TelegramHandlers(self._rooms, self._staging, queue, self, ways.pace)
         self.dispatcher, self.desk = self._dispatcher(handlers), self._dispatcher(handlers)
 
@@ -163,17 +159,20 @@ class TelegramSurface:
         await self._begin(native)
 
     async def begins(self, agent_id: str, bot_id: str) -> None:
-        """A bot begins to be served: tell Telegram what it understands."""
+        """A bot begins to be served here: answer what whoever had it left, and tell what it understands."""
+        await self.resume(agent_id)
         await self._menu.tell(agent_id, bot_id)
 
-    async def resume(self) -> int:
-        """Take up what a process that is gone left unanswered; how much."""
-        left = await self._turns.open()
-        for document in left:
-            native = read(_update(document))
-            if native is not None:
-                await self._begin(native)
-        return len(left)
+    async def resume(self, agent_id: str) -> int:
+        """Take up what people said to a bot and nobody answered; how much.
+
+        The others' bots are theirs. What is answered at once is told again until it is answered.
+        """
+        left = [read(_update(document)) for document in await self._turns.open(agent_id)]
+        said = [native for native in left if native is not None and not native.is_answered_at_once]
+        for native in said:
+            self._lines.add(native)
+        return len(said)
 
     async def forget_old(self) -> None:
         """Drop turns that were done, and copies of files that were sent, days ago."""
@@ -194,7 +193,7 @@ class TelegramSurface:
         await self._platform.close()
 
     async def _begin(self, native: Native) -> None:
-        if native.is_callback or native.is_command or native.topic:
+        if native.is_answered_at_once:
             await self._answer([native])
         else:
             self._lines.add(native)
@@ -218,11 +217,13 @@ class TelegramSurface:
     # One turn
 
     async def _answer_at_last(self, batch: Sequence[Native]) -> None:
-        """Answer a turn; while the database is away, again and again."""
+        """Answer a turn if nobody did meanwhile; while the database is away, again and again."""
         pause = FIRST_PAUSE
         while True:
             try:
-                return await self._answer(batch)
+                if await self._turns.are_open([native.event_id for native in batch]):
+                    await self._answer(batch)
+                return
             except Unavailable as error:
                 log.warning("turn_waits", event_id=batch[0].event_id, reason=error.detail)
                 await asyncio.sleep(pause)
@@ -375,10 +376,8 @@ class TelegramSurface:
             fetched = await self._bots.download(
                 native.place.agent_id, attachment.url or "", folder, limit, size
             )
-        except NotFound:
-            if time.monotonic() - self._began < START_SECONDS:  # it is not served yet
-                raise Unavailable("The bot is not served yet.", code="bot_not_served") from None
-            raise files.FileRefused("why_download") from None
+        except NotFound:  # somebody else has it now, or it comes back with another token
+            raise Unavailable("The bot is not served here.", code="bot_not_served") from None
         except QuarterdeckError as error:
             is_large = error.code == "file_too_large"
             raise files.FileRefused("why_too_large" if is_large else "why_download") from None

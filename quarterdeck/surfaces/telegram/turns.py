@@ -49,15 +49,22 @@ class Turns:
         )
         return bool((await unit.session.exec(done)).all())
 
-    async def open(self) -> list[dict[str, Any]]:
-        """What is still to be answered, in the order in which it came."""
+    async def open(self, agent_id: str) -> list[dict[str, Any]]:
+        """What an agent's bot is still to answer, in the order in which it came."""
         wanted = (
             select(SurfaceTurn)
             .where(col(SurfaceTurn.surface) == self._surface, col(SurfaceTurn.state) == TurnState.OPEN)
+            .where(col(SurfaceTurn.payload)["agent_id"].as_string() == agent_id)
             .order_by(col(SurfaceTurn.id))
         )
         async with self._database.read() as session:
             return [dict(row.payload) for row in (await session.exec(wanted)).all()]
+
+    async def are_open(self, event_ids: list[str]) -> bool:
+        """Whether one of these events is still to be answered."""
+        named = col(SurfaceTurn.event_id).in_(event_ids), col(SurfaceTurn.state) == TurnState.OPEN
+        async with self._database.read() as session:
+            return (await session.exec(select(SurfaceTurn.id).where(*named).limit(1))).first() is not None
 
     async def forget_old(self) -> None:
         """Drop what was done long ago."""
