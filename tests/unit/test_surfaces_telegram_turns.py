@@ -3,7 +3,7 @@
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,9 @@ from quarterdeck.kernel.database import Database
 from quarterdeck.listener import attend
 from quarterdeck.surfaces.model import SurfaceTurn
 from quarterdeck.surfaces.protocol import IncomingCommand, OutgoingMessage
-from tests.fakes.chatting import ChatDesk, Slowly, chatting, message
+from quarterdeck.surfaces.telegram.converter import Native, Place
+from quarterdeck.surfaces.telegram.lines import Lines
+from tests.fakes.chatting import ANNA, ChatDesk, Slowly, chatting, message
 from tests.waiting import until
 
 
@@ -25,6 +27,28 @@ async def desk(database: Database, tmp_path: Path) -> AsyncIterator[ChatDesk]:
         await made.writes("/start")
         made.bots.sent.clear()
         yield made
+
+
+@pytest.mark.parametrize("steps", range(8))
+async def test_a_message_that_comes_just_as_the_answer_before_ends_is_answered(steps: int) -> None:
+    async def work(batch: Sequence[Native]) -> None:
+        done.append(batch[0].text)
+
+    async def add_after_it(text: str) -> None:
+        while not done:
+            await asyncio.sleep(0)
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        lines.add(said(text))
+
+    def said(text: str) -> Native:
+        return Native(text, Place("desk", ANNA, 0, ANNA), text=text)
+
+    lines, done = Lines(work), list[str]()
+    lines.add(said("one"))
+    await add_after_it("two")
+    await lines.idle()
+    assert done == ["one", "two"]
 
 
 async def test_turns_in_one_place_are_in_order_and_other_places_do_not_wait(desk: ChatDesk) -> None:

@@ -70,12 +70,12 @@ class Lines:
                 self._turns[key] = asyncio.create_task(self._turn(batch))
                 await asyncio.wait({self._turns[key]})
         finally:
-            if key in self._turns:
-                turn = self._turns.pop(key)
+            turn = self._turns.pop(key, None)
+            self._batches.pop(key, None)
+            del self._lines[key], self._waiting[key]  # at once: what comes during a wait begins a new line
+            if turn is not None and not turn.done():
                 turn.cancel()
                 await asyncio.gather(turn, return_exceptions=True)
-            self._batches.pop(key, None)
-            del self._lines[key], self._waiting[key]
 
     async def _turn(self, batch: Sequence[Native]) -> None:
         try:
