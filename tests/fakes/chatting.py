@@ -158,7 +158,8 @@ class ChatDesk:
     async def takes(self, raw: dict[str, Any], bot: str = "desk", *, waits: bool = True) -> None:
         """One update of a bot."""
         raw = {"update_id": raw.pop("update_id", None) or next(self._updates), **raw}
-        await self.surface.consume(update_of(raw, bot, f"bot:{bot}", datetime.now(UTC)))
+        number = 1 if bot == "desk" else 2
+        await self.surface.consume(update_of(raw, bot, f"bot:{number}", datetime.now(UTC)))
         if waits:
             await self.surface.idle()
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from quarterdeck.kernel.database import Database
-from quarterdeck.kernel.errors import Conflict
+from quarterdeck.kernel.errors import Conflict, Unavailable
 from quarterdeck.surfaces.handlers.callback import asked
 from quarterdeck.surfaces.protocol import (
     ConfirmationRequest,
@@ -19,7 +19,7 @@ from quarterdeck.surfaces.protocol import (
 )
 from quarterdeck.surfaces.telegram import menu
 from quarterdeck.surfaces.telegram.strangers import PAUSE
-from tests.fakes.chatting import ANNA, ChatDesk, Slowly, chatting
+from tests.fakes.chatting import ANNA, ChatDesk, Slowly, chatting, message
 from tests.fakes.telegram import parsed
 
 GROUP = -1001
@@ -185,11 +185,26 @@ async def test_in_a_group_a_bot_answers_only_whoever_addresses_it(desk: ChatDesk
     await desk.writes("just chatting", chat=GROUP)
     await desk.writes("/start@other_bot", chat=GROUP)
     assert desk.said(GROUP) == [] and desk.asked() == []
+    await desk.writes("hey @desk_bot_two, hello", chat=GROUP)
     await desk.writes("hey @desk_bot, hello", chat=GROUP)
-    replied = {"message_id": 3, "from": {"id": 1, "is_bot": True}}
-    await desk.writes("and now", chat=GROUP, reply_to_message=replied)
+    for bot in (1, 2):
+        replied = {"message_id": 3, "from": {"id": bot, "is_bot": True}}
+        await desk.writes(f"and now, {bot}", chat=GROUP, reply_to_message=replied)
     await desk.writes("/help@desk_bot", chat=GROUP)
-    assert desk.asked() == ["hey @desk_bot, hello", "and now"]
+    assert desk.asked() == ["hey @desk_bot, hello", "and now, 1"]
+
+
+async def test_who_calls_a_bot_whose_name_telegram_does_not_say_now_is_heard_later(desk: ChatDesk) -> None:
+    async def away(*_: Any, **__: Any) -> None:
+        raise Unavailable("Telegram does not answer.")
+
+    told = {"update_id": 600, "message": message("hey @desk_bot, hello", chat=GROUP)}
+    working, desk.bots.call = desk.bots.call, away  # type: ignore[method-assign]
+    with pytest.raises(Unavailable):  # so that it is told again
+        await desk.takes(dict(told))
+    desk.bots.call = working  # type: ignore[method-assign]
+    await desk.takes(dict(told))
+    assert desk.asked() == ["hey @desk_bot, hello"]
 
 
 # Chats

@@ -190,7 +190,7 @@ def test_a_chain_of_replies_in_a_group_is_no_topic() -> None:
 
 
 def test_the_message_that_opened_a_topic_is_nobodys_word() -> None:
-    opened = {"message_id": 1, "from": {"is_bot": True}, "forum_topic_created": {"name": "x"}}
+    opened = {"message_id": 1, "from": {"id": 1, "is_bot": True}, "forum_topic_created": {"name": "x"}}
     assert not is_for(
         native({"message": message("x", chat=-5, thread=4, reply_to_message=opened)}), "desk_bot"
     )

@@ -1,5 +1,6 @@
 """Updates as the core's events. Pure: whatever comes in, nothing is raised, and only values come out."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -31,6 +32,8 @@ _MEDIA = {
     "photo": ("image", "image/jpeg"),
 }
 """Telegram's field: our type and the usual MIME type. A GIF comes as two of these."""
+
+_MENTION = re.compile(r"@(\w+)", re.ASCII)
 
 SPOKEN = frozenset({"voice", "video_note"})
 
@@ -126,7 +129,7 @@ def read(update: Update) -> Native | None:
         is_spoken=kind in SPOKEN,
         album=str(message.get("media_group_id") or ""),
         reply_to=str(replied["message_id"]) if replied.get("message_id") else None,
-        replies_to_bot=bool(_object(replied.get("from")).get("is_bot")) and not _opened_topic(replied),
+        replies_to_bot=_author(replied) == update.bot_id and not _opened_topic(replied),
         topic=str(topic.get("name") or ""),
     )
 
@@ -167,12 +170,11 @@ def is_for(native: Native, username: str) -> bool:
         return True
     if native.topic:
         return False
-    name = f"@{username.lower()}" if username else ""
-    said = native.text.lower()
+    name, said = username.lower(), native.text.lower()
     if native.is_command:
         addressee = said.split()[0].partition("@")[2]
-        return not addressee or f"@{addressee}" == name
-    return native.replies_to_bot or bool(name and name in said)
+        return not addressee or addressee == name
+    return native.replies_to_bot or (bool(name) and name in _MENTION.findall(said))
 
 
 def to_event(
@@ -240,6 +242,11 @@ def _text(message: Mapping[str, Any]) -> str:
 def _name(sender: Mapping[str, Any]) -> str:
     parts = (sender.get("first_name"), sender.get("last_name"))
     return " ".join(str(part) for part in parts if part)[:100] or str(sender.get("username") or "")
+
+
+def _author(message: Mapping[str, Any]) -> str:
+    """Who wrote it, named as bots are: a group may have many of them."""
+    return f"bot:{_object(message.get('from')).get('id')}"
 
 
 def _opened_topic(message: Mapping[str, Any]) -> bool:

@@ -199,9 +199,13 @@ class TelegramSurface:
             self._lines.add(native)
 
     async def _is_for_us(self, native: Native) -> bool:
+        """Raises `Unavailable` while only the bot's name could tell, and Telegram does not say it."""
         if native.place.is_private:
             return True
-        return is_for(native, (await self._identity(native.place.agent_id)).username)
+        name = (await self._identity(native.place.agent_id)).username
+        if not (is_addressed := is_for(native, name)) and not name and "@" in native.text:
+            raise Unavailable("Telegram does not say what the bot is called.", code="bot_unnamed")
+        return is_addressed
 
     async def _is_a_flood(self, native: Native) -> bool:
         """Whether a stranger goes on after the answer: nothing is stored of that."""
