@@ -115,6 +115,9 @@ async def test_new_files_an_item_in_the_only_project_or_in_the_one_that_is_named
     assert "There is: ET, QD" in await doors.says("new Greet again")
     assert "🆕 QD-001: Greet" in await doors.says("new qd: Greet")
     assert "/new TITLE" in await doors.says("new")
+    long = "Greet " + "and thank " * 40 + "the user"
+    assert (await doors.says(f"new QD {long}")).startswith("🆕 QD-002: Greet")
+    assert (await doors.house.board.item("QD-002")).description == long  # no title is that long
     assert "no right" in await doors.says("new ET Greet", VERA)
 
 

@@ -122,7 +122,8 @@ class DeskDoors:
             return request.say("new_usage")
         if not project:
             return request.say("which_project" if keys else "no_project", keys=", ".join(keys))
-        draft = Draft(project=project, title=" ".join(words)[:300])
+        title = " ".join(words)
+        draft = Draft(project=project, title=title[:300], description=title if len(title) > 300 else "")
         card = await self._board.file(request.caller, draft, request.request_key)
         return request.say("filed", key=card.key, title=card.title, stage=card.stage)
 
