@@ -128,6 +128,12 @@ async def test_an_agent_that_fails_is_said_and_harms_nobody(desk: ChatDesk) -> N
     assert desk.said()[-1] == "You said: again"
 
 
+async def test_where_there_is_no_agent_that_is_said(desk: ChatDesk) -> None:
+    desk.agents.clients.clear()
+    await desk.writes("hello", user=778)
+    assert "no agent here yet" in desk.said(778)[-1]
+
+
 async def test_a_handler_that_breaks_is_an_apology(desk: ChatDesk) -> None:
     async def breaks(event: Any, **_: Any) -> list[Any]:
         raise RuntimeError("inside")

@@ -92,6 +92,8 @@ class TelegramHandlers:
     ) -> list[OutgoingEvent]:
         """One turn of the agent, shown while it is said."""
         speaker = current.get()
+        if not speaker.room.agent_id:
+            return [OutgoingMessage(event.chat_id, say(event.language, "no_agent"))]
         text = event.text or say("en", "file_only")
         chunks: Any = platform.stream_message(event.user_id, event.chat_id, text, event.attachments)
         async with aclosing(chunks) as coming:
