@@ -35,9 +35,9 @@ class ChatManager:
 
     async def list_active(self, user_id: str) -> list[ChatContext]:
         """The user's chats that are not archived, in the order in which they were made."""
-        found = [await self._store.get(key) for key in await self._store.keys(_key(user_id, ""))]
-        chats = [ChatContext(**kept) for kept in found if kept]
-        return sorted((chat for chat in chats if not chat.is_archived), key=_age)
+        chats = [ChatContext(**kept) for kept in await self._store.values(_key(user_id, ""))]
+        own = [chat for chat in chats if chat.user_id == user_id]  # ids with colons may begin alike
+        return sorted((chat for chat in own if not chat.is_archived), key=_age)
 
     async def rename(self, chat_id: str, user_id: str, name: str) -> ChatContext:
         """Raises `ValueError` when there is no such chat."""

@@ -276,6 +276,8 @@ async def test_the_same_local_id_of_two_users_is_two_chats(desk: Desk) -> None:
     again = await desk.chats.get_or_create("777", "C1", "telegram", "elsewhere", "Other")
     assert (again.display_name, again.surface_ref) == ("Anna's", "here")
     assert [chat.display_name for chat in await desk.chats.list_active("778")] == ["Boris's"]
+    await desk.chats.get_or_create("@anna:example.org:8448", "C1", "matrix", "there", "Of another server")
+    assert await desk.chats.list_active("@anna:example.org") == []
 
 
 async def test_nobody_is_known_before_being_confirmed(desk: Desk) -> None:
