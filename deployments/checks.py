@@ -303,14 +303,15 @@ async def telegram_knows_the_bot(patient: Patient) -> Finding:
     value = await house.connections.get("telegram")
     if not value:
         fix = (
-            "Fill the block `telegram` in Prefect, or set ORCH_TELEGRAM_BOT_TOKEN and ORCH_TELEGRAM_CHAT_ID."
+            "Fill the block `Quarterdeck Telegram` in Prefect, or set ORCH_TELEGRAM_BOT_TOKEN and"
+            " ORCH_TELEGRAM_CHAT_ID."
         )
         return Finding("ok", "Not configured; messages go to the log.", fix=fix)
     base = await house.bots.base_of("telegram/default")
     async with http.client("Telegram", seconds=5, attempts=1) as client:
         answer = await client.get(f"{base}/bot{value['bot_token']}/getMe")
     if not answer.is_success:
-        fix = "Correct the token in the block `telegram`; @BotFather gives a new one."
+        fix = "Correct the token in the block `Quarterdeck Telegram`; @BotFather gives a new one."
         return Finding(
             "fail", f"Telegram answers {answer.status_code}.", "Messages become dead letters.", fix
         )
@@ -320,7 +321,7 @@ async def telegram_knows_the_bot(patient: Patient) -> Finding:
 async def gitea_lets_us_work(patient: Patient) -> Finding:
     house = patient.open_house()
     if not await house.forge.gitea.is_connected():
-        fix = "Fill the block `gitea` in Prefect, or set GITEA_URL and GITEA_TOKEN."
+        fix = "Fill the block `Quarterdeck Gitea` in Prefect, or set GITEA_URL and GITEA_TOKEN."
         return Finding("ok", "Not configured; code lives in the local forge.", fix=fix)
     trial = await upkeep(house).test()
     if denied := [sight.repository for sight in trial.repositories if not sight.ok]:
@@ -337,7 +338,10 @@ async def gitea_lets_us_work(patient: Patient) -> Finding:
 async def plane_is_followed(patient: Patient) -> Finding:
     house = patient.open_house()
     if not await house.plane.is_connected():
-        fix = "Fill the block `plane` in Prefect, or set PLANE_URL, PLANE_WORKSPACE and PLANE_API_KEY."
+        fix = (
+            "Fill the block `Quarterdeck Plane` in Prefect, or set PLANE_URL, PLANE_WORKSPACE and"
+            " PLANE_API_KEY."
+        )
         return Finding("ok", "Not configured; work is filed here.", fix=fix)
     trial = await tried_plane(house)
     if trial.problems:
@@ -352,11 +356,12 @@ async def plane_is_followed(patient: Patient) -> Finding:
 async def openclaw_takes_both_tokens(patient: Patient) -> Finding:
     value = await patient.open_house().connections.get("openclaw")
     if not value:
-        fix = "Fill the block `openclaw` in Prefect, or set OPENCLAW_URL and OPENCLAW_TOKEN."
+        fix = "Fill the block `Quarterdeck OpenClaw` in Prefect, or set OPENCLAW_URL and OPENCLAW_TOKEN."
         return Finding("ok", "Not connected; no agent works there.", fix=fix)
     found = await check_gateway("openclaw", value)
     if wrong := [f"{step.stage}: {step.error}" for step in found if not step.ok]:
-        return Finding("fail", " ".join(wrong), "Its agents cannot work.", "Correct the block `openclaw`.")
+        fix = "Correct the block `Quarterdeck OpenClaw`."
+        return Finding("fail", " ".join(wrong), "Its agents cannot work.", fix)
     return Finding("ok", f"{value['url']}: {', '.join(step.stage for step in found)}.")
 
 
@@ -365,12 +370,13 @@ async def websocket_agent_is_ready(patient: Patient) -> Finding:
     wanted = agent_api_runtime.Parameters()
     base = await agent_api_runtime.base_url(wanted, patient.open_house().connections, os.environ)
     if not base:
-        fix = "Fill the block `agent-api` in Prefect, or set AGENT_BASE_URL."
+        fix = "Fill the block `Quarterdeck WebSocket agent` in Prefect, or set AGENT_BASE_URL."
         return Finding("ok", "Not connected; agents behind WebSockets bring their own address.", fix=fix)
     found = await check(0, Route(id="agent_api", label="The block's", base_url=base), Options(timeout=5))
     if not found.ok:
         meaning = "Agents without an address of their own cannot work."
-        return Finding("fail", f"{found.stage}: {found.error}", meaning, "Correct the block `agent-api`.")
+        fix = "Correct the block `Quarterdeck WebSocket agent`."
+        return Finding("fail", f"{found.stage}: {found.error}", meaning, fix)
     return Finding("ok", f"{found.ws_url}: it says that it is ready.")
 
 
@@ -392,7 +398,7 @@ async def deliveries_are_worked_on(patient: Patient) -> Finding:
     house = patient.open_house()
     opened, locked = await _doors(house.connections)
     if locked:
-        fix = f"Enter the secret in the block `{locked[0]}`; docs/how-to/webhooks.md."
+        fix = f"Enter the secret in the block `{DOORS[locked[0]].block}`; docs/how-to/webhooks.md."
         return Finding("warn", f"No secret to check deliveries by: {', '.join(locked)}.", REFUSED, fix)
     recently = house.database.clock.now() - FAILURES_OF
     failed = await house.inbox.entries(None, Standing.FAILED, 2**63 - 1, 1)
@@ -405,11 +411,11 @@ async def deliveries_are_worked_on(patient: Patient) -> Finding:
 
 
 async def _doors(connections: Connections) -> tuple[list[str], list[str]]:
-    """Sources that may ring here, and kinds of connections that are there without their secret."""
+    """Sources that may ring here, and those that are connected without the secret."""
     found = [(source, door, await connections.get(door.kind)) for source, door in DOORS.items()]
     opened = [source for source, door, value in found if value and value.get(door.field)]
-    locked = [door.kind for source, door, value in found if value and source not in opened]
-    return opened, [kind for kind in locked if kind != "openclaw"]  # few want to hear of its cron jobs
+    locked = [source for source, _, value in found if value and source not in opened]
+    return opened, [source for source in locked if source != "openclaw"]  # few hear of its cron jobs
 
 
 CHECKS: tuple[Check, ...] = (

@@ -7,12 +7,12 @@ MEANING = "Work that waits there is not found; a sweep says that it is degraded.
 
 
 async def multica_can_be_asked(patient: Patient) -> Finding:
-    fix = "Fill the block `multica` in Prefect, or set MULTICA_WORKSPACE_ID."
+    fix = "Fill the block `Quarterdeck Multica` in Prefect, or set MULTICA_WORKSPACE_ID."
     return await _source(patient, "multica", "multica", fix)
 
 
 async def workboard_can_be_asked(patient: Patient) -> Finding:
-    fix = "Fill the block `openclaw-cli` in Prefect, or set OPENCLAW_CLI."
+    fix = "Fill the block `Quarterdeck OpenClaw program` in Prefect, or set OPENCLAW_CLI."
     return await _source(patient, "openclaw_cli", "workboard", fix)
 
 

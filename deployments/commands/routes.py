@@ -31,8 +31,8 @@ def check_agents(
     base_url: Annotated[
         str,
         typer.Option(
-            help="Address of agents without one; unset = the block `agent-api` (of the roster's agents), then"
-            " AGENT_BASE_URL, then AGENT_WS_URL."
+            help="Address of agents without one; unset = the block `Quarterdeck WebSocket agent` (of the"
+            " roster's agents), then AGENT_BASE_URL, then AGENT_WS_URL."
         ),
     ] = "",
     timeout: Annotated[float, typer.Option(min=0.01, help="Seconds for one agent.")] = 10.0,

@@ -98,7 +98,8 @@ class AgentApiRuntime(RemoteRuntime):
         if not base:
             raise Misconfigured(
                 "The agent has no address.",
-                f"Give it a `base_url`, or fill the block `agent-api` in Prefect, or set {FALLBACKS[0]}.",
+                "Give it a `base_url`, or fill the block `Quarterdeck WebSocket agent` in Prefect,"
+                f" or set {FALLBACKS[0]}.",
                 code="not_connected",
             )
         return Order(wanted.model_dump() | {"base_url": agent_api.normalised(base)})

@@ -46,7 +46,7 @@ class Address:
         if not connection or not connection.get("url"):
             raise Misconfigured(
                 "OpenClaw is not connected.",
-                "Fill the block `openclaw` in Prefect, or set OPENCLAW_URL and OPENCLAW_TOKEN.",
+                "Fill the block `Quarterdeck OpenClaw` in Prefect, or set OPENCLAW_URL and OPENCLAW_TOKEN.",
                 code="not_connected",
             )
         return cls(

@@ -52,7 +52,7 @@ class Forges:
         elif not await self.gitea.is_connected():
             raise Conflict(
                 "No Gitea is connected.",
-                "Fill the block `gitea`, or set GITEA_URL and GITEA_TOKEN; then try again.",
+                "Fill the block `Quarterdeck Gitea`, or set GITEA_URL and GITEA_TOKEN; then try again.",
                 code="gitea_not_connected",
             )
 

@@ -51,7 +51,7 @@ class GiteaForge:
         if not url or not token:
             raise Misconfigured(
                 "No Gitea is connected.",
-                "Fill the block `gitea`, or set GITEA_URL and GITEA_TOKEN.",
+                "Fill the block `Quarterdeck Gitea`, or set GITEA_URL and GITEA_TOKEN.",
                 code="gitea_not_connected",
             )
         if self._api is None or (self._api.url, self._api.token) != (url.rstrip("/"), token):

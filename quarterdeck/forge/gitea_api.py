@@ -31,7 +31,7 @@ PAGE = 50
 PAGES = 20
 """How far back a list is read."""
 
-MEND = "Correct the block `gitea` (or GITEA_URL, GITEA_TOKEN); `quarterdeck forge test` tries it."
+MEND = "Correct the block `Quarterdeck Gitea` (or GITEA_URL, GITEA_TOKEN); `quarterdeck forge test` tries it."
 
 
 @dataclass(frozen=True)

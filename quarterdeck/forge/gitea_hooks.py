@@ -64,7 +64,8 @@ async def install(api: GiteaApi, place: Place, address: str, secret: str) -> Ins
     if not secret:
         raise Misconfigured(
             "The connection to Gitea has no `webhook_secret`: deliveries could not be told from forgeries.",
-            "Enter one in the block `gitea`, or set GITEA_WEBHOOK_SECRET; any long random text will do.",
+            "Enter one in the block `Quarterdeck Gitea`, or set GITEA_WEBHOOK_SECRET; any long random text"
+            " will do.",
             code="no_webhook_secret",
         )
     old = [hook["id"] for hook in await _ours(api, place, address)]

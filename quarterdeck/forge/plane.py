@@ -202,7 +202,8 @@ class Plane:
         if not (url and workspace and key):
             raise Misconfigured(
                 "Plane is not connected.",
-                "Fill the block `plane` in Prefect, or set PLANE_URL, PLANE_WORKSPACE and PLANE_API_KEY.",
+                "Fill the block `Quarterdeck Plane` in Prefect, or set PLANE_URL, PLANE_WORKSPACE and"
+                " PLANE_API_KEY.",
                 code="not_connected",
             )
         return _Access(url.rstrip("/"), workspace, key)
@@ -268,7 +269,8 @@ def _must_be_let_in(answer: httpx.Response) -> None:
         what = "does not know our API key" if answer.status_code == 403 else "wants an API key"
         raise Conflict(
             f"Plane {what}, or it may not do this ({answer.status_code}).",
-            "Make a new key in Plane (profile settings, API tokens) and enter it in the block `plane`.",
+            "Make a new key in Plane (profile settings, API tokens) and enter it in the block"
+            " `Quarterdeck Plane`.",
             code="refused",
             status=answer.status_code,
         )

@@ -71,6 +71,14 @@ class Notify:
         """Take the roster's `notifications:`; they replace all earlier ones. Raises `Misconfigured`."""
         await store.replace_subscriptions(unit, read_subscriptions(entries, self.channels))
 
+    async def drift(self, entries: Sequence[Any]) -> list[str]:
+        """A sentence if the roster's `notifications:` are not those that count. Raises `Misconfigured`."""
+        wanted = read_subscriptions(entries, self.channels)
+        async with self._database.read() as session:
+            known = await store.subscriptions(session)
+        ours, theirs = ([one.model_dump(exclude={"id"}) for one in wishes] for wishes in (known, wanted))
+        return [] if ours == theirs else ["The notifications differ."]
+
     async def _addresses(self, unit: Unit, event: Event) -> dict[tuple[str, str], bool]:
         """Channel and chat of everybody to be told, and whether silently: only if all wishes say so."""
         wishes = await store.subscriptions(unit.session)
@@ -136,7 +144,10 @@ class Notify:
     async def _resend(self, unit: Unit, message_id: int) -> Letter:
         message = await store.message(unit, message_id)
         if message is None:
-            raise NotFound(f"There is no message {message_id}.", "See GET /api/v1/dead-letters.")
+            raise NotFound(
+                f"There is no message {message_id}.",
+                "`quarterdeck dead-letters list` (`GET /api/v1/dead-letters`) lists them.",
+            )
         if message.state is not Delivery.DEAD:
             raise Conflict(
                 f"Message {message_id} is {message.state.value}, not dead.",

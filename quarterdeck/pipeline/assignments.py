@@ -213,7 +213,8 @@ def _must_be_under_way(run: AgentRun) -> None:
     if run.stage != ASSIGNED:
         raise Conflict(
             f"Run {run.id} works on the stage {run.stage} of {run.item_key}.",
-            f"Cancel its stage run in Prefect, or the item: `POST /api/v1/items/{run.item_key}/cancel`.",
+            f"Cancel its stage run in Prefect, or the item: `quarterdeck item cancel {run.item_key}`"
+            f" (`POST /api/v1/items/{run.item_key}/cancel`).",
             code="run_of_a_stage",
         )
     if run.state is RunState.ENDED:

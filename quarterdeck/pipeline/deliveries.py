@@ -92,14 +92,14 @@ class Deliveries:
         if connection is None:
             raise NotFound(
                 f"{source} is not connected here.",
-                f"Save a block of the kind `{door.kind}` under the name `default`; docs/how-to/webhooks.md.",
+                f"Save a block `{door.block}` under the name `default` in Prefect; docs/how-to/webhooks.md.",
                 code="not_connected",
             )
         secret = str(connection.get(door.field) or "")
         if not secret:
             raise Forbidden(
                 f"The connection to {source} has no secret to check deliveries by.",
-                f"Enter its `{door.field}`, the same here and there; docs/how-to/webhooks.md.",
+                f"Enter it in the block `{door.block}`, the same here and there; docs/how-to/webhooks.md.",
                 code="no_webhook_secret",
             )
         return secret

@@ -52,10 +52,14 @@ class Letter:
 
 @dataclass(frozen=True)
 class Door:
-    """Of which connection's field the secret is, and how a ring is read with it."""
+    """Of which connection's field the secret is, and how a ring is read with it.
+
+    `block` is what people find that connection's form by in Prefect.
+    """
 
     kind: str
     field: str
+    block: str
     read: Callable[[Ring, str], Letter]
 
 
@@ -115,10 +119,10 @@ def _generic(ring: Ring, secret: str) -> Letter:
 
 
 DOORS: Mapping[str, Door] = {
-    "plane": Door("plane", "webhook_secret", _plane),
-    "gitea": Door("gitea", "webhook_secret", _gitea),
-    "openclaw": Door("openclaw", "webhook_token", _openclaw),
-    "generic": Door("generic_webhook", "secret", _generic),
+    "plane": Door("plane", "webhook_secret", "Quarterdeck Plane", _plane),
+    "gitea": Door("gitea", "webhook_secret", "Quarterdeck Gitea", _gitea),
+    "openclaw": Door("openclaw", "webhook_token", "Quarterdeck OpenClaw", _openclaw),
+    "generic": Door("generic_webhook", "secret", "Quarterdeck webhook", _generic),
 }
 """Every source of deliveries."""
 

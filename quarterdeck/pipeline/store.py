@@ -414,7 +414,10 @@ async def approval(session: AsyncSession, approval_id: UUID, of: UUID | None = N
     """A request for a decision; with `of` only if it is this item's. Raises `NotFound`."""
     found = (await session.exec(select(Approval).where(col(Approval.id) == approval_id))).one_or_none()
     if found is None or of not in (None, found.item_id):
-        raise NotFound(f"There is no approval {approval_id}.", "See `GET /api/v1/items/{key}`.")
+        raise NotFound(
+            f"There is no approval {approval_id}.",
+            "The item says which one waits: `quarterdeck item show`, or `move.approval` over HTTP.",
+        )
     return found
 
 

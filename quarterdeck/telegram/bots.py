@@ -191,7 +191,9 @@ class Bots:
             known = [row.agent_id for row in await store.bots(unit.session)]
             raise UnknownAgent(
                 f"The agent {agent_id!r} has no bot.",
-                f"Known are: {', '.join(known)}." if known else "Register one with POST /bots/register.",
+                f"Known are: {', '.join(known)}."
+                if known
+                else "Register one: `quarterdeck bot register AGENT`, or `POST /bots/register`.",
                 field="agent_id",
             )
         if row.state is BotState.STOPPED:

@@ -73,7 +73,7 @@ def test_a_delivery_is_replayed(quarterdeck: Command):
 
 def test_a_door_that_cannot_be_tried_is_said_with_what_to_do(quarterdeck: Command):
     code, _, err = quarterdeck("test", "gitea", "--url", "http://127.0.0.1:9")
-    assert code == 1 and "not connected" in err and "block of the kind `gitea`" in err
+    assert code == 1 and "not connected" in err and "block `Quarterdeck Gitea`" in err
     code, _, err = quarterdeck("test", "nonsense")
     assert code == 1 and "generic, gitea" in err
 

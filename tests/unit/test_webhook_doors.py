@@ -21,7 +21,7 @@ from quarterdeck.kernel.identity import owner
 from quarterdeck.kernel.inbox import Delivery, Ignored, Standing
 from quarterdeck.kernel.web import LARGEST_BODY
 from quarterdeck.pipeline.deliveries import DeliveryCard
-from quarterdeck.pipeline.doors import TRIAL
+from quarterdeck.pipeline.doors import DOORS, TRIAL
 from tests.fakes import senders
 from tests.fakes.company import ANNA, OWNER, move_in, settings_of
 from tests.fakes.doors import desk_doors
@@ -264,7 +264,7 @@ async def test_a_source_that_is_not_connected_is_404_and_one_without_a_secret_40
             for source in SOURCES:
                 answer = await post(web, example(source))
                 assert (answer.status_code, answer.json()["code"]) == (404, "not_connected")
-                assert CONNECTIONS[source][0] in answer.json()["instruction"]
+                assert f"block `{DOORS[source].block}`" in answer.json()["instruction"]
             await connect(house, "plane", webhook_secret="")
             house.connections._seen.clear()
             answer = await post(web, example("plane"))

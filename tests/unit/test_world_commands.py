@@ -166,7 +166,7 @@ async def test_an_entered_address_is_what_every_check_goes_by(quarterdeck: Comma
     assert (well.verdict, "agent_3" in well.detail) == ("ok", True)
     (down,) = await looked("agent-api", house)
     assert (down.verdict, down.detail.partition(":")[0]) == ("fail", "connect")
-    assert "block `agent-api`" in down.fix
+    assert "block `Quarterdeck WebSocket agent`" in down.fix
 
 
 async def looked(check: str, house: House) -> list[Result]:

@@ -192,12 +192,13 @@ async def connection(connections: Connections) -> dict[str, Any]:
     value = await connections.get(KIND)
     if not value:
         raise not_configured(
-            "Multica is not connected.", "Fill the block `multica` in Prefect, or set MULTICA_WORKSPACE_ID."
+            "Multica is not connected.",
+            "Fill the block `Quarterdeck Multica` in Prefect, or set MULTICA_WORKSPACE_ID.",
         )
     if not value.get("workspace_id"):
         raise not_configured(
             "Multica's workspace is not known, and no call may leave without it.",
-            "Set MULTICA_WORKSPACE_ID, or enter the workspace in the block `multica`.",
+            "Set MULTICA_WORKSPACE_ID, or enter the workspace in the block `Quarterdeck Multica`.",
         )
     return value
 

@@ -94,7 +94,7 @@ class MulticaServer:
         if answer.status_code in (401, 403):
             raise refused(
                 f"Multica does not let us in ({answer.status_code}).",
-                "Enter a new token in the block `multica`.",
+                "Enter a new token in the block `Quarterdeck Multica`.",
             )
         return answer
 

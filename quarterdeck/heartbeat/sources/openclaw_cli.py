@@ -106,7 +106,7 @@ class OpenClawProgram:
         if not value or not value.get("program"):
             raise not_configured(
                 "The program openclaw is not connected.",
-                "Fill the block `openclaw-cli` in Prefect, or set OPENCLAW_CLI.",
+                "Fill the block `Quarterdeck OpenClaw program` in Prefect, or set OPENCLAW_CLI.",
             )
         try:
             settings = Settings.model_validate(value)

@@ -94,7 +94,7 @@ class PlaneIssues:
         if not await self._tracker.is_connected():
             raise not_configured(
                 "Plane is not connected.",
-                "Fill the block `plane`, or set PLANE_URL, PLANE_WORKSPACE and PLANE_API_KEY.",
+                "Fill the block `Quarterdeck Plane`, or set PLANE_URL, PLANE_WORKSPACE and PLANE_API_KEY.",
             )
         times, rounds = Times(self._clock.now()), await self._notes.rounds()
         found: list[Found] = []
