@@ -18,6 +18,7 @@ from deployments.commands.forge import upkeep
 from deployments.commands.plane import tried as tried_plane
 from deployments.doctor import Check, Finding, Patient
 from deployments.prefect_api import is_healthy, prefect_api, schema_of
+from deployments.setup import notification_drift
 from deployments.source_checks import multica_can_be_asked, workboard_can_be_asked
 from quarterdeck.crew import agent_api_runtime
 from quarterdeck.crew.model import Role
@@ -198,7 +199,9 @@ async def crew_is_the_file(patient: Patient) -> Finding:
     if not file.exists():
         meaning = "The tables count; nobody can see from a file who works here."
         return Finding("warn", f"There is no {file}.", meaning, "Write the roster down there.")
-    if differences := await crew.drift(read_roster(file, complaints)):
+    roster = read_roster(file, complaints)
+    wishes = await notification_drift(patient.open_house(), roster)
+    if differences := [*await crew.drift(roster), *wishes]:
         return Finding("warn", "; ".join(differences), DRIFT, APPLY)
     return Finding("ok", f"{len(await crew.agents())} agents, as in {file}.")
 

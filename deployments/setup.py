@@ -22,12 +22,13 @@ from typing import Literal
 from deployments import home, parts, prefect_server, schema, supervisor
 from deployments.prefect_api import is_healthy
 from deployments.supervisor import Supervised
-from quarterdeck.crew.roster import read_roster
+from quarterdeck.crew.roster import Roster, read_roster
 from quarterdeck.heartbeat.roster import complaints
 from quarterdeck.house import House, open_house
 from quarterdeck.kernel import log as logs
 from quarterdeck.kernel import postgres
-from quarterdeck.kernel.errors import QuarterdeckError, Unauthorized, Unavailable
+from quarterdeck.kernel.documents import load_yaml
+from quarterdeck.kernel.errors import Misconfigured, QuarterdeckError, Unauthorized, Unavailable
 from quarterdeck.kernel.ids import new_token
 from quarterdeck.kernel.keyring import Keyring
 from quarterdeck.kernel.postgres import server_for
@@ -149,7 +150,8 @@ async def _roster(house: House, apply: bool) -> Step:
     if not file.exists():
         return Step("crew", "skipped", f"there is no {file}")
     roster = read_roster(file, complaints)
-    differences = await house.crew.drift(roster)
+    wishes = await notification_drift(house, roster)
+    differences = [*await house.crew.drift(roster), *wishes]
     served = [agent.slug for agent in roster.agents]
     read_pipelines(house.settings.pipelines_folder, served)  # it raises before anything is taken
     is_first = await house.crew.is_empty()
@@ -159,7 +161,17 @@ async def _roster(house: House, apply: bool) -> Step:
     async with house.database.command("import subscriptions") as unit:
         await house.notify.import_subscriptions(unit, roster.notifications)
     who = f"{len(roster.agents)} agents and {len(roster.people)} people, as in {file}"
-    return _step("crew", differences, who if is_first else " ".join(told))
+    return _step("crew", differences, who if is_first else " ".join([*told, *wishes]))
+
+
+async def notification_drift(house: House, roster: Roster) -> list[str]:
+    """Whether its `notifications:` are not those of the table. Raises `Misconfigured` with file and line."""
+    try:
+        return await house.notify.drift(roster.notifications)
+    except Misconfigured as error:
+        file = house.settings.crew_file
+        line = load_yaml(file).line_of(("notifications", error.data["entry"] - 1))
+        raise Misconfigured(f"{file}:{line}: {error.detail}", error.instruction) from None
 
 
 async def _pipelines(house: House, apply: bool) -> Step:

@@ -87,4 +87,5 @@ def _wrong(number: int, what: str) -> Misconfigured:
     return Misconfigured(
         f"Entry {number} of `notifications` in the roster is wrong: {what}.",
         "Correct the entry and run `quarterdeck setup --apply`.",
+        entry=number,
     )

@@ -44,6 +44,33 @@ async def test_a_roster_that_was_lost_is_not_replaced_by_the_shipped_one(
         assert not house.settings.crew_file.exists()
 
 
+async def test_notifications_that_differ_are_told_and_wrong_ones_are_refused_before_anything_is_taken(
+    tmp_path: Path, database_url: str
+) -> None:
+    async with company(tmp_path, database_url) as house:
+        agents = "agents:\n  - slug: analyst\n    parameters: {program: sh}\n"
+        house.settings.pipelines_folder.mkdir(parents=True, exist_ok=True)
+        (house.settings.pipelines_folder / "default.yaml").write_text(PIPELINE)
+        house.settings.crew_file.write_text(agents + "notifications:\n  - channel: pigeon\n")
+        before = await slugs(house)
+        with pytest.raises(Misconfigured, match=r"crew\.yaml:5: .*there is no channel 'pigeon'"):
+            await applied(house)
+        assert await slugs(house) == before
+        house.settings.crew_file.write_text(agents)
+        await applied(house)
+        assert await crew_step(house) == "already"
+        house.settings.crew_file.write_text(agents + "notifications:\n  - channel: log\n")
+        assert await crew_step(house) == "differs"
+        assert await crew_step(house, apply=True) == "done"
+        assert await crew_step(house) == "already"
+
+
+async def crew_step(house: House, *, apply: bool = False) -> str:
+    """What setup says of the crew."""
+    steps = [step async for step in set_up_core(house.settings, apply=apply)]
+    return next(step.outcome for step in steps if step.name == "crew")
+
+
 async def applied(house: House) -> None:
     """As `quarterdeck setup --apply` does."""
     async for _ in set_up_core(house.settings, apply=True):
