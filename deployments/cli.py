@@ -35,6 +35,7 @@ app = typer.Typer(
     name="quarterdeck",
     help="The desk from which a small company runs a crew of AI agents.",
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 

@@ -1,7 +1,7 @@
 """`quarterdeck bot`: the Telegram bots of the agents."""
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -96,8 +96,15 @@ def test(
         }
 
     found = terminal.in_house(trial)
-    terminal.show(found, as_json, lambda console: terminal.facts(console, found.items()))
+    terminal.show(found, as_json, lambda console: _describe(console, found))
     raise typer.Exit(0 if found["ok"] else 1)
+
+
+def _describe(console: "Console", found: "dict[str, Any]") -> None:
+    sent = found["message"] or {}
+    words = (sent.get("status"), sent.get("reason"))
+    pairs = [("Agent", found["agent_id"]), ("Bot", f"@{found['username']}"), ("Id", found["bot_id"])]
+    terminal.facts(console, [*pairs, ("Message", ": ".join(filter(None, words)))])
 
 
 async def _say(house: "House", agent: str, chat: int) -> "SendAnswer":

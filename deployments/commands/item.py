@@ -8,6 +8,7 @@ import typer
 
 from deployments.commands import terminal
 from deployments.commands.terminal import AsJson, Cursor, Limit
+from quarterdeck.kernel.errors import NotFound
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -226,7 +227,7 @@ async def _tell_events(house: "House", key: str, seen: int, as_json: bool) -> in
         page = await house.board.events(key, seen)
         for entry in page.items:
             seen = entry.id
-            at = entry.at.astimezone().strftime("%H:%M:%S")
+            at = terminal.clock(entry.at, seconds=True)
             print(entry.model_dump_json() if as_json else f"{at}  {entry.text}", flush=True)
         if page.next_cursor is None:
             return seen
@@ -275,15 +276,30 @@ def stop(
 async def _given_by_hand(house: "House", key: str, wanted: int | None) -> int:
     """The run of this item that is meant. Raises `NotFound`."""
     from quarterdeck.crew.model import ASSIGNED
-    from quarterdeck.kernel.errors import NotFound
 
     await house.board.item(key)
     known = await house.crew.runs_of(key)
+    if wanted is not None:
+        return _one_of(key, [run.id for run in known], wanted)
     going_on = [run.id for run in known if run.stage == ASSIGNED and run.ended_at is None]
-    found = wanted if wanted in [run.id for run in known] else None if wanted else max(going_on, default=None)
-    if found is None:
-        raise NotFound.among("run", str(wanted or ""), map(str, going_on))
-    return found
+    if not going_on:
+        raise NotFound(
+            f"No run that was given by hand goes on for {key}.",
+            f"`quarterdeck item runs {key}` lists all runs; `quarterdeck item cancel {key}` stops a stage's.",
+            code="unknown_run",
+        )
+    return max(going_on)
+
+
+def _one_of(key: str, known: list[int], wanted: int | None) -> int:
+    """The run that is meant; without a wish the newest. Raises `NotFound`."""
+    if not known:
+        fix = f"`quarterdeck item events {key}` says what happened so far."
+        raise NotFound(f"There is no run of {key} yet.", fix, code="unknown_run")
+    if wanted is not None and wanted not in known:
+        there = ", ".join(map(str, known[-20:]))
+        raise NotFound(f"There is no run {wanted} of {key}.", f"There is: {there}.", code="unknown_run")
+    return known[-1] if wanted is None else wanted
 
 
 def _ending(run: "RunCard") -> str:
@@ -313,14 +329,10 @@ def log(
 
 async def _say(house: "House", key: str, run_id: int | None, follow: bool, as_json: bool) -> str:
     """Print the log as it comes, or only collect it for JSON."""
-    from quarterdeck.kernel.errors import NotFound
-
     await house.board.item(key)
-    known = [run.id for run in await house.crew.runs_of(key)]
-    if not known or (run_id and run_id not in known):
-        raise NotFound.among("run", str(run_id or ""), map(str, known))
+    number = _one_of(key, [run.id for run in await house.crew.runs_of(key)], run_id)
     said: list[str] = []
-    async for piece in await house.crew.log(run_id or known[-1], live=follow):
+    async for piece in await house.crew.log(number, live=follow):
         if as_json:
             said.append(piece)
         else:
@@ -348,7 +360,7 @@ def _answer(as_json: bool, work: "Callable[[House], Awaitable[Card]]") -> None:
             [
                 ("State", f"{card.state.value} in {card.stage}, round {card.round}"),
                 ("Whose move", move.get("whose")),
-                ("Since", move.get("since")),
+                ("Since", terminal.moment(move.get("since"))),
                 ("Why", move.get("why")),
                 ("What to do", move.get("todo")),
                 ("Approval", move.get("approval")),

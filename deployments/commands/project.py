@@ -72,11 +72,18 @@ def show(key: Key, as_json: AsJson = False) -> None:
     card = terminal.in_house(lambda house: house.board.project(key))
 
     def people(console: "Console") -> None:
-        console.print(f"{card.key}: {card.name}{' (archived)' if card.archived else ''}", markup=False)
-        for name in ("pipeline", "repository", "default_branch", "version"):
-            console.print(f"{name}: {getattr(card, name)}", markup=False)
-        if card.description:
-            console.print(f"\n{card.description}", markup=False)
+        console.print(f"{card.key}: {card.name}{' (archived)' if card.archived else ''}", style="bold")
+        terminal.facts(
+            console,
+            [
+                ("Pipeline", card.pipeline),
+                ("Repository", card.repository),
+                ("Branch", card.default_branch),
+                ("Created", card.created_at),
+                ("Version", card.version),
+                ("Description", card.description),
+            ],
+        )
 
     terminal.show(card, as_json, people)
 

@@ -87,13 +87,13 @@ def _tell(console: "Console", found: dict[str, Any]) -> None:
             (
                 m["key"],
                 m.get("whose"),
-                (m.get("since") or "")[:16].replace("T", " "),
+                terminal.clock(terminal.moment(m.get("since"))),
                 m.get("why"),
                 m.get("todo"),
             )
             for m in found["whose_move"]
         ]
-        terminal.table(console, ("Item", "Whose", "Since (UTC)", "Why", "What to do"), moves, "")
+        terminal.table(console, ("Item", "Whose", "Since", "Why", "What to do"), moves, "")
     if found["heartbeats"]:
         heartbeat_lines.tell(console, found["heartbeats"])
     if (count := found["messages_waiting"]) and not found["desk_bot_served"]:

@@ -149,13 +149,20 @@ def _cell(value: Any) -> str:
     return str(value)
 
 
-def clock(moment: "datetime | None") -> str:
+def clock(moment: "datetime | None", *, seconds: bool = False) -> str:
     """A time as it stands on the wall; of another day with its date."""
     if moment is None:
         return "-"
     here = moment.astimezone()
     is_today = here.date() == here.now(here.tzinfo).date()
-    return here.strftime("%H:%M" if is_today else "%m-%d %H:%M")
+    return here.strftime(("" if is_today else "%m-%d ") + ("%H:%M:%S" if seconds else "%H:%M"))
+
+
+def moment(written: str | None) -> "datetime | None":
+    """A time that JSON holds."""
+    from datetime import datetime
+
+    return datetime.fromisoformat(written) if written else None
 
 
 def facts(console: "Console", pairs: Iterable[tuple[str, Any]]) -> None:

@@ -1,7 +1,7 @@
 """`quarterdeck webhook`: what other programs sent us, and what became of it."""
 
 import json
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -83,8 +83,21 @@ def test(source: Source, url: Address = "", as_json: AsJson = False) -> None:
 
 
 def _describe(console: "Console", found: "DeliveryDetail") -> None:
-    facts: dict[str, Any] = found.model_dump(exclude={"headers", "body", "state"})
-    terminal.facts(console, [("state", found.state.value), *facts.items()])
-    terminal.facts(console, found.headers.items())
+    terminal.facts(
+        console,
+        [
+            ("Number", found.id),
+            ("Source", found.source),
+            ("Event", found.event),
+            ("State", found.state.value),
+            ("Outcome", found.outcome),
+            ("Received", found.received_at),
+            ("Attempts", found.attempts),
+            ("Next try", found.next_try_at),
+            ("Finished", found.finished_at),
+            ("Sender's id", found.delivery_id),
+            *found.headers.items(),
+        ],
+    )
     body = "(forgotten)" if found.body is None else json.dumps(found.body, ensure_ascii=False, indent=2)
     console.print(body, markup=False)

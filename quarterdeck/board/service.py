@@ -276,9 +276,12 @@ async def _item(session: AsyncSession, key: str, *, lock: bool = False) -> WorkI
 
 
 async def _unknown_item(session: AsyncSession, key: str) -> NotFound:
-    project = await store.project(session, key.rpartition("-")[0])
+    of, dash, _ = key.rpartition("-")
+    if not dash:
+        return NotFound(f"There is no item {key!r}.", "Keys of items look like ET-007.", code="unknown_item")
+    project = await store.project(session, of)
     if project is None:
-        return NotFound.among("project", key.rpartition("-")[0], await store.project_keys(session))
+        return NotFound.among("project", of, await store.project_keys(session))
     return NotFound.among("item", key, await store.item_keys(session, project.key))
 
 

@@ -111,7 +111,7 @@ async def test_only_the_owner_files_in_the_name_of_others(board: Board):
         ({"assignee": "nobody"}, "unknown_agent_or_person", "analyst, anna, developer, viktor"),
         ({"depends_on": ("ET-777",)}, "unknown_item", "ET-001"),
         ({"parent": "ET-777"}, "unknown_item", "ET-001"),
-        ({"parent": "nonsense"}, "unknown_project", "ET"),
+        ({"parent": "nonsense"}, "unknown_item", "ET-007"),
     ],
 )
 async def test_what_is_unknown_is_answered_with_what_there_is(board: Board, fields, code, named):

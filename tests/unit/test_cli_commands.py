@@ -98,7 +98,10 @@ def test_a_project_is_shown_edited_put_away_and_taken_back(quarterdeck: Command)
     )
     assert quarterdeck("project", "edit", "ET", "--name", "Other", "--version", "1").code == 1
     assert quarterdeck("project", "archive", "ET").out.strip() == "ET is archived."
-    assert "ET: Trails (archived)" in quarterdeck("project", "show", "ET").out
+    shown = quarterdeck("project", "show", "ET").out
+    assert "ET: Trails (archived)" in shown and "trunk" in shown
+    quarterdeck("project", "edit", "ET", "--name", "[/x] Trails")
+    assert "ET: [/x] Trails" in quarterdeck("project", "show", "ET").out
     assert quarterdeck("item", "create", "ET", "Greet").code == 1
     assert quarterdeck("project", "unarchive", "ET", "--json").json["archived"] is False
     quarterdeck("project", "create", "WEB", "Site")
@@ -158,7 +161,11 @@ def test_an_item_is_cancelled_and_taken_up_again(quarterdeck: Command):
         (["project", "create", "ET", "Again"], "already"),
         (["project", "create", "XX", "New", "--pipeline", "nonsense"], "default"),
         (["agent", "show", "nobody"], "developer"),
-        (["item", "log", "ET-001"], "no run"),
+        (["item", "show", "17"], "ET-007"),
+        (["item", "log", "ET-001"], "no run of ET-001 yet"),
+        (["item", "log", "ET-001", "--run", "9"], "no run of ET-001 yet"),
+        (["item", "stop", "ET-001"], "given by hand goes on for ET-001"),
+        (["item", "stop", "ET-001", "--run", "9"], "no run of ET-001 yet"),
         (["notify", "test", "pigeon"], "telegram"),
         (["dead-letters", "resend", "999"], "999"),
     ],
@@ -225,6 +232,12 @@ def test_a_good_end_stays_one_for_programs(quarterdeck: Command):
     assert quarterdeck("item", "list", "--json").code == 0
     assert quarterdeck("item", "list", "--json", "--help").code == 0
     assert quarterdeck("notify", "test", "telegram", "--json").code == 1
+
+
+def test_help_is_told_by_its_short_option_too(capsys: pytest.CaptureFixture[str]):
+    for arguments in (["-h"], ["item", "-h"], ["item", "show", "-h"]):
+        assert run(arguments) == 0
+        assert "Usage: quarterdeck" in capsys.readouterr().out
 
 
 def test_ctrl_c_ends_with_130(quarterdeck: Command, monkeypatch: pytest.MonkeyPatch):

@@ -75,6 +75,13 @@ async def test_ask_answers_before_and_after_somebody_has_a_key(router: OpenRoute
     assert [client["name"] for client in clients] == ["scout", "quarterdeck router ask"]
 
 
+async def test_names_are_told_as_they_are_whatever_they_look_like(router: OpenRouter) -> None:
+    for name in ("[red]scout", "[/scout]"):
+        made = await router.quarterdeck("client", "add", name)
+        assert (made.code, f"Key of {name}, shown once: " in made.out) == (0, True)
+        assert name in (await router.quarterdeck("client", "remove", name)).out
+
+
 async def test_ask_that_is_refused_says_what_to_do(router: OpenRouter) -> None:
     await router.post("/clients", {"name": "quarterdeck router ask", "enabled": False})
     said = await router.quarterdeck("router", "ask", "rehearsal")
