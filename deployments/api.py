@@ -35,13 +35,15 @@ class RunRequest(BaseModel):
     parameters: dict[str, Any] = Field(default_factory=dict, examples=[{"item": "ET-007"}])
 
 
-@router.get("/deployments")
+@router.get("/deployments", summary="List what can be started")
 async def list_deployments() -> DeploymentList:
     """Everything that can be started."""
     return DeploymentList(items=[_shown(entry) for entry in catalogue.CATALOGUE])
 
 
-@router.post("/deployments/{name}/run", status_code=202, responses=problems(403, 404))
+@router.post(
+    "/deployments/{name}/run", status_code=202, summary="Start a deployment", responses=problems(403, 404)
+)
 async def run_deployment(
     name: str,
     wanted: RunRequest,

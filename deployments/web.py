@@ -38,6 +38,7 @@ from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.errors import Unavailable
 from quarterdeck.kernel.settings import load
 from quarterdeck.kernel.web import furnish
+from quarterdeck.router import access
 
 PATIENCE = 2.0
 """Seconds that a part has to prove its health."""
@@ -61,6 +62,16 @@ Every request needs a person's token: `Authorization: Bearer <token>`. Errors ar
 pass `next_cursor` as `cursor` until it is null. A POST that creates may carry an `Idempotency-Key`."""
 
 front = APIRouter(redirect_slashes=False)
+
+
+_STYLE = (
+    ":root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;"
+    "padding:0 1rem}h2{font-size:1.1rem;margin:2rem 0 .5rem}table{border-collapse:collapse}"
+    "td{padding:.15rem 1rem .15rem 0;vertical-align:top;overflow-wrap:anywhere}td:first-child{min-width:5rem}"
+    "@media(max-width:40rem){td{display:inline-block;padding:0 .5rem 0 0}td:first-child{min-width:0}"
+    "td:last-child{display:block;padding-bottom:.6rem}}"
+)
+"""Of the landing page: light or dark as the reader has it, in one column on a telephone."""
 
 
 class Health(BaseModel):
@@ -178,11 +189,12 @@ class _Told(Collector):
 @front.get("/", include_in_schema=False)
 async def landing(request: Request, found: Annotated[Health, Depends(check_health)]) -> HTMLResponse:
     """What is where."""
-    port = home.prefect_port(request.app.state.settings)
-    return HTMLResponse(page(request.app.openapi(), found, prefect_server.address(port)))
+    settings = request.app.state.settings
+    prefect = settings.prefect_public_url or prefect_server.address(home.prefect_port(settings))
+    return HTMLResponse(page(request.app.openapi(), found, prefect, access.address(settings)))
 
 
-def page(document: dict[str, Any], found: Health, prefect: str) -> str:
+def page(document: dict[str, Any], found: Health, prefect: str, router: str) -> str:
     """The landing page: state, addresses, and every operation of the API by room."""
     rooms: dict[str, list[str]] = {}
     for path, operations in document["paths"].items():
@@ -192,11 +204,12 @@ def page(document: dict[str, Any], found: Health, prefect: str) -> str:
     tables = "".join(f"<h2>{escape(tag)}</h2><table>{''.join(rows)}</table>" for tag, rows in rooms.items())
     return (
         "<!doctype html><html lang=en><meta charset=utf-8><title>Quarterdeck</title>"
-        "<style>body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
-        "td{padding:.15rem 1rem .15rem 0;vertical-align:top}</style>"
+        '<meta name=viewport content="width=device-width, initial-scale=1">'
+        f"<style>{_STYLE}</style>"
         f"<h1>Quarterdeck {escape(found.version)}</h1>"
         f"<p>Database {found.database}, Prefect {found.prefect}.</p>"
         f'<ul><li><a href="{escape(prefect)}">Prefect: runs, forms, blocks</a>'
+        f'<li><a href="{escape(router)}/dashboard">Model router: providers, client keys, usage</a>'
         '<li><a href="/openapi.json">OpenAPI description of the API</a><li><a href="/health">Health</a>'
         '<li><a href="/metrics">Metrics</a></ul>'
         f"{tables}</html>"

@@ -10,7 +10,7 @@ from quarterdeck.kernel.web import Known, RequestKey, problems, room
 from quarterdeck.notify.model import Letter, Trial
 from quarterdeck.notify.service import Notify
 
-router = room("notify")
+router = room("Messages")
 
 
 class ChannelTest(BaseModel):

@@ -15,7 +15,7 @@ from quarterdeck.kernel.web import Known, RequestKey, problems, room
 from quarterdeck.pipeline.retests import Retest, Retests
 from quarterdeck.pipeline.service import Engine
 
-router = room("pipeline")
+router = room("Decisions")
 
 
 class Opinion(BaseModel):

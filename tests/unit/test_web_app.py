@@ -92,6 +92,7 @@ async def test_the_front_page_lists_every_room_and_loads_nothing_from_elsewhere(
     for path in ("/api/v1/items/{key}/approve", "/api/v1/dead-letters", "/api/v1/runs/{run_id}/log"):
         assert path in answer.text
     assert "<script" not in answer.text and "src=" not in answer.text
+    assert "/dashboard" in answer.text and "name=viewport" in answer.text
 
 
 async def test_every_room_is_closed_to_strangers_and_open_to_people(house: House, anna: Client):
