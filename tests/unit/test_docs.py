@@ -1,12 +1,15 @@
 """The documentation is true: it names what there is, its links lead somewhere, it is up to date."""
 
 import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from typer.main import get_command
 
+from blocks.registry import BLOCKS
 from deployments import generated
 from deployments.catalogue import CATALOGUE
 from deployments.cli import app
@@ -14,6 +17,7 @@ from deployments.generated import REFERENCE, ROOT
 from quarterdeck.kernel.errors import Misconfigured
 from quarterdeck.notify.texts import KINDS
 from quarterdeck.pipeline.definition import Pipeline, Stage
+from quarterdeck.pipeline.doors import DOORS
 from quarterdeck.pipeline.gates import GATES
 from quarterdeck.router import config
 
@@ -106,6 +110,14 @@ def test_every_page_that_code_and_operations_name_exists() -> None:
     assert named and missing == {("quarterdeck/forge/rules.py", "docs/readme.md")}  # an example of a path
 
 
+def test_every_block_is_named_as_people_find_it_in_prefect() -> None:
+    forms = {form._block_type_name for form in BLOCKS}
+    assert {door.block for door in DOORS.values()} <= forms
+    for source in [*PAGES, *SOURCES]:
+        for named in re.findall(r"\bblock (?:`|\*\*)([^{`*]+)[`*]", source.read_text("utf-8")):
+            assert named in {*forms, "default"}, f"{name(source)} names the block {named}"
+
+
 def test_every_unit_that_is_named_exists() -> None:
     for source in [*PAGES, *OPERATIONS.iterdir()]:
         for unit in re.findall(r"\b(quarterdeck[\w-]*\.service)\b", source.read_text("utf-8")):
@@ -135,6 +147,15 @@ def test_every_kind_of_event_is_documented(kind: str) -> None:
 @pytest.mark.parametrize("key", [*Pipeline.model_fields, *Stage.model_fields, *GATES])
 def test_every_key_and_gate_of_a_pipeline_is_documented(key: str) -> None:
     assert f"`{key}" in (REFERENCE / "pipelines.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("page", [DOCS / "how-to/write-a-pipeline.md", REFERENCE / "pipelines.md"], ids=name)
+def test_a_pipeline_in_the_text_can_be_taken_over_and_merges_only_after_a_review(page: Path) -> None:
+    shown = re.findall(r"^ *```yaml\n(.*?)^ *```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    assert shown
+    for text in shown:
+        pipeline = Pipeline.model_validate(yaml.safe_load(textwrap.dedent(text)))
+        assert pipeline.asks("check_review_approved") or not pipeline.asks("check_merged")
 
 
 @pytest.mark.parametrize("page", DECISIONS, ids=name)
