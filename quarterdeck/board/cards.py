@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from quarterdeck.board.model import FINAL, Priority, State
-from quarterdeck.kernel.outside import STORABLE
+from quarterdeck.kernel.outside import STORABLE, Spelled
 
 Title = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=300), STORABLE]
 ProjectName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200), STORABLE]
@@ -17,7 +17,17 @@ Key = Annotated[str, StringConstraints(min_length=1, max_length=20), STORABLE]
 Address = Annotated[str, StringConstraints(max_length=300), STORABLE]
 Search = Annotated[str, StringConstraints(strip_whitespace=True, max_length=200), STORABLE]
 Branch = Annotated[
-    str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$", min_length=1, max_length=200)
+    str,
+    StringConstraints(min_length=1, max_length=200),
+    Spelled(r"^[A-Za-z0-9][A-Za-z0-9._/-]*$", "letters, digits and . _ / -, the first one a letter or digit"),
+]
+
+
+ProjectKey = Annotated[
+    str,
+    Spelled(
+        r"^[A-Z][A-Z0-9]{1,9}$", "2 to 10 capital letters and digits, the first one a letter, such as ET"
+    ),
 ]
 
 
@@ -32,7 +42,7 @@ class ProjectDraft(BaseModel):
         },
     )
 
-    key: str = Field(pattern=r"^[A-Z][A-Z0-9]{1,9}$")
+    key: ProjectKey
     name: ProjectName
     description: LongText = ""
     pipeline: Slug = "default"

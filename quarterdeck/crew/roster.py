@@ -11,7 +11,7 @@ from quarterdeck.crew import agent_api_runtime, command, model_runtime, openclaw
 from quarterdeck.crew.model import Role
 from quarterdeck.kernel.documents import Document, Place, load_yaml
 from quarterdeck.kernel.errors import Invalid, Misconfigured
-from quarterdeck.kernel.outside import STORABLE
+from quarterdeck.kernel.outside import NAME, STORABLE
 
 OWNER = "owner"
 """The person whose token `setup` makes; there without being in the file, and never taken out by it."""
@@ -27,7 +27,7 @@ PARAMETERS: Mapping[str, type[BaseModel]] = {
 }
 """The runtimes that an agent can have, with what each must be told."""
 
-Slug = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,49}$")]
+Slug = Annotated[str, NAME]
 Short = Annotated[str, Field(max_length=100), STORABLE]
 Door = Literal["telegram", "plane", "gitea", "matrix"]
 
@@ -193,7 +193,9 @@ def check_entry(entry: AgentEntry, heartbeats: Complaints = no_complaints) -> No
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         field = ".".join(map(str, ("parameters", *first["loc"])))
         raise Invalid(
-            f"{field}: {first['msg']}.", "docs/reference/roster.md says more.", field=field
+            f"{field}: {first['msg'].removeprefix('Value error, ')}.",
+            "docs/reference/roster.md says more.",
+            field=field,
         ) from None
     if entry.runtime == "model" and not (entry.model or entry.parameters.get("model")):
         raise Invalid(f"The agent {entry.slug} names no model.", "Give it one.", field="model")

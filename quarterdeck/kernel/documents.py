@@ -56,7 +56,7 @@ class Document:
             return model.model_validate(self.data)
         except ValidationError as error:
             wrong = error.errors()
-        (place, what), *others = [(tuple(e["loc"]), _WORDS.get(e["type"], e["msg"])) for e in wrong]
+        (place, what), *others = [(tuple(e["loc"]), _what(e["type"], e["msg"])) for e in wrong]
         shown = others[: MOST_COMPLAINTS - 1]
         also = [f"line {self.line_of(p)}: {_name(p)}{w}" for p, w in shown]
         if len(others) > len(shown):
@@ -151,6 +151,10 @@ def _child(node: yaml.Node | None, step: str | int) -> tuple[yaml.Node | None, y
 
 def _line(node: yaml.Node | None) -> int:
     return 1 if node is None else node.start_mark.line + 1
+
+
+def _what(kind: str, message: str) -> str:
+    return _WORDS.get(kind, message.removeprefix("Value error, "))
 
 
 def _name(place: Place) -> str:

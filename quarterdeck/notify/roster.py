@@ -77,7 +77,9 @@ def _read(number: int, entry: Any, channels: Sequence[str]) -> Subscription:
         wish = _Wish.model_validate(entry)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
-        raise _wrong(number, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise _wrong(
+            number, f"{'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}"
+        ) from None
     if wish.channel not in channels:
         raise _wrong(number, f"there is no channel {wish.channel!r}; there is: {', '.join(channels)}")
     return wish.subscription()

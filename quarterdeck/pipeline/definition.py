@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from quarterdeck.kernel.outside import NAME
+
 GateName = Literal[
     "check_documents", "check_pr_open", "check_ci_green", "check_review_approved", "check_merged"
 ]
@@ -58,7 +60,7 @@ class Stage(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,49}$")
+    name: Annotated[str, NAME]
     agent: str = Field(min_length=1, max_length=50)
     gates: tuple[Gate, ...] = ()
     approval: bool = False
@@ -89,7 +91,7 @@ class Pipeline(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,49}$")
+    name: Annotated[str, NAME]
     stages: tuple[Stage, ...] = Field(min_length=1)
 
     @model_validator(mode="after")

@@ -85,7 +85,7 @@ def test_an_empty_file_is_a_small_company(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "line", "reason"),
     [
-        ("slug: developer", "slug: Developer", 4, "slug: String should match"),
+        ("slug: developer", "slug: Developer", 4, "slug: must be small letters"),
         ("slug: developer", "slug: analyst", 4, "the name analyst is taken"),
         ("slug: developer", "slug: engine", 4, "the name engine is taken"),
         ("slug: developer", "slug: owner", 4, "the name owner is taken"),

@@ -1,6 +1,7 @@
 """Files that people write: every complaint names the file and the line, and no value."""
 
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 from hypothesis import given
@@ -9,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, SecretStr, field_validator
 
 from quarterdeck.kernel.documents import MOST_BYTES, load_yaml
 from quarterdeck.kernel.errors import Misconfigured
+from quarterdeck.kernel.outside import NAME
 
 
 class Member(BaseModel):
@@ -160,3 +162,14 @@ def test_any_text_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, t
         load_yaml(path)
     except Misconfigured as error:
         assert error.detail.startswith(str(path))
+
+
+def test_complaints_of_our_own_checks_are_told_without_the_librarys_words(tmp_path: Path) -> None:
+    class Named(BaseModel):
+        name: Annotated[str, NAME]
+
+    file = tmp_path / "named.yaml"
+    file.write_text("\nname: Not so\n")
+    with pytest.raises(Misconfigured, match=r"named\.yaml:2: name: must be small letters") as error:
+        load_yaml(file).validate(Named)
+    assert "Value error" not in error.value.detail
