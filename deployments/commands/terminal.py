@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from quarterdeck.kernel.settings import Settings
 
 DOOR = "command line"
+WIDEST = 1000
+"""Columns of what nobody reads in a terminal."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Limit = Annotated[int, typer.Option(min=1, max=200, help="The most that is shown.")]
@@ -109,8 +111,9 @@ def show(value: Any, as_json: bool, people: "Callable[[Console], None]") -> None
         return
     from rich.console import Console
 
-    is_file = not sys.stdout.isatty()
-    people(Console(highlight=False, markup=False, emoji=False, soft_wrap=is_file))  # names may have brackets
+    width = None if sys.stdout.isatty() else WIDEST  # what goes into a file or a pipe is not cut
+    console = Console(highlight=False, markup=False, emoji=False, width=width, soft_wrap=width is not None)
+    people(console)  # names may have brackets and colons
 
 
 def plain(value: Any) -> Any:

@@ -87,6 +87,13 @@ async def filled() -> None:
         await house.connections.fill_from_environment(house.settings)
 
 
+def test_what_goes_into_a_pipe_is_not_cut(quarterdeck: Command):
+    title = "A title of many words " * 10
+    quarterdeck("item", "create", "ET", title)
+    assert title.strip() in quarterdeck("item", "list").out
+    assert title.strip() in quarterdeck("item", "show", "ET-001").out
+
+
 def test_a_project_is_shown_edited_put_away_and_taken_back(quarterdeck: Command):
     edited = quarterdeck(
         "project", "edit", "ET", "--name", "Trails", "--branch", "trunk", "--version", "1", "--json"
@@ -232,6 +239,15 @@ def test_a_good_end_stays_one_for_programs(quarterdeck: Command):
     assert quarterdeck("item", "list", "--json").code == 0
     assert quarterdeck("item", "list", "--json", "--help").code == 0
     assert quarterdeck("notify", "test", "telegram", "--json").code == 1
+
+
+def test_a_misspelt_key_is_told_in_words(quarterdeck: Command):
+    for arguments, named in (
+        (["project", "create", "et", "Lower"], "key: must be 2 to 10 capital letters"),
+        (["project", "create", "XX", "New", "--branch", "a b"], "default_branch: must be letters, digits"),
+    ):
+        said = quarterdeck(*arguments)
+        assert said.code == 2 and named in said.err
 
 
 def test_help_is_told_by_its_short_option_too(capsys: pytest.CaptureFixture[str]):
