@@ -8,11 +8,10 @@ from blocks.connection import ConnectionBlock
 
 
 class AgentApi(ConnectionBlock):
-    """Where agents with the runtime `agent_api` are that have no `base_url` of their own in the roster.
+    """Save it as `default`, or as an agent's `connection` says: where agents behind WebSockets are.
 
-    Save the block under the name `default`, or under another one that the roster names as an agent's
-    `connection`. The agents' protocol knows no token. See docs/how-to/websocket-agents.md, and try it with
-    `quarterdeck check-agents`.
+    It is for those (runtime `agent_api`) that have no `base_url` of their own in the roster. Their protocol
+    knows no token. See docs/how-to/websocket-agents.md, and try it with `quarterdeck check-agents`.
 
     Example:
         ```python

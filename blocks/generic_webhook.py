@@ -8,10 +8,9 @@ from blocks.connection import ConnectionBlock
 
 
 class GenericWebhook(ConnectionBlock):
-    """The secret with which other programs sign what they send to `POST /webhooks/generic`.
+    """Save it as `default`: the secret with which programs sign what they send to `POST /webhooks/generic`.
 
-    Save the block under the name `default`: the desk takes it up within a minute. See
-    docs/how-to/webhooks.md for what a sender must do.
+    The desk takes it up within a minute. See docs/how-to/webhooks.md for what a sender must do.
 
     Example:
         ```python

@@ -8,11 +8,11 @@ from blocks.connection import ConnectionBlock
 
 
 class Gitea(ConnectionBlock):
-    """Gitea: repositories, pull requests, reviews and CI results.
+    """Save it as `default`: the Gitea with repositories, pull requests, reviews and CI results.
 
     Make a user for the desk in Gitea, let it write to the repositories, and give it a token with the scopes
-    `repository` (write) and `user` (read). Save the block under the name `default`. Try it with
-    `quarterdeck forge test`; `quarterdeck forge install-hooks` lets Gitea tell the desk what happens.
+    `repository` (write) and `user` (read). Try it with `quarterdeck forge test`;
+    `quarterdeck forge install-hooks` lets Gitea tell the desk what happens.
 
     Example:
         ```python

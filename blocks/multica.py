@@ -8,10 +8,10 @@ from blocks.connection import ConnectionBlock
 
 
 class MulticaWorkspace(ConnectionBlock):
-    """A workspace of Multica, by its command line or over HTTP.
+    """Save it as `default`: a workspace of Multica, by its command line or over HTTP.
 
-    No call leaves without the workspace. Save the block under the name `default`, and try it with
-    `quarterdeck heartbeat test multica`. See docs/how-to/sources.md.
+    No call leaves without the workspace. Try it with `quarterdeck heartbeat test multica`. See
+    docs/how-to/sources.md.
 
     Example:
         ```python

@@ -8,11 +8,10 @@ from blocks.connection import ConnectionBlock
 
 
 class OpenClaw(ConnectionBlock):
-    """A gateway of OpenClaw: agents with the runtime `openclaw` work there.
+    """Save it as `default`, or as an agent's `connection` says: a gateway of OpenClaw.
 
-    Save the block under the name `default`, or under another one that the roster names. The two tokens are
-    two secrets: each is refused at the other's door. See docs/how-to/openclaw.md, and try it with
-    `quarterdeck check-agents`.
+    Agents with the runtime `openclaw` work there. The two tokens are two secrets: each is refused at the
+    other's door. See docs/how-to/openclaw.md, and try it with `quarterdeck check-agents`.
 
     Example:
         ```python

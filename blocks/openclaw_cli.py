@@ -8,10 +8,10 @@ from blocks.connection import ConnectionBlock
 
 
 class OpenClawProgram(ConnectionBlock):
-    """OpenClaw's command line on this machine.
+    """Save it as `default`: OpenClaw's command line on this machine.
 
-    It needs the plug-in: `openclaw plugins enable workboard`. Save the block under the name `default`, and
-    try it with `quarterdeck heartbeat test workboard`. See docs/how-to/sources.md.
+    It needs the plug-in: `openclaw plugins enable workboard`. Try it with
+    `quarterdeck heartbeat test workboard`. See docs/how-to/sources.md.
 
     Example:
         ```python

@@ -8,11 +8,10 @@ from blocks.connection import ConnectionBlock
 
 
 class PlaneWorkspace(ConnectionBlock):
-    """A workspace of Plane, and the user that the desk is there.
+    """Save it as `default`: a workspace of Plane, and the user that the desk is there.
 
-    Give the desk a user of its own: whoever shares its key cannot approve by comment. Save the block under
-    the name `default`, try it with `quarterdeck plane test`, then let projects follow with
-    `quarterdeck plane link`.
+    Give the desk a user of its own: whoever shares its key cannot approve by comment. Try it with
+    `quarterdeck plane test`, then let projects follow with `quarterdeck plane link`.
 
     Example:
         ```python

@@ -9,10 +9,10 @@ from quarterdeck.kernel.settings import Settings
 
 
 class ProviderKey(ConnectionBlock):
-    """An API key of a model provider.
+    """Save it under a name of your choice: an API key of a model provider.
 
-    Save the block under a name of your choice; a backend of the router takes its key from it when its
-    `key_connection` says that name. A key that is changed here reaches the router within seconds.
+    A backend of the router takes its key from it when its `key_connection` says that name. A key that is
+    changed here reaches the router within seconds.
 
     Example:
         ```python

@@ -8,10 +8,10 @@ from blocks.connection import ConnectionBlock
 
 
 class TelegramBot(ConnectionBlock):
-    """The bot and the chat to which Quarterdeck writes.
+    """Save it as `default`: the bot and the chat to which Quarterdeck writes.
 
-    Make a bot with @BotFather, which gives the token, and add the bot to the chat. Save the block under
-    the name `default`: the desk takes it up within a minute. Try it with `quarterdeck notify test telegram`.
+    Make a bot with @BotFather, which gives the token, and add the bot to the chat. The desk takes the block
+    up within a minute. Try it with `quarterdeck notify test telegram`.
     How to find the number of a chat: docs/how-to/telegram.md.
 
     Example:

@@ -27,6 +27,7 @@ from rich.table import Table
 
 from deployments import home, parts
 from deployments.up import OpenDesk
+from quarterdeck.kernel import log as logs
 from quarterdeck.kernel.settings import Settings, load, variable
 from quarterdeck.notify.texts import MESSAGES
 from quarterdeck.router.config import RouterSettings
@@ -47,6 +48,7 @@ KEPT = {"postgres_bin", "language", "log_level", "log_format"}
 def main(console: Console, *, keep_open: bool = False) -> int:
     """Show the journey. Exit code 0: the item is done and all ten kinds of message were delivered."""
     with prepared_home() as settings:
+        logs.set_up(settings.model_copy(update={"log_level": "warning"}))  # its lines are the story
         return asyncio.run(_run(console, settings, keep_open))
 
 

@@ -161,7 +161,11 @@ async def _roster(house: House, apply: bool) -> Step:
     async with house.database.command("import subscriptions") as unit:
         await house.notify.import_subscriptions(unit, roster.notifications)
     who = f"{len(roster.agents)} agents and {len(roster.people)} people, as in {file}"
-    return _step("crew", differences, who if is_first else " ".join([*told, *wishes]))
+    return _step("crew", differences, who if is_first else _taken(file, [*told, *wishes]))
+
+
+def _taken(file: Path, differences: Sequence[str]) -> str:
+    return f"taken from {file}. Before: {' '.join(differences)}" if differences else ""
 
 
 async def notification_drift(house: House, roster: Roster) -> list[str]:

@@ -102,11 +102,11 @@ def make_doors() -> FastAPI:
         redirect_slashes=False,
     )
     app.include_router(front)
-    app.include_router(quarterdeck.pipeline.webhook_api.doors)
     app.include_router(quarterdeck.telegram.api.open_doors)
-    app.include_router(quarterdeck.telegram.api.router)
     for router in ROOMS:
         app.include_router(router, prefix="/api/v1")
+    app.include_router(quarterdeck.pipeline.webhook_api.doors)
+    app.include_router(quarterdeck.telegram.api.router)
     furnish(app)
     return app
 

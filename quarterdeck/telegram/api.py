@@ -18,7 +18,7 @@ from quarterdeck.telegram.requests import Asked, Id, SendAnswer, SendRequest, an
 from quarterdeck.telegram.wire import SendState
 
 router = room("Telegram")
-open_doors = APIRouter(tags=["Telegram"], redirect_slashes=False)
+open_doors = APIRouter(tags=["Health"], redirect_slashes=False)
 
 
 class Registration(BaseModel):
