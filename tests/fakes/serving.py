@@ -2,13 +2,18 @@
 
     python -m tests.fakes.serving <database url> <home> [<address of the router>]
 
-It serves until it is killed.
+It serves until it is killed. What a listener imports only when it is opened is imported at once: a test
+forks this process from one that has its imports done, and they take seconds.
 """
 
 import asyncio
 import sys
 from pathlib import Path
 
+import quarterdeck.surfaces.desk.commands
+import quarterdeck.surfaces.telegram.surface
+import quarterdeck.telegram.forwarding
+import quarterdeck.telegram.gateway  # noqa: F401
 from quarterdeck.house import open_house
 from quarterdeck.listener import listen
 from tests.fakes.company import settings_of
