@@ -125,13 +125,8 @@ async def test_an_agent_that_answers_nothing_has_failed(remote: Bench, text: str
     assert "answered nothing" in outcome.error
 
 
-@pytest.mark.parametrize(
-    "path", ["/etc/passwd", "../outside.md", "a/../../b", ".git/config", "c:\\x", "a//b"]
-)
-async def test_a_path_outside_the_work_tree_is_refused_and_nothing_is_written(
-    remote: Bench, path: str
-) -> None:
-    remote.says(f"{BRD}\n=== {path} ===\nowned")
+async def test_a_path_outside_the_work_tree_is_refused_and_nothing_is_written(remote: Bench) -> None:
+    remote.says(f"{BRD}\n=== ../outside.md ===\nowned")
     outcome = await remote.run()
     assert (outcome.exit_code, outcome.succeeded) == (1, False)
     assert "wanted to write" in outcome.error
