@@ -15,7 +15,8 @@ from tests.services.test_up import OpenDesk, until
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(900)]
 
-ITEMS = 8
+ITEMS = 5
+"""More than its crew works on at once."""
 
 
 @pytest.fixture
