@@ -29,15 +29,15 @@ from tests.services.conftest import RunningPrefect
 pytestmark = [pytest.mark.services, pytest.mark.timeout(1500)]
 
 OWNER = owner("test")
-DESK = "deployments.desk"
+DESK = "tests.fakes.desk_process"
 DIES_WITHIN = 300.0
 DONE_WITHIN = 600.0
 ON_THEIR_WAY = 2
 """Items that a desk has at hand when it dies."""
-APART = 6
+APART = 3
 """How many points of an item's way lie between one kill and the next."""
-SLOW_CI = {".quarterdeck.yaml": "test: sleep 1 && python3 -m unittest\n"}
-"""So slow that every item waits for it at some time."""
+SLOW, SLOWER = 1, 4
+"""Seconds that CI takes: so long that items wait for it, and that the first does on any machine."""
 RENEWAL = "renew claim"
 BY_CHANCE = (RENEWAL, "free CI runs")
 """Commands that only something slow needs (see the test below), or a desk that is closed during CI."""
@@ -70,17 +70,18 @@ async def approver(house: House) -> AsyncIterator[None]:
                     continue
                 with suppress(Conflict):
                     await house.engine.decide(card.key, OWNER, approved=True)
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.25)
 
     approving = asyncio.create_task(approve())
     yield
     approving.cancel()
 
 
-async def file(house: House, folder: Path, number: int) -> str:
-    """An item of a project of its own, whose repository nobody has seen yet."""
+async def file(house: House, folder: Path, number: int, ci: int = SLOW) -> str:
+    """An item of a project of its own, whose repository nobody has seen yet, and whose CI takes so long."""
     project, repository = f"P{number:02d}", folder / f"sample-{number}"
-    await asyncio.to_thread(make_repository, repository, SLOW_CI)
+    tested = {".quarterdeck.yaml": f"test: sleep {ci} && python3 -m unittest\n"}
+    await asyncio.to_thread(make_repository, repository, tested)
     draft = ProjectDraft(key=project, name=f"Project {number}", repository=str(repository))
     await house.board.create_project(OWNER, draft)
     return (await house.board.file(OWNER, Draft(project=project, title="Greet"))).key
@@ -97,7 +98,7 @@ async def items_on_their_way(house: House, folder: Path) -> AsyncIterator[list[s
             done = [card.key for card in (await house.board.items(Wanted(state=(State.DONE,)))).items]
             for _ in range(ON_THEIR_WAY - len(set(keys) - set(done))):
                 keys.append(await file(house, folder, len(keys) + 1))
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.25)
 
     supplying = asyncio.create_task(supply())
     try:
@@ -158,7 +159,7 @@ async def test_a_desk_killed_at_any_point_loses_nothing_and_does_nothing_twice(
     client_of_prefect: RunningPrefect, house: House, approver: None, desks: Forks, tmp_path: Path
 ) -> None:
     home = client_of_prefect.settings.folder
-    model = await file(house, tmp_path, 0)
+    model = await file(house, tmp_path, 0, SLOWER)
     points = await points_on_the_way(house, desks, model, home / "points")
     async with items_on_their_way(house, tmp_path) as keys:
         for point in points:
