@@ -8,7 +8,7 @@ READY = .venv/.ready
 QUICK = -n auto --dist loadfile --no-loadscope-reorder -m "not services" --ignore=tests/services --ignore=tests/chaos --ignore=tests/browser --ignore=tests/openclaw
 
 .DEFAULT_GOAL = help
-.PHONY: help setup demo demo-heartbeat up test test-services test-openclaw lint bench bench-router soak-router docs lock clean
+.PHONY: help setup demo demo-heartbeat up test test-services test-openclaw lint lint-types lint-rest bench bench-router soak-router docs lock clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -37,9 +37,14 @@ test-openclaw: $(READY) ## a real OpenClaw gateway, installed in .openclaw on fi
 	$(RUN)/python -m pytest tests/openclaw -rP -o addopts="-q --strict-markers --strict-config"
 
 lint: $(READY) ## style, types, floors of the house, the lock, generated files
+	@$(MAKE) --no-print-directory -j 2 lint-types lint-rest
+
+lint-types:
+	$(RUN)/mypy
+
+lint-rest:
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
-	$(RUN)/mypy
 	$(RUN)/lint-imports
 	@if grep -nE '://|^ *(--(index|extra|find|trusted)|-i |-f )' requirements.lock; then \
 	    echo "requirements.lock names an address: make it anew with 'make lock'." >&2; exit 1; fi
