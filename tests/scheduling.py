@@ -1,6 +1,7 @@
-"""Which of xdist's workers runs what: a file stays together, and so do files that share a heavy import.
+"""Which of xdist's workers runs what: a file stays together, and so do files that share something heavy.
 
-What a file sets up is then set up once, and litellm, which takes seconds, is loaded by one worker.
+What a file sets up is then set up once; litellm, which takes seconds, is loaded by one worker, and the
+Prefect server that several files use is started by one.
 """
 
 from pathlib import PurePosixPath
@@ -16,13 +17,22 @@ GROUPS = {
     "test_router_sdks": LITELLM,
 }
 
+TOGETHER = ("tests/services/one_prefect/",)
+"""Folders whose files stay together."""
+
 LONGEST = (
     "tests/chaos/test_kill_at_every_point",
-    "tests/services/test_up",
-    "tests/services/test_full_disk",
+    "tests/services/one_prefect/",
+    "tests/services/test_heartbeat_weeks",
     "tests/services/test_outages",
+    "tests/services/test_up",
+    "tests/services/test_canary",
+    "tests/services/test_full_disk",
+    "tests/chaos/test_kill_sweep",
+    "tests/chaos/test_kill_clients",
     "tests/services/test_openapi",
-    "tests/services/test_desk",
+    "tests/chaos/test_kill_messages",
+    "tests/services/test_demo",
     "tests/unit/test_crew_runtimes",
     *(f"tests/unit/{name}" for name in GROUPS),
     "tests/flows/",
@@ -41,4 +51,5 @@ class ByFile(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return GROUPS.get(PurePosixPath(file).stem, file)
+        folder = next((folder for folder in TOGETHER if file.startswith(folder)), None)
+        return folder or GROUPS.get(PurePosixPath(file).stem, file)

@@ -1,11 +1,11 @@
-"""One PostgreSQL and one Prefect server, shared by all crash points; the crew notes every start."""
+"""One PostgreSQL and one Prefect server for the tests that kill a whole desk; the crew notes every start."""
 
 from pathlib import Path
 
 import pytest
 
 from tests.fakes.counted_crew import hire
-from tests.services.conftest import client_of_prefect, house, prefect
+from tests.services.one_prefect.conftest import client_of_prefect, house, prefect
 
 __all__ = ["client_of_prefect", "home", "house", "prefect"]
 

@@ -24,7 +24,7 @@ from quarterdeck.kernel.identity import owner
 from quarterdeck.kernel.journal import Delivery, Event, OutboxMessage
 from tests.fakes.forking import Forks
 from tests.fakes.repositories import make_repository
-from tests.services.conftest import RunningPrefect
+from tests.services.one_prefect.conftest import RunningPrefect
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(1500)]
 

@@ -10,7 +10,7 @@ import pytest
 from deployments import prefect_server
 from deployments.catalogue import CATALOGUE
 from quarterdeck.kernel.postgres import PREFECT
-from tests.services.conftest import RunningPrefect
+from tests.services.one_prefect.conftest import RunningPrefect
 from tests.services.waiting import until
 
 CANARY = "1234567890:canary-of-the-block"

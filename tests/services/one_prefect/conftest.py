@@ -1,4 +1,8 @@
-"""One real Prefect server for the whole run, on the embedded PostgreSQL, set up as `up` sets it up."""
+"""One real Prefect server for this folder, on the embedded PostgreSQL, set up as `up` sets it up.
+
+One worker runs them all (see `tests/scheduling.py`), and what serves them ends when they are over: a runner
+that nobody needs would still start whatever is due by its schedule.
+"""
 
 import asyncio
 import os
@@ -69,7 +73,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("services") / "home"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def prefect(home: Path) -> Iterator[RunningPrefect]:
     """Prefect's server, healthy, on a database of its own."""
     port = free_port()
@@ -132,7 +136,7 @@ async def house(prefect: RunningPrefect) -> AsyncIterator[House]:
                     await unit.session.delete(row)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def runner(prefect: RunningPrefect) -> Iterator[None]:
     """The runner, in a process of its own."""
     prefect.must_be_set_up("core", "prefect")

@@ -17,7 +17,7 @@ from tasks.connections import copy_blocks
 from tasks.router import ask_router
 from tests.fakes.provider import FakeProvider
 from tests.fakes.router_process import RouterProcess
-from tests.services.conftest import RunningPrefect
+from tests.services.one_prefect.conftest import RunningPrefect
 
 CANARY = "sk-canary-key-out-of-a-block-01"
 

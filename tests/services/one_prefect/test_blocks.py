@@ -14,7 +14,7 @@ from quarterdeck.house import House
 from quarterdeck.kernel.connections import Source
 from tasks.connections import copy_blocks
 from tests.fakes.agent_ws import FakeAgent
-from tests.services.conftest import RunningPrefect
+from tests.services.one_prefect.conftest import RunningPrefect
 
 TOKEN = "1234567890:canary-from-the-form"
 VALUE = {"bot_token": TOKEN, "chat_id": "-100123", "api_base": "https://api.telegram.org"}

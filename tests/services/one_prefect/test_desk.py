@@ -11,7 +11,7 @@ from quarterdeck.board.model import State
 from quarterdeck.crew.roster import read_roster
 from quarterdeck.house import House
 from quarterdeck.kernel.identity import owner
-from tests.services.conftest import RunningPrefect, desk
+from tests.services.one_prefect.conftest import RunningPrefect, desk
 from tests.services.waiting import until
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(600)]

@@ -15,7 +15,7 @@ from quarterdeck.house import House
 from quarterdeck.kernel.connections import Source
 from quarterdeck.kernel.identity import owner
 from tests.fakes.plane import FakePlane
-from tests.services.conftest import RunningPrefect
+from tests.services.one_prefect.conftest import RunningPrefect
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from quarterdeck.pipeline.model import Approval
 from quarterdeck.pipeline.rules import AskApproval
 from quarterdeck.pipeline.store import Candidate
 from tasks.approvals import close_form, open_form
-from tests.services.conftest import RunningPrefect
+from tests.services.one_prefect.conftest import RunningPrefect
 from tests.services.waiting import until
 
 OWNER = owner("test")
@@ -83,17 +83,15 @@ async def form(approval: Approval, api: httpx.AsyncClient) -> Form:
     return await Form(api, await open_form(approval)).wait()
 
 
-async def test_a_request_has_one_form_however_often_it_is_opened(
-    approval: Approval, api: httpx.AsyncClient
+async def test_a_request_has_one_form_however_often_it_is_opened_and_approving_in_it_moves_the_item(
+    form: Form, approval: Approval, house: House
 ) -> None:
-    first = await open_form(approval)
-    assert await open_form(approval) == first
-    run = await Form(api, first).run()
-    assert run["name"] == f"{approval.item_key} · approval · analysis · 1"
-
-
-async def test_approving_in_the_form_moves_the_item(form: Form, approval: Approval, house: House) -> None:
+    assert await open_form(approval) == form.flow_run
+    assert (await form.run())["name"] == f"{approval.item_key} · approval · analysis · 1"
     assert approval.item_key in await form.question()
+    assert await form.resume(approve="perhaps") == "REJECT"
+    assert await form.resume() == "REJECT"
+    assert await form.is_waiting(), "a wrong type leaves the form as it is"
     assert await form.resume(approve=True, by="anna") == "ACCEPT"
     end = await form.end()
     assert (end["type"], end["message"]) == ("COMPLETED", "Approved by anna.")
@@ -101,12 +99,6 @@ async def test_approving_in_the_form_moves_the_item(form: Form, approval: Approv
     assert decided is not None
     assert (decided.approved, decided.decided_by, decided.door) == (True, "anna", "prefect")
     assert (await house.board.item(approval.item_key)).stage == "architecture"
-
-
-async def test_a_wrong_type_leaves_the_form_as_it_is(form: Form, approval: Approval, house: House) -> None:
-    assert await form.resume(approve="perhaps") == "REJECT"
-    assert await form.resume() == "REJECT"
-    assert await form.is_waiting()
 
 
 async def test_a_rejection_without_a_reason_is_asked_again_with_the_reason(form: Form, house: House) -> None:
@@ -126,6 +118,8 @@ async def test_the_form_closes_when_another_door_was_first(
     assert (state["type"], state["name"]) == ("COMPLETED", "Closed")
     assert state["message"] == "Already approved by owner (test)."
     assert await close_form(form.flow_run, "again")
+    await form.api.delete(f"/flow_runs/{form.flow_run}")
+    assert await close_form(form.flow_run, "again"), "a form that Prefect forgot is closed"
 
 
 async def test_resume_after_another_door_says_who_decided(
@@ -145,8 +139,3 @@ async def test_a_form_that_was_lost_is_put_up_anew(
     again = await open_form(approval)
     assert again != form.flow_run
     await Form(api, again).wait()
-
-
-async def test_closing_a_form_that_prefect_forgot_is_no_error(form: Form, api: httpx.AsyncClient) -> None:
-    await api.delete(f"/flow_runs/{form.flow_run}")
-    assert await close_form(form.flow_run, "gone")

@@ -20,7 +20,7 @@ from quarterdeck.kernel.errors import Invalid, NotFound, Unavailable
 from tasks.upkeep import close_dead_runs, close_overdue_runs
 from tests.fakes.clock import ManualClock
 from tests.fakes.ports import free_port
-from tests.services.conftest import RunningPrefect
+from tests.services.one_prefect.conftest import RunningPrefect
 from tests.services.waiting import until
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(600)]

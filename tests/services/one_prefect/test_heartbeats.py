@@ -26,7 +26,7 @@ from quarterdeck.heartbeat.model import Pulse, Result, Sweep
 from quarterdeck.house import House
 from tasks.upkeep import QUIET_KEPT, forget_quiet_runs
 from tests.fakes.clock import ManualClock
-from tests.services.conftest import RunningPrefect
+from tests.services.one_prefect.conftest import RunningPrefect
 from tests.services.waiting import until
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(900)]

@@ -15,7 +15,7 @@ from quarterdeck.kernel.connections import Source
 from quarterdeck.kernel.inbox import Standing
 from tests.fakes import senders
 from tests.fakes.ports import free_port
-from tests.services.conftest import RunningPrefect, desk
+from tests.services.one_prefect.conftest import RunningPrefect, desk
 from tests.services.waiting import until
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(600)]
