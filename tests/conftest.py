@@ -43,6 +43,7 @@ def pytest_configure() -> None:
     gc.disable()  # until all is collected: what was imported stays, and the collector would walk through it
     sys.dont_write_bytecode = False
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = "false"  # nobody starts a Prefect of his own unasked
     settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("busy")  # how long an example takes says nothing on a machine that is shared
 

@@ -385,7 +385,7 @@ async def test_a_trial_says_what_is_wrong(house: House, tmp_path: Path):
         await house.deliveries.test(owner("test"), "gitea", "http://127.0.0.1:9", now)
     door = httpx.ASGITransport(desk_doors(house))
     with pytest.raises(Conflict, match="nobody worked on it"):
-        await house.deliveries.test(owner("test"), "gitea", "http://desk", now, transport=door, seconds=0.1)
+        await house.deliveries.test(owner("test"), "gitea", "http://desk", now, transport=door, seconds=1.0)
     await connect(house, "plane", webhook_secret="")
     with pytest.raises(Forbidden):
         await house.deliveries.test(owner("test"), "plane", "http://desk", now)
