@@ -3,8 +3,8 @@
 import asyncio
 from typing import Any
 
-PATIENCE = 1.0
-"""Seconds that a task may take to end; then it is asked again."""
+PATIENCE = 3.0
+"""Seconds that a task may take to end; asked again, it leaves open what it was just closing."""
 
 
 async def ended(*tasks: "asyncio.Task[Any]") -> None:

@@ -52,7 +52,7 @@ async def test_a_query_at_a_frozen_postgresql_is_given_up(tmp_path: Path) -> Non
         try:
             for process in frozen:
                 process.suspend()
-            async with asyncio.timeout(6):
+            async with asyncio.timeout(9):
                 await ended(task)
         finally:
             for process in frozen:
