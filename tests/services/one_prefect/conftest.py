@@ -136,9 +136,9 @@ async def house(prefect: RunningPrefect) -> AsyncIterator[House]:
                     await unit.session.delete(row)
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def runner(prefect: RunningPrefect) -> Iterator[None]:
-    """The runner, in a process of its own."""
+    """The runner, in a process of its own; it registers what the roster says, so others' files have none."""
     prefect.must_be_set_up("core", "prefect")
     with (prefect.settings.folder / "runner.log").open("wb") as log:
         process = subprocess.Popen(

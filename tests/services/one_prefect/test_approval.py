@@ -1,5 +1,6 @@
 """A person decides in Prefect's UI, or somewhere else first."""
 
+from collections.abc import AsyncIterator
 from itertools import count
 from typing import Any
 from uuid import UUID
@@ -8,6 +9,7 @@ import httpx
 import pytest
 
 from quarterdeck.board.cards import Draft, ProjectDraft
+from quarterdeck.crew.roster import PersonEntry, read_roster
 from quarterdeck.house import House
 from quarterdeck.kernel.identity import owner
 from quarterdeck.pipeline.model import Approval
@@ -34,6 +36,16 @@ async def approval(client_of_prefect: RunningPrefect, runner: None, house: House
     asked = await house.engine.approval_of(item.key)
     assert asked is not None
     return asked
+
+
+@pytest.fixture
+async def anna(prefect: RunningPrefect, house: House) -> AsyncIterator[str]:
+    """A person of the roster who may approve; gone afterwards."""
+    before = read_roster(prefect.settings.crew_file)
+    person = PersonEntry(slug="anna", may_approve=True)
+    await house.crew.import_roster(before.model_copy(update={"people": [person]}), {})
+    yield person.slug
+    await house.crew.import_roster(before, {})
 
 
 class Form:
@@ -84,7 +96,7 @@ async def form(approval: Approval, api: httpx.AsyncClient) -> Form:
 
 
 async def test_a_request_has_one_form_however_often_it_is_opened_and_approving_in_it_moves_the_item(
-    form: Form, approval: Approval, house: House
+    form: Form, approval: Approval, house: House, anna: str
 ) -> None:
     assert await open_form(approval) == form.flow_run
     assert (await form.run())["name"] == f"{approval.item_key} · approval · analysis · 1"
@@ -92,12 +104,12 @@ async def test_a_request_has_one_form_however_often_it_is_opened_and_approving_i
     assert await form.resume(approve="perhaps") == "REJECT"
     assert await form.resume() == "REJECT"
     assert await form.is_waiting(), "a wrong type leaves the form as it is"
-    assert await form.resume(approve=True, by="anna") == "ACCEPT"
+    assert await form.resume(approve=True, by=anna) == "ACCEPT"
     end = await form.end()
-    assert (end["type"], end["message"]) == ("COMPLETED", "Approved by anna.")
+    assert (end["type"], end["message"]) == ("COMPLETED", f"Approved by {anna}.")
     decided = await house.engine.approval_of(approval.item_key)
     assert decided is not None
-    assert (decided.approved, decided.decided_by, decided.door) == (True, "anna", "prefect")
+    assert (decided.approved, decided.decided_by, decided.door) == (True, anna, "prefect")
     assert (await house.board.item(approval.item_key)).stage == "architecture"
 
 
