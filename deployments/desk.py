@@ -318,9 +318,9 @@ def main() -> None:
 
 
 async def _open(settings: Settings, asked_to_stop: threading.Event) -> None:
-    # Without these every stage run would make clients of its own: a tenth of a second in which all wait.
-    with SyncClientContext():
-        async with AsyncClientContext(), open_house(settings) as house, _prefect() as api:
+    async with open_house(settings) as house, _prefect() as api, AsyncClientContext():
+        # Without clients here every stage run would make its own: a tenth of a second in which all wait.
+        with SyncClientContext():
             await _attend(Desk(house, api), asked_to_stop)
 
 
@@ -337,6 +337,12 @@ async def _attend(desk: Desk, asked_to_stop: threading.Event) -> None:
 
 def _prefect() -> httpx.AsyncClient:
     """Prefect's API with the credentials of our own processes (see `prefect_server.client_environment`)."""
+    if "PREFECT_API_URL" not in os.environ:
+        raise Unavailable(
+            "The desk does not know where Prefect's server is.",
+            "Start both with `quarterdeck up`, or set PREFECT_API_URL.",
+            code="prefect_unavailable",
+        )
     user, _, password = os.environ.get("PREFECT_API_AUTH_STRING", "").partition(":")
     return httpx.AsyncClient(
         base_url=os.environ["PREFECT_API_URL"],

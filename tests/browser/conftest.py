@@ -1,5 +1,6 @@
 """A headless Chromium for the tests of pages, and a place for what they looked like."""
 
+import asyncio
 import re
 import shutil
 import threading
@@ -58,12 +59,21 @@ class Serving:
             timeout_graceful_shutdown=1,
         )
         self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, daemon=True)
+        self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
         while not self._server.started:
             assert self._thread.is_alive()
             time.sleep(0.005)
         self.port = self._server.servers[0].sockets[0].getsockname()[1]
+
+    def _serve(self) -> None:
+        with asyncio.Runner() as runner:
+            self._loop = runner.get_loop()
+            runner.run(self._server.serve())
+
+    def call(self, what: Callable[[], object]) -> None:
+        """Do something where the server's own events and streams may be touched: in its thread."""
+        self._loop.call_soon_threadsafe(what)
 
     def stop(self) -> None:
         self._server.should_exit = True
@@ -143,7 +153,7 @@ def router() -> SmallRouter:
 def server(router: SmallRouter) -> Iterator[Serving]:
     with serving(lambda: router.app) as running:
         yield running
-        router.dashboard.close()
+        running.call(router.dashboard.close)
 
 
 @pytest.fixture

@@ -33,6 +33,12 @@ def test_a_wrong_setting_is_named(module: str, tmp_path: Path) -> None:
     assert "Traceback" not in said
 
 
+def test_a_desk_that_was_not_told_where_prefect_is_says_so(tmp_path: Path) -> None:
+    said = ends("desk", QUARTERDECK_HOME=str(tmp_path))
+    assert "The desk does not know where Prefect's server is. Start both with `quarterdeck up`" in said
+    assert "Traceback" not in said
+
+
 def test_a_runner_without_prefects_server_says_so(tmp_path: Path) -> None:
     told = {"PREFECT_API_URL": "http://127.0.0.1:9/api", "PREFECT_HOME": str(tmp_path / "prefect")}
     said = ends("runner", QUARTERDECK_HOME=str(tmp_path), **told)

@@ -131,19 +131,18 @@ async def test_a_block_that_no_key_opens_keeps_neither_others_from_the_rooms_nor
 ) -> None:
     kind = (await api.get("/block_types/slug/quarterdeck-agent-api")).json()
     lost = await Form(api, kind, {"url": "http://127.0.0.1:9"}).submit()
-    try:
-        await form.submit()
-        sealed = Fernet(Fernet.generate_key()).encrypt(b"{}").decode()
-        with psycopg.connect(prefect.server.url("prefect").replace("+psycopg", "")) as connection:
-            connection.execute(
-                "update block_document set data = %s where id = %s", (json.dumps(sealed), lost)
-            )
-        assert await copy_blocks(house) == ["telegram"]
-        opened = prefect.setup("prefect", AGENT_BASE_URL="http://127.0.0.1:9")
-        assert opened.returncode == 0, opened.stdout + opened.stderr
-        assert "quarterdeck-agent-api" in opened.stderr and "prefect-blocks" in opened.stderr
-    finally:
-        await api.delete(f"/block_documents/{lost}")
+    await form.submit(chat_id="-4712")
+    sealed = Fernet(Fernet.generate_key()).encrypt(b"{}").decode()
+    url = prefect.server.url("prefect").replace("+psycopg", "")
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("update block_document set data = %s where id = %s", (json.dumps(sealed), lost))
+        try:
+            assert await copy_blocks(house) == ["telegram"]
+            opened = prefect.setup("prefect", AGENT_BASE_URL="http://127.0.0.1:9")
+        finally:  # Prefect cannot delete what it cannot read
+            connection.execute("delete from block_document where id = %s", (lost,))
+    assert opened.returncode == 0, opened.stdout + opened.stderr
+    assert "quarterdeck-agent-api" in opened.stderr and "prefect-blocks" in opened.stderr
 
 
 async def test_blocks_that_are_off_are_not_looked_at(form: Form, house: House) -> None:
