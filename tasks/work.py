@@ -5,14 +5,16 @@ so a step that is repeated after a crash finds its own traces and does nothing t
 """
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 from quarterdeck.crew.model import AgentRun
 from quarterdeck.crew.runtime import Job
+from quarterdeck.forge.in_time import in_time
 from quarterdeck.forge.protocol import Verdict
 from quarterdeck.house import House
 from quarterdeck.kernel.errors import Conflict, Invalid, NotFound, Unavailable
-from quarterdeck.pipeline.gates import GATES, Answer, only_reads
+from quarterdeck.pipeline.gates import Answer, ask, only_reads
 from quarterdeck.pipeline.model import GateVerdict
 from quarterdeck.pipeline.work import Assignment, StageWork
 from tasks.step import step
@@ -77,21 +79,27 @@ async def publish(house: House, work: StageWork, run_id: int) -> str:
     """
     assignment = await work.assignment()
     result = await house.crew.result_of(run_id)
-    head = assignment.base
     try:
-        if review := result.get("review"):
-            await _review(house, assignment, review)
-        elif only_reads(work.stage):
-            await _must_be_reviewable(house, assignment)
-        else:
-            head = await house.forge.publish(
-                assignment.repository, assignment.branch, house.work_tree(assignment.item.key)
-            )
-            await _propose(house, assignment, result.get("pull_request"))
+        async with in_time("publishing"):
+            head = await _published(house, work, assignment, result)
     except (Conflict, Invalid, NotFound) as error:
         await work.publish_failed(error.detail)
         return error.detail
     await work.published(head)
+    return head
+
+
+async def _published(house: House, work: StageWork, assignment: Assignment, result: Mapping[str, Any]) -> str:
+    """The commit that the branch has afterwards, or the one that was reviewed."""
+    if review := result.get("review"):
+        await _review(house, assignment, review)
+        return assignment.base
+    if only_reads(work.stage):
+        await _must_be_reviewable(house, assignment)
+        return assignment.base
+    tree = house.work_tree(assignment.item.key)
+    head = await house.forge.publish(assignment.repository, assignment.branch, tree)
+    await _propose(house, assignment, result.get("pull_request"))
     return head
 
 
@@ -117,7 +125,9 @@ async def _must_be_reviewable(house: House, assignment: Assignment) -> None:
 
 
 async def _review(house: House, assignment: Assignment, review: dict[str, Any]) -> None:
-    request = await house.forge.pull_request(assignment.repository, assignment.branch)
+    request = await house.forge.pull_request(
+        assignment.repository, assignment.branch, assignment.project.default_branch
+    )
     if request is None:
         raise Conflict(f"{assignment.stage.agent} reviewed {assignment.branch}, which has no pull request.")
     await house.forge.review(
@@ -134,7 +144,7 @@ async def _review(house: House, assignment: Assignment, review: dict[str, Any]) 
 async def ask_gate(house: House, work: StageWork, gate: str) -> Answer:
     """Put one gate's question to the code host and record the answer."""
     assignment = await work.assignment()
-    answer = await GATES[gate](house.forge, assignment.asks(gate))
+    answer = await ask(house.forge, gate, assignment.asks(gate))
     await work.gate_answered(gate, answer, assignment.snapshot)
     if answer.verdict is GateVerdict.PENDING and gate == "check_review_approved":
         await _must_be_awaited(house, work, assignment, answer)

@@ -80,8 +80,8 @@ class Forges:
         forge = await self._of(repository)
         return await forge.open_pull_request(repository, branch, base, title, body, author)
 
-    async def pull_request(self, repository: str, branch: str) -> PullRequestInfo | None:
-        return await (await self._of(repository)).pull_request(repository, branch)
+    async def pull_request(self, repository: str, branch: str, base: str) -> PullRequestInfo | None:
+        return await (await self._of(repository)).pull_request(repository, branch, base)
 
     async def review(
         self, repository: str, number: int, reviewer: str, verdict: Verdict, comment: str, commit: str

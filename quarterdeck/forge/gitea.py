@@ -142,7 +142,7 @@ class GiteaForge:
     ) -> PullRequestInfo:
         rules.branch_name(branch)
         rules.branch_name(base)
-        if (known := await self.pull_request(repository, branch)) and known.is_open:
+        if (known := await self.pull_request(repository, branch, base)) and known.is_open:
             return known
         api, place = await self._at(repository)
         await self._must_add_something(api, place, branch, base)
@@ -155,7 +155,7 @@ class GiteaForge:
         answer = await api.ask("POST", f"{place.path}/pulls", body=wish, judge=(409,))
         if answer.status != 409:
             return answers.pull_request(answer.content, (), await api.login())
-        known = await self.pull_request(repository, branch)  # somebody was faster
+        known = await self.pull_request(repository, branch, base)  # somebody was faster
         if known is None or not known.is_open:
             raise refusal(409, answer.message)
         return known
@@ -171,13 +171,14 @@ class GiteaForge:
                 code="nothing_to_merge",
             )
 
-    async def pull_request(self, repository: str, branch: str) -> PullRequestInfo | None:
+    async def pull_request(self, repository: str, branch: str, base: str) -> PullRequestInfo | None:
         """The open one of a branch, else the newest of those that are closed; those of forks never."""
         rules.branch_name(branch)
+        rules.branch_name(base)
         api, place = await self._at(repository)
         for state in ("open", "closed"):
             async for pull in api.all(f"{place.path}/pulls", state=state, sort="recentupdate"):
-                if answers.belongs(pull, branch):
+                if answers.belongs(pull, branch) and answers.base_of(pull) == base:
                     return await self._info(api, place, pull)
         return None
 

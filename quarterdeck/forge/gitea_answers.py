@@ -79,7 +79,7 @@ def pull_request(pull: Json, reviews: Iterable[Json], login: str) -> PullRequest
     return PullRequestInfo(
         number=int(pull["number"]),
         branch=branch_of(pull),
-        base=_text(_part(pull, "base"), "ref"),
+        base=base_of(pull),
         head=head_of(pull),
         title=_text(pull, "title"),
         is_open=pull.get("state") == "open" and not is_merged,
@@ -87,6 +87,11 @@ def pull_request(pull: Json, reviews: Iterable[Json], login: str) -> PullRequest
         merged_commit=(_text(pull, "merge_commit_sha") or None) if is_merged else None,
         reviews=counted(reviews, login),
     )
+
+
+def base_of(pull: Json) -> str:
+    """The branch it is to be merged into."""
+    return _text(_part(pull, "base"), "ref")
 
 
 def merge_style(repository: Json) -> str:

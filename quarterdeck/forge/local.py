@@ -80,10 +80,10 @@ class LocalForge:
         self, repository: str, branch: str, base: str, title: str, body: str, author: str
     ) -> PullRequestInfo:
         bare = self._find(repository, branch, base)
-        await self.pull_request(repository, branch)  # one that is merged in git is not open any more
+        await self.pull_request(repository, branch, base)  # one that is merged in git is not open any more
         async with self._database.command("open pull request") as unit:
             await store.lock_repository(unit.session, bare.name)
-            row = await store.newest_pull_request(unit.session, bare.name, branch)
+            row = await store.newest_pull_request(unit.session, bare.name, branch, base)
             if row is None or not row.is_open:
                 row = PullRequest(
                     repository=bare.name,
@@ -99,10 +99,10 @@ class LocalForge:
                 unit.session.add(row)
         return await self._info(bare, row)
 
-    async def pull_request(self, repository: str, branch: str) -> PullRequestInfo | None:
-        bare = self._find(repository, branch)
+    async def pull_request(self, repository: str, branch: str, base: str) -> PullRequestInfo | None:
+        bare = self._find(repository, branch, base)
         async with self._database.read() as session:
-            row = await store.newest_pull_request(session, bare.name, branch)
+            row = await store.newest_pull_request(session, bare.name, branch, base)
         if row is None:
             return None
         if row.is_open and await self._has_ended(bare, row):

@@ -87,11 +87,11 @@ class Forge(Protocol):
     async def open_pull_request(
         self, repository: str, branch: str, base: str, title: str, body: str, author: str
     ) -> PullRequestInfo:
-        """Open it, or return the one that is open already for this branch."""
+        """Open it, or return the one that is open already for this branch and base."""
         ...
 
-    async def pull_request(self, repository: str, branch: str) -> PullRequestInfo | None:
-        """The newest pull request of a branch, open or not."""
+    async def pull_request(self, repository: str, branch: str, base: str) -> PullRequestInfo | None:
+        """The newest pull request of a branch into `base`, open or not; never one into another."""
         ...
 
     async def review(

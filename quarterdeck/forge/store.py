@@ -26,16 +26,17 @@ async def next_number(session: AsyncSession, repository: str) -> int:
 
 
 async def newest_pull_request(
-    session: AsyncSession, repository: str, branch: str, *, lock: bool = False
+    session: AsyncSession, repository: str, branch: str, base: str
 ) -> PullRequest | None:
-    """The last one opened for a branch."""
+    """The last one opened to merge a branch into `base`."""
     query = (
         select(PullRequest)
-        .where(col(PullRequest.repository) == repository, col(PullRequest.branch) == branch)
+        .where(col(PullRequest.repository) == repository)
+        .where(col(PullRequest.branch) == branch, col(PullRequest.base) == base)
         .order_by(col(PullRequest.number).desc())
         .limit(1)
     )
-    return (await session.exec(query.with_for_update() if lock else query)).first()
+    return (await session.exec(query)).first()
 
 
 async def pull_request(

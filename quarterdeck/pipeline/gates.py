@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
+from quarterdeck.forge.in_time import LONGEST, in_time
 from quarterdeck.forge.protocol import CIState, CombinedStatus, Forge, PullRequestInfo, Verdict
 from quarterdeck.kernel.errors import Conflict, Forbidden
 from quarterdeck.pipeline.definition import Stage
@@ -71,10 +72,10 @@ async def _wrong_with(forge: Forge, asked: Asked, name: str) -> str:
 
 
 async def check_pr_open(forge: Forge, asked: Asked) -> Answer:
-    """Is there an open pull request for the branch?"""
-    request = await forge.pull_request(asked.repository, asked.branch)
+    """Is there an open pull request of the branch into the one that it is merged into?"""
+    request = await forge.pull_request(asked.repository, asked.branch, asked.base)
     if request is None:
-        return Answer(GateVerdict.FAILED, f"no pull request for {asked.branch}")
+        return Answer(GateVerdict.FAILED, f"no pull request of {asked.branch} into {asked.base}")
     if not request.is_open and not await _is_merged_whole(forge, asked, request):
         return Answer(GateVerdict.FAILED, f"pull request #{request.number} is closed", request.head)
     return Answer(GateVerdict.PASSED, commit=request.head)
@@ -112,7 +113,7 @@ async def _ci_of(forge: Forge, asked: Asked, head: str) -> Answer:
 
 async def _merged_head(forge: Forge, asked: Asked) -> str | None:
     """What was merged of a branch that is gone: code hosts delete branches after a merge."""
-    request = await forge.pull_request(asked.repository, asked.branch)
+    request = await forge.pull_request(asked.repository, asked.branch, asked.base)
     return request.head if request is not None and request.is_merged else None
 
 
@@ -129,11 +130,11 @@ async def _red(forge: Forge, asked: Asked, status: CombinedStatus) -> Answer:
 
 async def check_review_approved(forge: Forge, asked: Asked) -> Answer:
     """Did a reviewer approve exactly the newest commit, and nobody reject it?"""
-    request = await forge.pull_request(asked.repository, asked.branch)
+    request = await forge.pull_request(asked.repository, asked.branch, asked.base)
     if request is not None and await _is_merged_whole(forge, asked, request):
         return Answer(GateVerdict.PASSED, "merged by hand", request.head)
     if request is None or not request.is_open:
-        return Answer(GateVerdict.FAILED, f"no open pull request for {asked.branch}")
+        return Answer(GateVerdict.FAILED, f"no open pull request of {asked.branch} into {asked.base}")
     verdicts = {review.verdict: review for review in request.reviews if review.commit == request.head}
     if Verdict.REJECTED in verdicts:
         review = verdicts[Verdict.REJECTED]
@@ -156,9 +157,9 @@ def only_reads(stage: Stage) -> bool:
 
 async def check_merged(forge: Forge, asked: Asked) -> Answer:
     """Merge the pull request at the approved head, unless that happened already."""
-    request = await forge.pull_request(asked.repository, asked.branch)
+    request = await forge.pull_request(asked.repository, asked.branch, asked.base)
     if request is None:
-        return Answer(GateVerdict.FAILED, f"no pull request for {asked.branch}")
+        return Answer(GateVerdict.FAILED, f"no pull request of {asked.branch} into {asked.base}")
     if request.is_merged:
         return Answer(GateVerdict.PASSED, commit=request.merged_commit or request.head)
     if not request.is_open:
@@ -194,3 +195,9 @@ GATES: Mapping[str, Check] = {
     "check_review_approved": check_review_approved,
     "check_merged": check_merged,
 }
+
+
+async def ask(forge: Forge, gate: str, asked: Asked, longest: timedelta = LONGEST) -> Answer:
+    """One gate's answer. Raises `Unavailable`, also when it takes longer than that, and what is refused."""
+    async with in_time(gate, longest):
+        return await GATES[gate](forge, asked)

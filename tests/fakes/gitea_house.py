@@ -72,7 +72,7 @@ class GiteaCompany:
         await upkeep.install_hooks()
 
     async def pull(self) -> PullRequestInfo:
-        found = await self.desk.house.forge.pull_request(REPOSITORY, BRANCH)
+        found = await self.desk.house.forge.pull_request(REPOSITORY, BRANCH, "main")
         assert found
         return found
 

@@ -227,7 +227,7 @@ async def test_a_branch_that_moved_while_it_was_reviewed_is_reviewed_again_befor
     forge.review = review_then_push  # type: ignore[method-assign]
     card = await desk.approve(key)
     assert (card.state, card.move) == (State.DONE, None)
-    request = await forge.pull_request(str(sample), f"item/{key}")
+    request = await forge.pull_request(str(sample), f"item/{key}", "main")
     assert request is not None
     first, second = request.reviews
     pushed = git(clone, "rev-parse", "HEAD").strip()

@@ -114,7 +114,7 @@ async def test_hostile_names_reach_no_git(forge: LocalForge, tmp_path: Path, nam
         forge.checkout("demo", BRANCH, name, folder),
         forge.publish("demo", name, folder),
         forge.open_pull_request("demo", name, "main", "", "", "developer"),
-        forge.pull_request("demo", name),
+        forge.pull_request("demo", name, "main"),
         forge.combined_status("demo", name),
         forge.merge("demo", 1, name, ""),
     ):

@@ -54,13 +54,13 @@ async def shop(database: Database, tmp_path: Path) -> Workshop:
 
 async def test_the_life_of_a_pull_request(shop: Workshop):
     head = await shop.push("hello.txt")
-    assert await shop.forge.pull_request("demo", BRANCH) is None
+    assert await shop.forge.pull_request("demo", BRANCH, "main") is None
     opened = await shop.open()
     assert opened == PullRequestInfo(1, BRANCH, "main", head, "Greet", True, False, None)
     await shop.forge.review("demo", 1, "reviewer", Verdict.REJECTED, "No greeting.", head)
     better = await shop.push("hello.txt", "Hello!\n")
     await shop.forge.review("demo", 1, "reviewer", Verdict.APPROVED, "Good.", better)
-    seen = await shop.forge.pull_request("demo", BRANCH)
+    seen = await shop.forge.pull_request("demo", BRANCH, "main")
     assert seen is not None
     assert (seen.head, seen.is_open) == (better, True)
     assert seen.reviews == (
@@ -71,7 +71,7 @@ async def test_the_life_of_a_pull_request(shop: Workshop):
     assert await shop.forge.head("demo", "main") == merged
     assert await shop.forge.read_file("demo", "main", "hello.txt") == "Hello!\n"
     assert git(shop.bare, "log", "-1", "--format=%s|%an", "main") == "ET-007: greet the world|Quarterdeck"
-    after = await shop.forge.pull_request("demo", BRANCH)
+    after = await shop.forge.pull_request("demo", BRANCH, "main")
     assert after is not None
     assert (after.is_open, after.is_merged, after.merged_commit, after.head) == (False, True, merged, better)
 
@@ -103,7 +103,7 @@ async def test_a_branch_with_nothing_new_has_nothing_to_propose(shop: Workshop):
     await shop.forge.publish("demo", BRANCH, shop.folder / "work")
     with pytest.raises(Conflict, match="has nothing that main lacks"):
         await shop.open()
-    assert await shop.forge.pull_request("demo", BRANCH) is None
+    assert await shop.forge.pull_request("demo", BRANCH, "main") is None
 
 
 async def test_the_author_has_no_vote(shop: Workshop):
@@ -120,7 +120,7 @@ async def test_a_later_review_of_the_same_commit_replaces_the_earlier_one(shop: 
     await shop.open()
     for verdict in (Verdict.REJECTED, Verdict.APPROVED, Verdict.APPROVED):
         await shop.forge.review("demo", 1, "reviewer", verdict, "", head)
-    seen = await shop.forge.pull_request("demo", BRANCH)
+    seen = await shop.forge.pull_request("demo", BRANCH, "main")
     assert seen is not None
     assert [r.verdict for r in seen.reviews] == [Verdict.APPROVED]
 
@@ -181,7 +181,7 @@ async def test_a_conflict_names_the_files_and_changes_nothing(shop: Workshop):
         await shop.merge(1, head)
     assert error.value.code == "merge_conflict"
     assert await shop.forge.head("demo", "main") == before
-    seen = await shop.forge.pull_request("demo", BRANCH)
+    seen = await shop.forge.pull_request("demo", BRANCH, "main")
     assert seen is not None
     assert seen.is_open
 
@@ -252,7 +252,7 @@ async def test_a_merge_made_by_hand_is_seen(shop: Workshop):
     person = git_hand.clone(shop.bare, shop.folder / "person")
     git(person, "merge", "--quiet", "--no-ff", f"origin/{BRANCH}")
     git(person, "push", "--quiet", "origin", "main")
-    seen = await shop.forge.pull_request("demo", BRANCH)
+    seen = await shop.forge.pull_request("demo", BRANCH, "main")
     assert seen is not None
     assert (seen.is_open, seen.merged_commit) == (False, git(person, "rev-parse", "HEAD"))
     assert await shop.merge(1, head) == seen.merged_commit
@@ -270,7 +270,7 @@ async def test_a_pull_request_without_its_branch_is_closed(shop: Workshop):
     head = await shop.push("a.txt")
     await shop.open()
     git(shop.bare, "update-ref", "-d", f"refs/heads/{BRANCH}")
-    seen = await shop.forge.pull_request("demo", BRANCH)
+    seen = await shop.forge.pull_request("demo", BRANCH, "main")
     assert seen is not None
     assert (seen.is_open, seen.is_merged, seen.head) == (False, False, "")
     with pytest.raises(Conflict, match="closed"):
@@ -303,7 +303,7 @@ async def test_a_crash_between_git_and_the_table_is_mended_by_the_next_call(
     await shop.open()
     await merge_and_die(forks, shop, head, database_url)
     if first == "look":
-        seen = await shop.forge.pull_request("demo", BRANCH)
+        seen = await shop.forge.pull_request("demo", BRANCH, "main")
         assert seen is not None
         assert seen.is_merged
     if first == "open":

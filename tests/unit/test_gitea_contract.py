@@ -51,7 +51,7 @@ class Shop:
         await self.forge.review(self.repository, number, "reviewer", verdict, comment, commit)
 
     async def info(self, branch: str = BRANCH) -> PullRequestInfo:
-        info = await self.forge.pull_request(self.repository, branch)
+        info = await self.forge.pull_request(self.repository, branch, "main")
         assert info
         return info
 
@@ -181,7 +181,7 @@ async def test_hostile_branches_reach_no_git(shop: Shop, tmp_path: Path, name: s
         shop.forge.head(shop.repository, name),
         shop.forge.checkout(shop.repository, name, "main", tmp_path / "x"),
         shop.forge.publish(shop.repository, name, tmp_path / "x"),
-        shop.forge.pull_request(shop.repository, name),
+        shop.forge.pull_request(shop.repository, name, "main"),
         shop.forge.open_pull_request(shop.repository, name, "main", "t", "b", "a"),
         shop.forge.read_file(shop.repository, name, "README.md"),
     ):
@@ -191,7 +191,7 @@ async def test_hostile_branches_reach_no_git(shop: Shop, tmp_path: Path, name: s
 
 async def test_the_life_of_a_pull_request(shop: Shop):
     head = await shop.push()
-    assert await shop.forge.pull_request(shop.repository, BRANCH) is None
+    assert await shop.forge.pull_request(shop.repository, BRANCH, "main") is None
     opened = await shop.open()
     assert opened == PullRequestInfo(1, BRANCH, "main", head, "Greet", True, False, None)
     await shop.say(1, Verdict.APPROVED, head, "fine")
@@ -204,6 +204,23 @@ async def test_the_life_of_a_pull_request(shop: Shop):
     assert git(shop.bare, "show", "main:hello.txt") == "text"
     info = await shop.info()
     assert (info.is_open, info.is_merged, info.merged_commit, info.head) == (False, True, merged, head)
+
+
+@pytest.mark.parametrize("bases", [("main", "release"), ("release", "main")])
+async def test_of_the_pull_requests_of_a_branch_those_into_another_base_count_for_nothing(
+    shop: Shop, bases: tuple[str, str]
+):
+    git(shop.bare, "branch", "release", "main")
+    head = await shop.push()
+    opened = {
+        base: await shop.forge.open_pull_request(shop.repository, BRANCH, base, "Greet", "", "developer")
+        for base in bases
+    }
+    assert [opened[base].base for base in bases] == [*bases]
+    assert await shop.info() == opened["main"]
+    await shop.forge.merge(shop.repository, opened["release"].number, head, "Backport")
+    assert await shop.info() == opened["main"]
+    assert await shop.forge.pull_request(shop.repository, BRANCH, "trunk") is None
 
 
 async def test_opening_again_gives_the_one_that_is_open(shop: Shop):

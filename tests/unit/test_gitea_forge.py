@@ -145,7 +145,7 @@ async def test_a_merge_by_hand_is_found_after_gitea_deleted_the_branch(there: Th
     asked = Asked("ET-007", "Greet", NAME, "item/ET-007", "main", wants_ci=True)
     for gate in ("check_pr_open", "check_review_approved", "check_merged"):
         assert (await GATES[gate](there.forge, asked)).verdict is GateVerdict.PASSED, gate
-    found = await there.forge.pull_request(NAME, "item/ET-007")
+    found = await there.forge.pull_request(NAME, "item/ET-007", "main")
     assert found and (found.branch, found.head) == ("item/ET-007", head)
     assert await there.forge.merge(NAME, number, head, "Greet") == there.repo.head("main")
 
@@ -159,7 +159,7 @@ async def test_what_is_pushed_after_a_merge_by_hand_is_not_taken_for_merged(ther
     asked = Asked("ET-007", "Greet", NAME, "item/ET-007", "main", wants_ci=True)
     for gate in ("check_pr_open", "check_review_approved"):
         assert (await GATES[gate](there.forge, asked)).verdict is GateVerdict.FAILED, gate
-    found = await there.forge.pull_request(NAME, "item/ET-007")
+    found = await there.forge.pull_request(NAME, "item/ET-007", "main")
     assert found and (found.is_merged, found.head) == (True, head)
 
 

@@ -1,15 +1,19 @@
 """A gate says what is wrong with the work in words that its agent can mend it by."""
 
+import asyncio
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from quarterdeck.forge.local import LocalForge
+from quarterdeck.forge.protocol import Verdict
 from quarterdeck.kernel.database import Database
+from quarterdeck.kernel.errors import Unavailable
 from quarterdeck.pipeline.definition import Pipeline
-from quarterdeck.pipeline.gates import Answer, Asked, check_documents, only_reads
+from quarterdeck.pipeline.gates import Answer, Asked, ask, check_documents, only_reads
 from quarterdeck.pipeline.model import GateVerdict
-from tests.fakes.git_hand import write
+from tests.fakes.git_hand import git, write
 
 FOLDER = "docs/items/ET-007"
 ASKED = Asked("ET-007", "Greet", "demo", "item/ET-007", "main", needs=("brd", "acceptance"))
@@ -47,6 +51,36 @@ async def test_documents_that_have_something_in_them_pass(forge: LocalForge, tmp
         write(tmp_path / "work", f"{FOLDER}/{name}.md", "Grüße\n".encode("latin-1"))
     await forge.publish("demo", ASKED.branch, tmp_path / "work")
     assert await check_documents(forge, ASKED) == Answer(GateVerdict.PASSED)
+
+
+async def test_a_pull_request_into_another_branch_is_none(forge: LocalForge, tmp_path: Path) -> None:
+    git(tmp_path / "forge" / "demo.git", "branch", "release", "main")
+    write(tmp_path / "work", "hello.txt", b"hello")
+    await forge.publish("demo", ASKED.branch, tmp_path / "work")
+    await forge.open_pull_request("demo", ASKED.branch, "release", "Greet", "", "developer")
+    answer = await ask(forge, "check_pr_open", ASKED)
+    assert answer == Answer(GateVerdict.FAILED, "no pull request of item/ET-007 into main")
+
+
+class Slow(LocalForge):
+    """Merges, and never says that it has."""
+
+    async def merge(self, repository: str, number: int, head: str, title: str) -> str:
+        await super().merge(repository, number, head, title)
+        return await asyncio.Future()
+
+
+async def test_a_code_host_that_comes_to_no_end_is_down_and_asked_again_it_finds_what_it_did(
+    database: Database, forge: LocalForge, tmp_path: Path
+) -> None:
+    write(tmp_path / "work", "hello.txt", b"hello")
+    head = await forge.publish("demo", ASKED.branch, tmp_path / "work")
+    request = await forge.open_pull_request("demo", ASKED.branch, "main", "Greet", "", "developer")
+    await forge.review("demo", request.number, "reviewer", Verdict.APPROVED, "", head)
+    slow = Slow(database, tmp_path / "forge")
+    with pytest.raises(Unavailable, match="check_merged within 1 s"):
+        await ask(slow, "check_merged", ASKED, timedelta(seconds=1))
+    assert (await ask(forge, "check_merged", ASKED)).verdict is GateVerdict.PASSED
 
 
 @pytest.mark.parametrize(
