@@ -35,12 +35,12 @@ from quarterdeck.pipeline.rules import (
     StartRun,
     Step,
     Wait,
+    pause_when_down,
 )
 from quarterdeck.pipeline.store import Candidate
 from quarterdeck.pipeline.work import LEASE, StageWork
 from tasks.work import ask_gate, keep_claim, publish, run_agent
 
-PAUSE_WHEN_DOWN = 2.0
 PAUSE_WHEN_BUSY = 1.0
 
 let_go: ContextVar[Callable[[], None]] = ContextVar("let_go", default=lambda: None)
@@ -150,8 +150,9 @@ async def _until_decided(house: House, work: StageWork) -> Decision:
 
 
 async def _interrupted(work: StageWork, error: Unavailable) -> State[Any]:
-    await work.release(PAUSE_WHEN_DOWN)
-    return Failed(message=f"{error} The stage goes on by itself.")
+    pause = pause_when_down(error.data.get("retry_after"), work.stage.limit)
+    await work.release(pause.total_seconds())
+    return Failed(message=f"{error} The stage goes on by itself in {pause.total_seconds():.0f} s.")
 
 
 async def _refused(work: StageWork, error: Conflict) -> State[Any]:

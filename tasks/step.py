@@ -9,10 +9,17 @@ from prefect.client.schemas.objects import State, TaskRun
 
 from quarterdeck.kernel.errors import Unavailable
 
+PAUSE = 2
+"""Seconds before a step is asked again."""
+
 
 async def _is_passing(_task: "Task[..., Any]", _run: TaskRun, state: "State[Any]") -> bool:
-    """Only a part that is down is asked again; a refusal stays one."""
-    return isinstance(await state.aresult(raise_on_failure=False), Unavailable)
+    """Only a part that is down is asked again; a refusal stays one.
+
+    Who wants more peace than our pause is not asked again in this run: whoever called it decides when.
+    """
+    error = await state.aresult(raise_on_failure=False)
+    return isinstance(error, Unavailable) and (error.data.get("retry_after") or 0) <= PAUSE
 
 
 def step(
@@ -29,6 +36,6 @@ def step(
         persist_result=False,
         timeout_seconds=seconds,
         retries=retries,
-        retry_delay_seconds=2,
+        retry_delay_seconds=PAUSE,
         retry_condition_fn=_is_passing if retries else None,
     )

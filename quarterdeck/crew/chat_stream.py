@@ -185,13 +185,12 @@ def refusal(answer: httpx.Response) -> Conflict | Unavailable:
         text = answer.text[:300]
     what = f"{answer.request.url.netloc.decode()} answered {status} {text}".strip()
     if status in (408, 429) or status >= 500:
-        wait = answer.headers.get("retry-after", "")
         return Unavailable(
             f"{what}.",
             "It is tried again later.",
             code="server_error",
             status=status,
-            retry_after=int(wait) if wait.isascii() and wait.isdigit() else None,
+            retry_after=http.retry_after(answer),
             maybe_arrived=status >= 500,
         )
     if answer.is_success or kind.startswith("text/html"):

@@ -1,6 +1,7 @@
 """The client of a run of the `model` runtime: asks the router, and keeps what it answers."""
 
 import asyncio
+import time
 from typing import Any
 
 from quarterdeck.crew import prompt
@@ -21,6 +22,7 @@ async def work(errand: Errand) -> None:
     """
     if errand.turn.stage is Stage.SENT:
         say("[quarterdeck: the answer was lost with its reader; asked again]")
+    until = time.monotonic() + errand.job["limit_seconds"]
     while True:
         tries = errand.turn.tries + 1
         errand.note(stage=Stage.SENT, tries=tries)
@@ -28,10 +30,11 @@ async def work(errand: Errand) -> None:
             said = await _asked(errand)
             break
         except (Unavailable, Conflict) as error:
-            if tries >= MOST_TRIES or not _may_pass(error):
+            wait = pause(error.data.get("retry_after"), tries, until - time.monotonic())
+            if tries >= MOST_TRIES or wait is None or not _may_pass(error):
                 raise
-            say(f"\n[quarterdeck: {error.detail} Asked again.]")
-            await asyncio.sleep(min(error.data.get("retry_after") or PAUSE * 2**tries, 60.0))
+            say(f"\n[quarterdeck: {error.detail} Asked again in {wait:g} s.]")
+            await asyncio.sleep(wait)
     errand.turn = errand.turn.with_usage(said.tokens, said.cost)
     if said.is_cut:  # half an answer may be half a file
         raise Invalid(
@@ -39,6 +42,15 @@ async def work(errand: Errand) -> None:
             "It was not used. Raise `max_tokens` in the roster, or give it less to do at once.",
         )
     errand.note(stage=Stage.ANSWERED, run_id=said.id, text=said.text)
+
+
+def pause(told: float | None, tries: int, left: float) -> float | None:
+    """Seconds until it is asked again: as many as were asked for, else a growing number.
+
+    None: the run, of which so many are `left`, would be over by then.
+    """
+    wait = float(told or PAUSE * 2**tries)
+    return wait if wait < left else None
 
 
 def _may_pass(error: QuarterdeckError) -> bool:

@@ -139,11 +139,11 @@ class Conversation:
             say("[quarterdeck: the turn goes on; waited for]")
             if _is_over(await self._settled(_is_over, self._order["busy_seconds"])):
                 raise busy
-        elif time.monotonic() >= until:
+        elif (left := until - time.monotonic()) <= 0:
             raise busy
         else:
             say("[quarterdeck: the session is busy; asked again]")
-            await asyncio.sleep(min(float(busy.data.get("retry_after") or 1), 60))
+            await asyncio.sleep(min(float(busy.data.get("retry_after") or 1), max(left, 1)))
 
     async def _found(self) -> bool:
         """Is there an answer already, or does one come without us? True: it was taken.

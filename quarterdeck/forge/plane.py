@@ -234,8 +234,8 @@ class Plane:
     async def _obey(self, answer: httpx.Response) -> None:
         """Plane counts too; other programs may use the same key."""
         if answer.status_code == 429:
-            told = answer.headers.get("retry-after", "")
-            await self._budget.close(float(told) if told.isascii() and told.isdigit() else REST)
+            told = http.retry_after(answer)
+            await self._budget.close(REST if told is None else float(told))
 
     async def _remembered(self, what: str, of: str, ask: Callable[[str], Awaitable[Any]]) -> Any:
         access = await self._access()

@@ -21,7 +21,10 @@ import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from functools import cache
+from math import ceil
 from types import TracebackType
 from typing import Any, Self
 
@@ -34,6 +37,9 @@ from quarterdeck.kernel.errors import Conflict, Forbidden, Misconfigured, Quarte
 
 MOST_BYTES = 10_000_000
 """The largest answer that is read, decoded."""
+
+LONGEST_WAIT = 86_400
+"""The most seconds that an answer may ask us to wait; whoever waits has a limit of its own."""
 
 MOST_REDIRECTS = 5
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
@@ -100,13 +106,12 @@ def accepted(answer: httpx.Response) -> httpx.Response:
         return answer
     host = _origin(answer.request.url)
     if status == 429 or status >= 500:
-        wait = answer.headers.get("retry-after", "")
         raise Unavailable(
             f"{host} answered {status} {answer.reason_phrase}.",
             "It is tried again later.",
             code="too_many_requests" if status == 429 else "server_error",
             status=status,
-            retry_after=int(wait) if wait.isascii() and wait.isdigit() else None,
+            retry_after=retry_after(answer),
             maybe_arrived=status >= 500,
         )
     raise Conflict(
@@ -115,6 +120,28 @@ def accepted(answer: httpx.Response) -> httpx.Response:
         code="refused",
         status=status,
     )
+
+
+def retry_after(answer: httpx.Response) -> int | None:
+    """The seconds that `Retry-After` asks for, said as a number or as a date (RFC 9110, 10.2.3).
+
+    A date is read by the other side's own clock, where it tells it. None: nothing that could be understood.
+    """
+    told = answer.headers.get("retry-after", "").strip()
+    if told.isascii() and told.isdigit():
+        return min(int(told), LONGEST_WAIT) if len(told) < 10 else LONGEST_WAIT
+    if (until := _date(told)) is None:
+        return None
+    now = _date(answer.headers.get("date", "")) or datetime.now(UTC)
+    return min(max(0, ceil((until - now).total_seconds())), LONGEST_WAIT)
+
+
+def _date(told: str) -> datetime | None:
+    try:
+        at = parsedate_to_datetime(told)
+    except (ValueError, OverflowError):
+        return None
+    return at.replace(tzinfo=UTC) if at.tzinfo is None else at
 
 
 def json_of(answer: httpx.Response) -> Any:

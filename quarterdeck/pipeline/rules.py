@@ -31,6 +31,18 @@ RELAUNCH = timedelta(seconds=2)
 """The pause after a launch that failed, doubled each time: at once it would fail again."""
 
 
+DOWN = timedelta(seconds=2)
+"""The pause when something we need is down, and does not say for how long."""
+
+
+def pause_when_down(told: float | None, limit: timedelta) -> timedelta:
+    """Until a stage goes on whose work somebody was too busy for; `told`: the seconds that were asked for.
+
+    Nobody makes it wait longer than the stage itself may take (`limit`).
+    """
+    return max(DOWN, min(timedelta(seconds=told or 0), limit))
+
+
 @dataclass(frozen=True)
 class RunFacts:
     """The agent run of this round."""

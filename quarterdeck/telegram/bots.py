@@ -230,8 +230,8 @@ class Bots:
         async with http.client("Telegram", seconds=SECONDS) as telegram:
             answer = await telegram.post(address)
         if answer.status_code == 429:
-            told = answer.headers.get("retry-after", "")
-            wait = int(told) if told.isascii() and told.isdigit() else 600
+            told = http.retry_after(answer)
+            wait = 600 if told is None else told
             raise Unavailable(
                 "A Bot API server lets a bot go ten minutes after it came, not before.",
                 f"Try again in {wait} s.",

@@ -279,6 +279,20 @@ async def test_gitea_going_down_in_the_middle_costs_nothing(company: OpenCompany
     assert "engine_failed" not in await here.kinds()
 
 
+async def test_a_gitea_that_asks_for_peace_is_left_alone_for_as_long_as_it_said(company: OpenCompany):
+    here = await company()
+    await here.file()
+    await here.gitea.report(here.repo, (await here.pull()).head, "success")
+    await here.wait_for_a_look()
+    here.gitea.fail = [(429, {"Retry-After": "300"})]
+    await here.desk.work_once()
+    here.clock.go(299)
+    assert await here.desk.house.engine.candidates(1) == []
+    here.clock.go(1)
+    await here.until("review", State.WAITING_GATE)
+    assert "engine_failed" not in await here.kinds()
+
+
 async def test_the_token_is_nowhere_that_an_agent_can_read(
     whole_company: OpenCompany, surroundings: Surroundings
 ):

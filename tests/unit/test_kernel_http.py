@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quarterdeck.kernel.errors import Conflict, Forbidden, Misconfigured, Unavailable
-from quarterdeck.kernel.http import accepted, client, is_public, json_of, trusted
+from quarterdeck.kernel.http import LONGEST_WAIT, accepted, client, is_public, json_of, trusted
 
 TOKEN = "123456789:canary-token-of-a-bot-AAAAAAAAAAAAAAAA"
 
@@ -155,6 +155,31 @@ async def test_too_many_requests_carries_how_long_to_wait() -> None:
         with pytest.raises(Unavailable) as caught:
             accepted(await http.get("/"))
     assert (caught.value.code, caught.value.data["retry_after"]) == ("too_many_requests", 30)
+
+
+@pytest.mark.parametrize(
+    ("told", "seconds"),
+    [
+        ("Retry-After: Wed, 21 Oct 2026 07:30:00 GMT", 120),
+        ("Retry-After: Wed, 21 Oct 2026 07:27:00 GMT", 0),
+        ("Retry-After: Wednesday, 21-Oct-26 07:28:30 GMT", 30),
+        ("Retry-After: " + "9" * 5000, LONGEST_WAIT),
+        ("Retry-After: Wed, 21 Oct 9999 07:28:00 GMT", LONGEST_WAIT),
+        ("Retry-After: soon", None),
+        ("Retry-After: -5", None),
+    ],
+)
+async def test_how_long_to_wait_may_be_told_as_a_date_by_the_other_sides_clock(
+    told: str, seconds: int | None
+) -> None:
+    now = "Date: Wed, 21 Oct 2026 07:28:00 GMT"
+    async with (
+        serving(says(response("429 Slow down", b"", now, told))) as server,
+        client("the test", base_url=server.address) as http,
+    ):
+        with pytest.raises(Unavailable) as caught:
+            accepted(await http.get("/"))
+    assert caught.value.data["retry_after"] == seconds
 
 
 async def test_a_refusal_is_a_conflict_with_its_status() -> None:

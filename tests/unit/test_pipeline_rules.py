@@ -33,6 +33,7 @@ from quarterdeck.pipeline.rules import (
     may_be_retried,
     moved,
     next_step,
+    pause_when_down,
     rejected,
     retried,
 )
@@ -337,3 +338,12 @@ class ItemJourney(RuleBasedStateMachine):
 
 TestItemJourney = ItemJourney.TestCase
 TestItemJourney.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
+
+
+@pytest.mark.parametrize(
+    ("told", "pause"), [(None, 2), (0, 2), (1, 2), (90, 90), (1800, 1800), (86_400, 1800)]
+)
+def test_whoever_asks_for_peace_is_left_alone_but_not_longer_than_the_stage_may_take(
+    told: float | None, pause: float
+) -> None:
+    assert pause_when_down(told, timedelta(minutes=30)) == timedelta(seconds=pause)
