@@ -111,7 +111,7 @@ def read_roster(path: Path, heartbeats: Complaints = no_complaints) -> Roster:
     for position, agent in enumerate(roster.agents):
         _check_parameters(document, position, agent)
         _find_program(path.parent, agent)
-        _find_workspace(path.parent, agent)
+        _find_workspace(document, position, path.parent, agent)
     for position, place, complaint in heartbeats([(agent.slug, agent.heartbeat) for agent in roster.agents]):
         raise document.wrong(("agents", position, "heartbeat", *place), complaint)
     return roster
@@ -151,13 +151,15 @@ def _find_program(folder: Path, agent: AgentEntry) -> None:
         agent.parameters["program"] = str(folder.absolute() / program)
 
 
-def _find_workspace(folder: Path, agent: AgentEntry) -> None:
+def _find_workspace(document: Document, position: int, folder: Path, agent: AgentEntry) -> None:
     """The folder of to-do documents is read by several processes, each started somewhere else."""
     if workspace := _workspace(agent):
-        agent.heartbeat = {
-            **(agent.heartbeat or {}),
-            "workspace": str(folder.absolute() / Path(workspace).expanduser()),
-        }
+        try:
+            found = Path(workspace).expanduser()
+        except RuntimeError:  # `~somebody` who is nobody
+            place = ("agents", position, "heartbeat", "workspace")
+            raise document.wrong(place, f"whose home is meant by {workspace!r} is not known") from None
+        agent.heartbeat = {**(agent.heartbeat or {}), "workspace": str(folder.absolute() / found)}
 
 
 def _workspace(agent: AgentEntry) -> str:

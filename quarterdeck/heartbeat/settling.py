@@ -209,6 +209,9 @@ class Settling:
             event = "source_waits" if waits else "source_refused"
             log.warning(event, source=source.name, ref=ref.id, do=entry["do"], reason=error.detail)
             return not waits
+        except Exception as error:  # a source that breaks its word keeps nobody else waiting
+            log.error("source_broke", source=source.name, ref=ref.id, do=entry["do"], exc_info=error)
+            return False
         return True
 
     async def _sign(self, row: Work) -> datetime | None:
@@ -217,7 +220,7 @@ class Settling:
         for name, ref in row.places:
             try:
                 place = await self._sources[name].read(Ref(name, ref)) if name in self._sources else None
-            except QuarterdeckError:
+            except Exception:
                 signs.append(now)  # whatever we did there was done by now
                 continue
             if place is not None and (found := sign(place, now)):

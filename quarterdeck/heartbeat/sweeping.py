@@ -112,7 +112,7 @@ class SweepUnderWay:
         except Exception as error:  # a source that breaks its word is a failed source
             log.warning("source_broke", source=source.name, exc_info=error)
             answer = Answer(source.name, self._now(), trouble=Trouble.FAILED, detail=type(error).__name__)
-        self.answers[source.name] = answer
+        self.answers[source.name] = answer = answer.seen_by(self.beat.agent)
         return answer
 
     def gave_up(self, source: Source) -> None:

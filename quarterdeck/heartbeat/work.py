@@ -4,8 +4,8 @@ A source is asked once for all agents; whose work it is, is decided afterwards. 
 wrong outside: an answer then carries its trouble, so that "nothing to do" and "could not look" stay apart.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
@@ -84,6 +84,7 @@ class Answer:
     """What a source told. With a `trouble` the list may be short of something, and `detail` says why.
 
     `strange` is work of those whom nobody sweeps; its `agent` is the source's own name of them.
+    `concerns`: the agents whose work alone the trouble hides, each with what is wrong; `None` = all.
     `at`: when the source itself was asked. `is_cached`: good for reading, never a reason to touch any work.
     """
 
@@ -94,6 +95,14 @@ class Answer:
     detail: str = ""
     is_cached: bool = False
     strange: tuple[Found, ...] = ()
+    concerns: Mapping[str, tuple[Trouble, str]] | None = None
+
+    def seen_by(self, agent: str) -> "Answer":
+        """The answer as it is for one agent: what is wrong with another's work is no trouble of its own."""
+        if self.trouble is None or self.concerns is None:
+            return self
+        trouble, detail = self.concerns.get(agent, (None, ""))
+        return replace(self, trouble=trouble, detail=detail)
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,13 @@ def test_the_folder_of_to_do_documents_is_the_same_one_in_every_process(
     assert found.agents[0].heartbeat == beat | {"workspace": meant.format(here=tmp_path, home=home)}
 
 
+def test_a_home_that_nobody_has_is_named_with_its_line(tmp_path: Path) -> None:
+    beat = {"category": "business", "workspace": "~nobody-of-this-name/coo"}
+    entry = {"slug": "coo", "parameters": {"program": "a"}, "heartbeat": beat}
+    with pytest.raises(Misconfigured, match=r"crew\.yaml.*whose home is meant by '~nobody-of-this-name/coo'"):
+        roster(tmp_path, yaml.safe_dump({"agents": [entry]}))
+
+
 @pytest.mark.parametrize("workspace", ["spaces/coo", "~/coo", "."])
 def test_an_entry_without_a_file_names_its_folder_in_full(workspace: str) -> None:
     beat = {"category": "business", "workspace": workspace}

@@ -1,5 +1,6 @@
 """To-do documents: lines with boxes that move, are written by others, and are changed in place."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,34 @@ async def test_a_file_that_is_too_large_or_none_is_trouble(source: Documents, fo
     (folder / "TODO.md").write_bytes(b"- [ ] x\n" * 200_000)
     (folder / "AGENTS.md").mkdir()
     assert (await source.look(agents(folder))).trouble is Trouble.TOO_LARGE
+
+
+def make_a_folder(path: Path) -> None:
+    path.mkdir()
+
+
+def write_utf_16(path: Path) -> None:
+    path.write_bytes("- [ ] Work\n".encode("utf-16"))
+
+
+def lead_it_in_a_circle(path: Path) -> None:
+    path.symlink_to(path)
+
+
+@pytest.mark.parametrize("spoil", [make_a_folder, write_utf_16, lead_it_in_a_circle])
+async def test_a_file_that_cannot_be_read_concerns_its_own_agent_alone_and_is_named(
+    source: Documents, folder: Path, spoil: Callable[[Path], None]
+) -> None:
+    for slug in ("dev", "ops"):
+        (folder / slug).mkdir()
+        (folder / slug / "TODO.md").write_text("- [ ] Work\n")
+    spoil(folder / "dev" / "AGENTS.md")
+    answer = await source.look([Watched(slug, "", str(folder / slug)) for slug in ("dev", "ops")])
+    assert [f.agent for f in answer.found] == ["dev", "ops"]
+    assert (answer.seen_by("ops").trouble, answer.seen_by("ops").detail) == (None, "")
+    own = answer.seen_by("dev")
+    assert own.trouble is not None and str(folder / "dev" / "AGENTS.md") in own.detail
+    assert answer.trouble is not None, "whoever looks for all sees it"
 
 
 async def test_a_line_that_moved_is_ticked_where_it_is_now(source: Documents, folder: Path) -> None:

@@ -1,10 +1,9 @@
 """Sweeps: work is found and started once, waits for what it needs, and every sweep leaves its record."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -12,12 +11,14 @@ from quarterdeck.board.model import State
 from quarterdeck.board.store import item as board_item
 from quarterdeck.crew.roster import Roster
 from quarterdeck.crew.runtime import CLOSED, Outcome
-from quarterdeck.crew.waking import Wake
 from quarterdeck.heartbeat.model import Result
 from quarterdeck.heartbeat.service import AT_ONCE, LEASE
+from quarterdeck.heartbeat.sources.documents import Documents
+from quarterdeck.heartbeat.sources.notes import Notes
+from quarterdeck.heartbeat.sources.polling import GLANCE_OFF, Glance
 from quarterdeck.heartbeat.work import Answer, Need, Ref, Status, Trouble, Watched
 from quarterdeck.kernel.database import Database
-from quarterdeck.kernel.errors import Conflict, Forbidden, NotFound, QuarterdeckError, Unavailable
+from quarterdeck.kernel.errors import Conflict, Forbidden, NotFound, QuarterdeckError
 from tests.fakes.surroundings import OWNER, VIEWER
 from tests.fakes.watch import Watch
 
@@ -326,6 +327,25 @@ async def test_a_source_that_raises_is_a_failed_source(watch: Watch) -> None:
     assert (swept.result, swept.sources["workboard"].state) == (Result.DEGRADED, "failed")
 
 
+async def test_a_source_that_breaks_when_it_is_told_something_keeps_no_other_waiting(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("a bug")
+
+    watch.cards.put("c1")
+    watch.multica.put("m1")
+    await watch.sweep()
+    with monkeypatch.context() as bug:
+        bug.setattr(watch.cards, "finish", broken)
+        bug.setattr(watch.cards, "read", broken)
+        await watch.end_runs()
+        assert watch.multica.status("m1") is Status.IN_REVIEW
+        assert (await watch.sweep()).result is not Result.FAILED
+    await watch.sweeper.settle()
+    assert watch.cards.said("finish") == [("c1", "done")]
+
+
 async def test_a_sweep_during_a_conversation_is_deferred_to_the_next_tick(watch: Watch) -> None:
     watch.cards.put("c1")
     watch.talking.agents.add("developer")
@@ -378,58 +398,17 @@ async def test_a_crowd_of_sweeps_in_one_process_does_not_take_all_connections(
     assert most == AT_ONCE
 
 
-async def test_a_heartbeat_that_stopped_is_told_once_until_it_beats_again(watch: Watch) -> None:
-    await watch.sweep()
-    watch.minutes(31)
-    assert await watch.sweeper.watch() == ["coo"]
-    watch.clock.go(1)
-    assert await watch.sweeper.watch() == ["coo", "developer"]
-    await watch.sweeper.watch()
-    assert await watch.told("heartbeat_stale") == [("heartbeat_stale", "coo, owner")] * 2
-    await watch.sweep()
-    assert await watch.sweeper.watch() == ["coo"]
-
-
-class Calls:
-    """A runtime whose agents can be called. `down`: its gateway does not answer."""
-
-    def __init__(self) -> None:
-        self.down, self.said = False, list[str]()
-
-    async def wake(self, _: Mapping[str, Any], wanted: Wake) -> str:
-        if self.down:
-            raise Unavailable("The gateway does not answer.")
-        self.said.append(wanted.text)
-        return "queued"
-
-
-async def test_an_agent_whose_turns_come_no_more_is_called_once_per_outage_when_its_gateway_is_back(
-    watch: Watch,
+async def test_a_to_do_file_that_cannot_be_read_degrades_the_sweeps_of_its_own_agent_alone(
+    watch: Watch, tmp_path: Path
 ) -> None:
-    calls = Calls()
-    watch.runtimes["command"] = calls
-    await watch.enrol(scheduler="openclaw")
-    calls.down = True
-    watch.minutes(32)
-    await watch.sweeper.watch()
-    calls.down = False
-    for _ in range(3):
-        assert await watch.sweeper.watch() == ["coo", "developer"]
-    [said] = calls.said
-    assert "`quarterdeck heartbeat developer`" in said
-    assert len(await watch.told("heartbeat_stale")) == 2
-    await watch.sweep()
-    watch.minutes(32)
-    await watch.sweeper.watch()
-    assert len(calls.said) == 2
-
-
-async def test_an_agent_that_cannot_be_called_is_told_to_people_alone(watch: Watch) -> None:
-    await watch.enrol(scheduler="openclaw")
-    watch.minutes(32)
-    for _ in range(2):
-        assert await watch.sweeper.watch() == ["coo", "developer"]
-    assert len(await watch.told("heartbeat_stale")) == 2
+    await watch.enrol(workspace=str(tmp_path))
+    glance, notes = Glance(watch.database, GLANCE_OFF), Notes(watch.database, "documents")
+    watch.sweeper.add(Documents(glance, notes, watch.clock))
+    (tmp_path / "TODO.md").mkdir()
+    swept = await watch.sweep()
+    assert (swept.result, swept.sources["documents"].state) == (Result.DEGRADED, "unreadable")
+    assert swept.sources["documents"].detail == f"{tmp_path / 'TODO.md'} is no file."
+    assert (await watch.sweep("coo")).result is Result.QUIET
 
 
 async def test_an_agent_without_a_heartbeat_is_an_error_not_an_empty_result(watch: Watch) -> None:

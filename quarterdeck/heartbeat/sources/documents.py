@@ -81,19 +81,22 @@ class Documents:
     def _all(self, agents: Sequence[Watched]) -> Answer:
         self._meet(agents)
         found: list[Found] = []
-        wrong: list[QuarterdeckError] = []
+        wrong: dict[str, list[QuarterdeckError]] = {}
         times = Times(self._clock.now())
         for agent in agents:
             for file in FILES if agent.workspace else ():
                 try:
                     lines = self._boxes(self._workspaces[agent.slug] / file)
                 except QuarterdeckError as error:
-                    wrong.append(error)
+                    wrong.setdefault(agent.slug, []).append(error)
                 else:
                     found += [_found(agent.slug, file, b, times) for b in lines if not b.is_ticked]
-        trouble = Trouble(wrong[0].data["trouble"]) if wrong else None
-        detail = " ".join(error.detail for error in wrong[:3]) or times.note
-        return Answer(NAME, self._clock.now(), tuple(found), trouble, detail)
+        concerns = {slug: (_trouble(errors), _details(errors)) for slug, errors in wrong.items()}
+        if not concerns:
+            return Answer(NAME, self._clock.now(), tuple(found), detail=times.note)
+        every = [error for errors in wrong.values() for error in errors]
+        trouble, detail = _trouble(every), _details(every[:3])
+        return Answer(NAME, self._clock.now(), tuple(found), trouble, detail, concerns=concerns)
 
     def _meet(self, agents: Sequence[Watched]) -> None:
         self._workspaces |= {a.slug: Path(a.workspace).expanduser() for a in agents if a.workspace}
@@ -193,6 +196,14 @@ def _found(slug: str, file: str, box: Box, times: Times) -> Found:
     )
 
 
+def _trouble(wrong: Sequence[QuarterdeckError]) -> Trouble:
+    return Trouble(wrong[0].data["trouble"])
+
+
+def _details(wrong: Sequence[QuarterdeckError]) -> str:
+    return " ".join(error.detail for error in wrong)
+
+
 def _parts(ref: Ref) -> tuple[str, str, str]:
     """Agent, file and line. Raises `NotFound` for what never was one of ours."""
     parts = tuple(ref.id.split(":"))
@@ -201,8 +212,18 @@ def _parts(ref: Ref) -> tuple[str, str, str]:
     return parts[0], parts[1], parts[2]
 
 
+def _exists(path: Path) -> bool:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    return True
+
+
 def _text_or_none(path: Path) -> str | None:
-    return _text(path) if path.exists() else None
+    return _text(path) if _exists(path) else None
 
 
 def _text(path: Path) -> str:
@@ -212,9 +233,12 @@ def _text(path: Path) -> str:
             raise unavailable(Trouble.UNREADABLE, f"{path} is no file.")
         if path.stat().st_size > MOST_BYTES:
             raise unavailable(Trouble.TOO_LARGE, f"{path} is larger than {MOST_BYTES} bytes.")
-        return path.read_bytes().decode("utf-8", "surrogateescape")
+        content = path.read_bytes()
     except OSError as error:
         raise _unreadable(path, error) from None
+    if b"\0" in content:
+        raise unavailable(Trouble.UNREADABLE, f"{path} is no text in UTF-8.")
+    return content.decode("utf-8", "surrogateescape")
 
 
 def _unreadable(path: Path, error: OSError) -> QuarterdeckError:
@@ -226,7 +250,7 @@ def _unreadable(path: Path, error: OSError) -> QuarterdeckError:
 def _change(path: Path, change: Callable[[str], str | None]) -> None:
     """Replace a file by its changed text; again, if somebody wrote it meanwhile."""
     for _ in range(TRIES):
-        if not path.exists():
+        if not _exists(path):
             break
         before = _state(path)
         text = change(_text(path))
