@@ -275,6 +275,7 @@ class Desk:
 
     async def _watch(self) -> float:
         await self.house.sweeper.watch()
+        await self.house.sweeper.tell_agents()
         return 30.0
 
     async def _copy_blocks(self) -> float:

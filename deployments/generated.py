@@ -169,6 +169,13 @@ SAMPLES: dict[str, dict[str, Any]] = {
     },
     "sources_down": {"sources": "workboard, multica", "to": "coo"},
     "heartbeat_stale": {"agent": "developer", "last": "2026-01-05T12:00+00:00", "to": "coo, owner"},
+    "heartbeats_stopped": {
+        "scheduler": "Prefect",
+        "number": 2,
+        "agents": "coo, developer",
+        "last": "2026-01-05T12:00+00:00",
+        "to": "coo, owner",
+    },
 }
 """One event of every kind that has a text."""
 

@@ -170,6 +170,32 @@ def is_stale(beat: Heartbeat, last: datetime, now: datetime) -> bool:
     return now > next_sweep(beat, next_sweep(beat, last)) + GRACE
 
 
+class Standstill(StrEnum):
+    """Whether an agent whose heartbeat stopped is alone with that."""
+
+    ALONE = "alone"
+    TOGETHER = "together"  # whoever wakes them all is what is down
+    UNDECIDED = "undecided"  # the others were not due since
+
+
+def standstill(
+    agent: str, group: Mapping[str, Heartbeat], lasts: Mapping[str, datetime], now: datetime
+) -> Standstill:
+    """Of an agent that is stale, among all that one scheduler wakes; `lasts`: each one's last sweep.
+
+    Another one that was swept since it missed its turn shows that turns come; one that missed its own, that
+    they do not. While neither is known it may take one more interval.
+    """
+    others = [name for name in group if name != agent]
+    missed = next_sweep(group[agent], lasts[agent])
+    if not others or any(lasts[name] > missed for name in others):
+        return Standstill.ALONE
+    if any(now > next_sweep(group[name], lasts[name]) + GRACE for name in others):
+        return Standstill.TOGETHER
+    is_long = now - lasts[agent] > 3 * group[agent].interval + GRACE
+    return Standstill.ALONE if is_long else Standstill.UNDECIDED
+
+
 def next_sweep(beat: Heartbeat, now: datetime) -> datetime:
     """When the agent is swept next."""
     local = (now - timedelta(seconds=beat.delay)).astimezone(ZoneInfo(beat.zone))

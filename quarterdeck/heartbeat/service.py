@@ -20,10 +20,8 @@ import structlog
 from prometheus_client.core import Metric
 
 from quarterdeck.crew.service import Crew
-from quarterdeck.crew.waking import Wake
 from quarterdeck.heartbeat import rules, store
 from quarterdeck.heartbeat.adoption import Adoption, Starter
-from quarterdeck.heartbeat.automations import MESSAGE
 from quarterdeck.heartbeat.cards import Breaker, HeartbeatCard, SweepCard, heartbeat_card, sweep_card
 from quarterdeck.heartbeat.checking import Means, Recovery
 from quarterdeck.heartbeat.judging import free
@@ -31,13 +29,15 @@ from quarterdeck.heartbeat.metrics import families
 from quarterdeck.heartbeat.model import Pulse, Result, Sweep, Work
 from quarterdeck.heartbeat.naming import named
 from quarterdeck.heartbeat.overview import Overview, Piece
-from quarterdeck.heartbeat.roster import Heartbeat, Scheduler, read_all
+from quarterdeck.heartbeat.roster import Heartbeat, read_all
 from quarterdeck.heartbeat.settling import Settling, everywhere, said
 from quarterdeck.heartbeat.store import Records
 from quarterdeck.heartbeat.sweeping import SweepUnderWay, Ticket, count
+from quarterdeck.heartbeat.telling import Telling
+from quarterdeck.heartbeat.watchdog import Watchdog, is_shown_stale
 from quarterdeck.heartbeat.work import Answer, Source
 from quarterdeck.kernel.database import Database, Unit
-from quarterdeck.kernel.errors import Conflict, Invalid, NotFound, QuarterdeckError, Stale, Unavailable
+from quarterdeck.kernel.errors import Conflict, Invalid, NotFound, Stale, Unavailable
 from quarterdeck.kernel.idempotency import once, request
 from quarterdeck.kernel.identity import Caller
 
@@ -48,11 +48,6 @@ LEASE = timedelta(minutes=5)
 
 AT_ONCE = 4
 """Sweeps that go on at the same time in one process: each asks several sources, and connections are few."""
-
-CALLED = "called"
-"""The outage in which the agent was called: since when its heartbeat stopped."""
-
-WATCHDOG = Caller(name="heartbeat", door="heartbeat", may_write=True)
 
 LOOKING = 120.0
 """Seconds that one source has to answer."""
@@ -122,7 +117,8 @@ class Sweeper:
         self._settling = Settling(database, self._sources, self._starter, records)
         self._seen: tuple[tuple[int, ...], Overview] | None = None
         self._read: tuple[dict[str, Any], dict[str, Heartbeat]] | None = None
-        self._opened_at = database.clock.now()
+        self._watchdog = Watchdog(database, crew, records)
+        self._telling = Telling(database, crew)
         self._gate = asyncio.Semaphore(AT_ONCE)
 
     def add(self, source: Source) -> None:
@@ -275,65 +271,14 @@ class Sweeper:
     async def watch(self) -> list[str]:
         """The agents whose heartbeat stopped; each is told of once, until it beats again.
 
-        Those that OpenClaw should have woken are called by a system event as well.
+        When all that Prefect wakes stand still that is told once for all of them. Those that OpenClaw should
+        have woken are called by a system event as well.
         """
-        beats, now = await self.heartbeats(), self.database.clock.now()
-        async with self.database.read() as session:
-            pulses = await self._records.pulses(session)
-        stale = [agent for agent, beat in beats.items() if self._is_stale(beat, pulses.get(agent))]
-        for agent in stale:
-            pulse = pulses.get(agent)
-            if pulse is None or pulse.stale_since is None:
-                pulse = await self._tell_stale(beats[agent])
-            if beats[agent].scheduler is Scheduler.OPENCLAW:
-                await self._call(pulse)
-        if stale:
-            log.warning("heartbeats_stopped", agents=stale, at=now.isoformat())
-        return stale
+        return await self._watchdog.look(await self.heartbeats())
 
-    def _is_stale(self, beat: Heartbeat, pulse: Pulse | None) -> bool:
-        """Counted from when this process opened: nobody swept while the desk was closed."""
-        last = pulse.last_finished if pulse and pulse.last_finished else self._opened_at
-        return rules.is_stale(beat, max(last, self._opened_at), self.database.clock.now())
-
-    def _is_shown_stale(self, beat: Heartbeat, pulse: Pulse | None) -> bool:
-        """As any process can tell, however short it lives."""
-        if pulse is None:
-            return False
-        last = pulse.last_finished or pulse.since
-        return pulse.stale_since is not None or rules.is_stale(beat, last, self.database.clock.now())
-
-    async def _tell_stale(self, beat: Heartbeat) -> Pulse:
-        async with self.database.command("tell stopped heartbeat") as unit:
-            pulse = await self._records.locked_pulse(unit.session, beat.agent, unit.now)
-            if pulse.stale_since is None:
-                pulse.stale_since = unit.now
-                unit.session.add(pulse)
-                last = pulse.last_finished.isoformat(timespec="minutes") if pulse.last_finished else "-"
-                to = ", ".join(dict.fromkeys(beat.escalate))
-                unit.record("heartbeat_stale", agent=beat.agent, last=last, to=to)
-        return pulse
-
-    async def _call(self, pulse: Pulse) -> None:
-        """Have a system event wait for an agent whose turns come no more, once per outage (heartbeat.md 13).
-
-        While its gateway is down that is tried again at the next look.
-        """
-        assert pulse.stale_since is not None
-        outage = pulse.stale_since.isoformat()
-        if pulse.told.get(CALLED) == outage:
-            return
-        try:
-            await self._crew.wake(WATCHDOG, pulse.agent, Wake(text=MESSAGE.format(agent=pulse.agent)))
-        except Unavailable as error:
-            log.warning("agent_not_called_yet", agent=pulse.agent, reason=error.detail)
-            return
-        except QuarterdeckError as error:  # it is none that can be called: people were told
-            log.warning("agent_not_called", agent=pulse.agent, reason=error.detail)
-        async with self.database.command("note a call") as unit:
-            row = await self._records.locked_pulse(unit.session, pulse.agent, unit.now)
-            row.told = row.told | {CALLED: outage}
-            unit.session.add(row)
+    async def tell_agents(self) -> int:
+        """Let agents that messages name hear of them at their next heartbeat; how many words went out."""
+        return await self._telling.tell()
 
     async def forget_old(self, limit: int = 1_000) -> int:
         """Drop the records of sweeps that are older than anybody asks for; how many."""
@@ -433,7 +378,7 @@ class Sweeper:
                 sweeps.get(agent),
                 [row for row in broken if row.agent == agent],
                 [row for row in waiting if row.agent == agent],
-                is_stale=self._is_shown_stale(beat, pulses.get(agent)),
+                is_stale=is_shown_stale(beat, pulses.get(agent), now),
                 next_at=rules.next_sweep(beat, now),
             )
             for agent, beat in beats.items()

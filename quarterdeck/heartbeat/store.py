@@ -14,6 +14,7 @@ from quarterdeck.crew import rules as crew_rules
 from quarterdeck.crew.model import AgentRun, RunState
 from quarterdeck.heartbeat.model import Pulse, Result, Sweep, Work
 from quarterdeck.heartbeat.rules import Spent
+from quarterdeck.kernel.journal import Event
 from quarterdeck.router.model import CallRow
 
 REMEMBERED = timedelta(days=7)
@@ -177,6 +178,21 @@ async def forget_sweeps(session: AsyncSession, before: datetime, limit: int) -> 
     newest = select(func.max(Sweep.id)).group_by(col(Sweep.agent))
     old = select(Sweep.id).where(col(Sweep.started_at) < before, col(Sweep.id).not_in(newest)).limit(limit)
     return (await session.exec(delete(Sweep).where(col(Sweep.id).in_(old)))).rowcount
+
+
+async def events(
+    session: AsyncSession,
+    kinds: Collection[str],
+    after: int,
+    between: tuple[datetime, datetime],
+    limit: int,
+) -> list[Event]:
+    """What happened of these kinds at that time, behind the event `after`, the oldest first."""
+    first, last = between
+    statement = select(Event).where(
+        col(Event.id) > after, col(Event.kind).in_(kinds), col(Event.at) >= first, col(Event.at) <= last
+    )
+    return list((await session.exec(statement.order_by(col(Event.id)).limit(limit))).all())
 
 
 async def newest_sweeps(session: AsyncSession, agents: Sequence[str]) -> dict[str, Sweep]:

@@ -15,6 +15,7 @@ _SEVERITY = {
     "item_blocked": Severity.WARNING,
     "breaker_opened": Severity.ERROR,
     "heartbeat_stale": Severity.ERROR,
+    "heartbeats_stopped": Severity.ERROR,
     "sources_down": Severity.ERROR,
     "rounds_exhausted": Severity.ERROR,
     "work_timed_out": Severity.WARNING,

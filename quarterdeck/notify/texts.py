@@ -51,6 +51,7 @@ ALERTS = frozenset(
         "work_of_strangers",
         "sources_down",
         "heartbeat_stale",
+        "heartbeats_stopped",
     }
 )
 """What heartbeats tell people of, as they are told of the ten messages."""
