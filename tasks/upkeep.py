@@ -78,6 +78,12 @@ async def forget_sweeps(house: House) -> int:
     return await house.sweeper.forget_old()
 
 
+@step("forget vanished work", seconds=120, retries=1)
+async def forget_vanished_work(house: House) -> int:
+    """What is remembered of work that no source lists any more."""
+    return await house.sweeper.forget_vanished()
+
+
 @step("pack repositories", seconds=400)  # what could not be packed waits for the next upkeep
 async def pack_repositories(house: House) -> Packed:
     """Repositories in which much lay loose: each loose file costs every copy that is made of it."""

@@ -34,6 +34,7 @@ from quarterdeck.heartbeat.settling import Settling, everywhere, said
 from quarterdeck.heartbeat.store import Records
 from quarterdeck.heartbeat.sweeping import SweepUnderWay, Ticket, count
 from quarterdeck.heartbeat.telling import Telling
+from quarterdeck.heartbeat.tidying import forget_vanished
 from quarterdeck.heartbeat.watchdog import Watchdog, is_shown_stale
 from quarterdeck.heartbeat.work import Answer, Source
 from quarterdeck.kernel.database import Database, Unit
@@ -290,6 +291,10 @@ class Sweeper:
             if count < limit:
                 return dropped
 
+    async def forget_vanished(self) -> int:
+        """Drop what is remembered of work that no source lists any more and that nobody touched for long."""
+        return await forget_vanished(self.database, self.sources, (await self.heartbeats()).values())
+
     # For people
 
     async def unblock(
@@ -353,7 +358,8 @@ class Sweeper:
         """By whatever people call it; what is known of it is locked."""
         known = named(await self._records.work_known(unit.session, agent), name)
         row = await self._records.work(unit.session, known.source, known.ref)
-        assert row is not None  # rows are never removed
+        if row is None:
+            raise NotFound(f"{name} was forgotten just now: no source lists it.", "Look again.")
         return row
 
     async def metrics(self) -> list[Metric]:

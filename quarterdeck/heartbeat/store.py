@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Protocol
 
-from sqlalchemy import func
+from sqlalchemy import ColumnElement, and_, func, tuple_
 from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col, delete, or_, select
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -24,8 +24,15 @@ back, and where nobody closes it, it is still in progress."""
 KEPT = timedelta(days=30)
 """How long the record of a sweep is kept; the newest of each agent always."""
 
+WORK_KEPT = timedelta(days=30)
+"""How long work is remembered that no source lists any more, since it was last touched."""
+
 EVERYBODY = ""
 """The row of what concerns all agents together: an outage of all sources."""
+
+
+Places = tuple[tuple[str, str], frozenset[tuple[str, str]]]
+"""A piece of work by its row's name, and every place where it stands."""
 
 
 class Records(Protocol):
@@ -193,6 +200,26 @@ async def events(
         col(Event.id) > after, col(Event.kind).in_(kinds), col(Event.at) >= first, col(Event.at) <= last
     )
     return list((await session.exec(statement.order_by(col(Event.id)).limit(limit))).all())
+
+
+def _is_at_rest(before: datetime) -> ColumnElement[bool]:
+    is_paid = func.jsonb_array_length(col(Work.owed)) == 0
+    return and_(col(Work.updated_at) < before, col(Work.run_id).is_(None), is_paid)
+
+
+async def work_at_rest(session: AsyncSession, before: datetime) -> list[Places]:
+    """Work that was touched last before then, with no run and nothing owed: all places where each stands."""
+    columns = select(Work.source, Work.ref, Work.places, Work.held).where(_is_at_rest(before))
+    return [
+        ((source, ref), frozenset([(source, ref), *((p[0], p[1]) for p in [*places, *held])]))
+        for source, ref, places, held in (await session.exec(columns)).all()
+    ]
+
+
+async def forget_work(session: AsyncSession, names: Collection[tuple[str, str]], before: datetime) -> int:
+    """Drop these, if they are still at rest; how many."""
+    is_meant = tuple_(col(Work.source), col(Work.ref)).in_(list(names))
+    return (await session.exec(delete(Work).where(is_meant, _is_at_rest(before)))).rowcount
 
 
 async def newest_sweeps(session: AsyncSession, agents: Sequence[str]) -> dict[str, Sweep]:

@@ -1,13 +1,15 @@
-"""The queries of what all processes share: what was seen where, and when the next call may leave."""
+"""The queries of what all processes share: what was seen where, when the next call may leave, old notes."""
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Protocol
 
+from sqlalchemy import tuple_
 from sqlalchemy.dialects.postgresql import insert
-from sqlmodel import col, select
+from sqlmodel import col, delete, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from quarterdeck.heartbeat.sources.model import Sighting, Turn
+from quarterdeck.heartbeat.sources.model import Note, Sighting, Turn
 
 
 class Shared(Protocol):
@@ -38,3 +40,15 @@ async def locked_sighting(session: AsyncSession, place: str) -> Sighting:
 async def sighting(session: AsyncSession, place: str) -> Sighting | None:
     """What was seen there, for looking."""
     return await session.get(Sighting, place)
+
+
+async def old_notes(session: AsyncSession, before: datetime) -> list[tuple[str, str]]:
+    """Source and work of all notes that were written last before then."""
+    statement = select(Note.source, Note.work).where(col(Note.updated_at) < before)
+    return list((await session.exec(statement)).all())
+
+
+async def forget_notes(session: AsyncSession, of: Collection[tuple[str, str]], before: datetime) -> int:
+    """Drop these, if nobody wrote any since; how many."""
+    is_meant = tuple_(col(Note.source), col(Note.work)).in_(list(of))
+    return (await session.exec(delete(Note).where(is_meant, col(Note.updated_at) < before))).rowcount
