@@ -13,6 +13,7 @@ from sqlmodel import col, select
 
 from quarterdeck.board import store as board_store
 from quarterdeck.board.model import OUTSIDE, Priority, Project, State, WorkItem
+from quarterdeck.crew.assigning import assign
 from quarterdeck.crew.model import ASSIGNED
 from quarterdeck.crew.prompt import data
 from quarterdeck.crew.service import Crew
@@ -76,20 +77,11 @@ class Adoption:
 
     async def start(self, unit: Unit, order: Order) -> Opened:
         item = await self._item(unit, order)
-        run = await self._crew.open_run(
-            unit,
-            item_id=item.id,
-            item_key=item.key,
-            stage=ASSIGNED,
-            round=1,
-            agent=order.agent,
-            limit_seconds=order.limit.total_seconds(),
-            idempotency_key=order.key,
-            prompt=_prompt(order.piece, order.progress),
-        )
+        prompt = _prompt(order.piece, order.progress)
+        place = (item.id, item.key)
+        run = await assign(self._crew, unit, place, order.agent, order.limit, order.key, prompt)
         assert run.id is not None
         _put(unit, item, State.RUNNING)
-        unit.wake("assignments", run.id)
         return Opened(run.id, item.key)
 
     async def _item(self, unit: Unit, order: Order) -> WorkItem:

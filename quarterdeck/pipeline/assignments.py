@@ -13,6 +13,7 @@ from datetime import timedelta
 from functools import partial
 
 from quarterdeck.board.model import FINAL
+from quarterdeck.crew.assigning import assign, assign_anew
 from quarterdeck.crew.cards import RunCard, run_card
 from quarterdeck.crew.model import ASSIGNED, AgentRun, RunState
 from quarterdeck.crew.runtime import Job, Outcome
@@ -77,19 +78,8 @@ class Assignments:
         item = await store.item(unit.session, wish.item)
         if item.state in FINAL:
             raise Conflict(f"{item.key} is {item.state.value}.", "Retry it first.", code="item_final")
-        run = await self._crew.open_run(
-            unit,
-            item_id=item.id,
-            item_key=item.key,
-            stage=ASSIGNED,
-            round=1,
-            agent=wish.agent,
-            limit_seconds=wish.limit.total_seconds(),
-            idempotency_key=key,
-            prompt=wish.prompt,
-        )
-        unit.wake("assignments", run.id)
-        return run
+        place = (item.id, item.key)
+        return await assign(self._crew, unit, place, wish.agent, wish.limit, key, wish.prompt)
 
     async def cancel(self, caller: Caller, run_id: int, comment: str = "", request_key: str = "") -> RunCard:
         """Stop such a run, and see it ended; it is not begun anew. Its item goes on as it was.
@@ -171,8 +161,7 @@ class Assignments:
         if item.state in FINAL:
             return
         with suppress(Conflict, NotFound):
-            again = await self._crew.open_anew(unit, run)
-            unit.wake("assignments", again.id)
+            await assign_anew(self._crew, unit, run)
 
     async def _job(self, run: AgentRun) -> Job:
         agent = await self._crew.agent(run.agent)
