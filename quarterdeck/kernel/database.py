@@ -29,6 +29,9 @@ from quarterdeck.kernel.postgres import options
 CHANNEL = "quarterdeck"
 """The one LISTEN/NOTIFY channel; payloads are `topic:id`, never content."""
 
+_TURNS = 7_140_040
+"""The first key of the advisory locks under which events are told: one an item."""
+
 Reaction = Callable[["Unit", Event], Awaitable[None]]
 """What a room adds to somebody else's command when an event is recorded, for example outbox rows."""
 
@@ -56,6 +59,7 @@ class Unit:
 
     async def seal(self, reactions: Sequence[Reaction]) -> None:
         """Write the events, let the rooms react to them, and queue the notifications."""
+        await self._take_turns()
         for event in self.events:
             self.session.add(event)
             await self.session.flush()  # one by one: ids must follow the order of recording
@@ -64,6 +68,18 @@ class Unit:
         if self._wakes:
             payloads = func.unnest(cast(list(self._wakes), ARRAY(Text))).column_valued("payload")
             await self.session.exec(select(func.pg_notify(CHANNEL, payloads)))
+
+    async def _take_turns(self) -> None:
+        """From here to the commit nobody else tells of these items: whoever follows one reads by number.
+
+        A lower number that is committed after a higher one would be passed over. Many commands hold their
+        item's row anyway, and wait for nothing here.
+        """
+        keys = sorted({event.item_key for event in self.events if event.item_key})
+        if keys:
+            await self.session.flush()  # rows before turns, as in all other commands
+        for key in keys:
+            await self.session.exec(select(func.pg_advisory_xact_lock(_TURNS, func.hashtext(key))))
 
 
 class Database:

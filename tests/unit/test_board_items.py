@@ -6,13 +6,14 @@ from uuid import uuid4
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import text
 from sqlmodel import col, select
 
 from quarterdeck.board import store
 from quarterdeck.board.cards import Changes, Draft, ProjectDraft, Wanted
 from quarterdeck.board.model import State, WorkItem
 from quarterdeck.board.service import Board
-from quarterdeck.kernel.database import Database
+from quarterdeck.kernel.database import Database, Unit
 from quarterdeck.kernel.errors import Conflict, Forbidden, Invalid, NotFound, Stale
 from quarterdeck.kernel.journal import Event
 from tests.fakes.surroundings import MEMBER, OWNER, VIEWER, SmallCompany
@@ -291,3 +292,39 @@ async def test_no_secret_field_hides_in_the_journal_of_an_edit(board: Board):
     async with board.database.read() as session:
         rows = (await session.exec(select(Event).order_by(col(Event.id)))).all()
     assert "canary" not in str([row.data for row in rows])
+
+
+async def test_whoever_follows_an_item_misses_nothing_of_commands_that_cross(board: Board):
+    key = await file(board)
+    told, go_on = asyncio.Event(), asyncio.Event()
+
+    async def linger(unit: Unit, event: Event) -> None:
+        if event.data.get("lingers"):
+            told.set()
+            await go_on.wait()
+
+    async def remark(**data: object) -> None:
+        async with board.database.command("remark") as unit:
+            unit.record("item_remarked", item=key, **data)
+
+    board.database.reactions.append(linger)
+    slow = asyncio.create_task(remark(lingers=True))
+    await told.wait()
+    quick = asyncio.create_task(remark(lingers=False))
+    async with asyncio.timeout(20):
+        while not (quick.done() or await somebody_waits(board.database)):
+            await asyncio.sleep(0.01)
+    first = (await board.events(key)).items
+    go_on.set()
+    await asyncio.gather(slow, quick)
+    rest = (await board.events(key, first[-1].id)).items
+    assert [entry.data.get("lingers") for entry in [*first, *rest]] == [None, True, False]
+
+
+async def somebody_waits(database: Database) -> bool:
+    """For a lock that another command holds."""
+    held_up = "select exists(select from pg_stat_activity where datname = current_database()"
+    async with database.read() as session:
+        connection = await session.connection()
+        waits = text(f"{held_up} and wait_event_type = 'Lock')")
+        return bool((await connection.execute(waits)).scalar_one())
