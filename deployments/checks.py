@@ -351,7 +351,7 @@ async def plane_is_followed(patient: Patient) -> Finding:
         meaning = "Some of what happens in Plane is not obeyed, or not shown there."
         return Finding("warn", " ".join(trial.problems), meaning, "docs/how-to/plane.md.")
     if dead := await house.posts.page(PostState.DEAD, 1):
-        fix = "`quarterdeck plane posts --dead` shows why; `resend` tells it again."
+        fix = "`quarterdeck plane posts --dead` shows why; `resend` tells it again, `dismiss` forgets it."
         return Finding("warn", f"Plane refused: {dead[0].reason}", "Its issues may be behind.", fix)
     return Finding("ok", f"{', '.join(trial.followed) or 'No project follows one of its projects'}.")
 
@@ -392,7 +392,7 @@ async def messages_arrive(patient: Patient) -> Finding:
         return Finding("warn", detail, "They arrive, in order, once somebody serves it.", fix)
     dead = (await house.notify.dead_letters(limit=1)).items
     if dead:
-        fix = "`quarterdeck dead-letters list` shows why; `resend` sends one again."
+        fix = "`quarterdeck dead-letters list` shows why; `resend` sends one again, `dismiss` forgets it."
         return Finding("warn", "There are dead letters.", "Some messages did not arrive.", fix)
     return Finding("ok", "No dead letters.")
 

@@ -138,6 +138,12 @@ SAMPLES: dict[str, dict[str, Any]] = {
     "bot_registered": {"agent": "secretary", "bot": 7000000001, "username": "acme_secretary_bot"},
     "bot_forgotten": {"agent": "secretary", "bot": 7000000001},
     "agent_woken": {"agent": "analyst", "by": "anna"},
+    "letter_dismissed": {
+        "message": 17,
+        "channel": "telegram",
+        "reason": "chat not found",
+        "by": "anna",
+    },
     "ci_finished": {"repository": "greeter", "commit": "1f0c9d2e4b6a", "state": "success"},
     "ci_again": {"repository": "greeter", "commit": "1f0c9d2e4b6a", "by": "anna"},
     "work_started": _WORK | {"reason": "found"},

@@ -1,5 +1,6 @@
 """`quarterdeck notify | outbox | dead-letters`: messages and what became of them."""
 
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
@@ -51,41 +52,77 @@ def list_outbox(
     _list(page, as_json)
 
 
+Which = Annotated[
+    int | None, typer.Argument(metavar="MESSAGE", min=1, max=2**63 - 1, help="Its number in the list.")
+]
+
+
 @outbox.command("resend")
 @dead_letters.command("resend")
 def resend(
-    message: Annotated[int | None, typer.Argument(help="Its number in the list.")] = None,
+    message: Which = None,
     everything: Annotated[bool, typer.Option("--all", help="All of them, in their order.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Send a dead letter again, or all of them."""
+
+    async def sent(house: "House", number: int) -> "Letter":
+        return await house.notify.resend(number, terminal.owner().name)
+
+    _deal_with(_which(message, everything), sent, ("resent", "waits to be sent", "wait to be sent"), as_json)
+
+
+@dead_letters.command("dismiss")
+def dismiss(
+    message: Which = None,
+    everything: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Dismiss a dead letter that nobody misses, or all of them: they are trouble no more."""
+
+    async def dismissed(house: "House", number: int) -> "Letter":
+        return await house.notify.dismiss(number, terminal.owner().name)
+
+    words = ("dismissed", "is dismissed", "are dismissed")
+    _deal_with(_which(message, everything), dismissed, words, as_json)
+
+
+def _which(message: int | None, everything: bool) -> int | None:
+    """The message that is meant; None = all."""
     if everything == (message is not None):
         raise Invalid("Say which.", "Give a message's number, or --all.", code="usage")
+    return message
+
+
+def _deal_with(
+    message: int | None,
+    deal: "Callable[[House, int], Awaitable[Letter]]",
+    words: tuple[str, str, str],
+    as_json: bool,
+) -> None:
+    """One dead letter, or all; `words`: what JSON calls the count, and what is said of one and of many."""
+    name, of_one, of_many = words
     if message is not None:
-        letter = terminal.in_house(lambda house: house.notify.resend(message))
-        terminal.show(
-            letter, as_json, lambda console: console.print(f"Message {letter.id} waits to be sent.")
-        )
+        letter = terminal.in_house(lambda house: deal(house, message))
+        terminal.show(letter, as_json, lambda console: console.print(f"Message {letter.id} {of_one}."))
         return
-    sent = terminal.in_house(_resend_all)
-    terminal.show(
-        {"resent": sent}, as_json, lambda console: console.print(f"{sent} messages wait to be sent.")
-    )
+    done = terminal.in_house(lambda house: _all_dead(house, deal))
+    terminal.show({name: done}, as_json, lambda console: console.print(f"{done} messages {of_many}."))
 
 
-async def _resend_all(house: "House") -> int:
-    """Every letter that is dead now; how many."""
+async def _all_dead(house: "House", deal: "Callable[[House, int], Awaitable[Letter]]") -> int:
+    """Every letter that is dead now, in their order; how many."""
     page = await house.notify.dead_letters(limit=200)
     numbers = [letter.id for letter in page.items]
     while page.next_cursor:
         page = await house.notify.dead_letters(page.next_cursor, limit=200)
         numbers += [letter.id for letter in page.items]
-    sent = 0
+    done = 0
     for number in sorted(numbers):
         with suppress(Conflict):  # somebody else was first
-            await house.notify.resend(number)
-            sent += 1
-    return sent
+            await deal(house, number)
+            done += 1
+    return done
 
 
 @dead_letters.command("list")

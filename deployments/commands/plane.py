@@ -1,11 +1,13 @@
 """`quarterdeck plane …`: the tracker from which work arrives."""
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from deployments.commands import terminal
 from deployments.commands.terminal import AsJson, Limit
+from quarterdeck.kernel.errors import Conflict, Invalid
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -101,3 +103,34 @@ def resend(
     """Tell Plane again what it refused."""
     card = terminal.in_house(lambda house: house.posts.resend(post))
     terminal.show(card, as_json, lambda console: console.print(f"Post {card.id} waits to be sent."))
+
+
+@app.command()
+def dismiss(
+    post: Annotated[
+        int | None, typer.Argument(metavar="POST", min=1, max=2**63 - 1, help="Its number in the list.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Dismiss what Plane refused and nobody misses there, or all of it: it is trouble no more."""
+    if everything == (post is not None):
+        raise Invalid("Say which.", "Give a post's number, or --all.", code="usage")
+    if post is not None:
+        card = terminal.in_house(lambda house: house.posts.dismiss(post, terminal.owner().name))
+        terminal.show(card, as_json, lambda console: console.print(f"Post {card.id} is dismissed."))
+        return
+    done = terminal.in_house(_dismiss_all)
+    terminal.show({"dismissed": done}, as_json, lambda console: console.print(f"{done} posts are dismissed."))
+
+
+async def _dismiss_all(house: "House") -> int:
+    from quarterdeck.forge.tracker_model import PostState
+
+    done = 0
+    while dead := await house.posts.page(PostState.DEAD, 200):
+        for post in dead:
+            with suppress(Conflict):  # somebody sent it again meanwhile
+                await house.posts.dismiss(post.id, terminal.owner().name)
+                done += 1
+    return done

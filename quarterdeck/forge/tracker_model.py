@@ -76,7 +76,8 @@ class PostState(StrEnum):
 
     QUEUED = "queued"
     SENT = "sent"
-    DEAD = "dead"  # refused; kept with its reason until a person sends it again
+    DEAD = "dead"  # refused; kept with its reason until a person resends or dismisses it
+    DISMISSED = "dismissed"  # was dead, and a person said that nobody misses it
 
 
 class TrackerPost(SQLModel, table=True):

@@ -32,7 +32,8 @@ class Delivery(StrEnum):
     QUEUED = "queued"
     SENDING = "sending"  # its channel's queue has it; `external_id` is its name there
     SENT = "sent"
-    DEAD = "dead"  # can never be delivered; kept with its reason until a person sends it again
+    DEAD = "dead"  # can never be delivered; kept with its reason until a person resends or dismisses it
+    DISMISSED = "dismissed"  # was dead, and a person said that nobody misses it
 
 
 class OutboxMessage(SQLModel, table=True):

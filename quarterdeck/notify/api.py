@@ -57,6 +57,13 @@ async def resend(notify: TheNotify, caller: Known, id: int, request_key: Request
     return await notify.resend(id, caller.name, request_key)
 
 
+@router.post("/dead-letters/{id}/dismiss", summary="Dismiss a dead letter", responses=problems(403, 404, 409))
+async def dismiss(notify: TheNotify, caller: Known, id: int, request_key: RequestKey = "") -> Letter:
+    """Nobody misses it: it is trouble no more. The journal tells who said so; it can still be sent again."""
+    caller.must_write()
+    return await notify.dismiss(id, caller.name, request_key)
+
+
 @router.post("/notify/test", summary="Send a test message", responses=problems(403, 404))
 async def send_test(notify: TheNotify, caller: Known, test: ChannelTest) -> Trial:
     """Send it now and say how it fared; `ok` false comes with the reason."""

@@ -132,7 +132,7 @@ def _name_of(message: OutboxMessage, originals: Mapping[int, OutboxMessage]) -> 
     if message.replaces is None:
         return ""
     original = originals.get(message.replaces)
-    if original is None or original.state is Delivery.DEAD:
+    if original is None or original.state in (Delivery.DEAD, Delivery.DISMISSED):
         return ""
     return original.external_id if original.state is Delivery.SENT else None
 

@@ -142,22 +142,20 @@ class Notify:
             return await once(unit, asked, Letter, lambda: self._resend(unit, message_id))
 
     async def _resend(self, unit: Unit, message_id: int) -> Letter:
-        message = await store.message(unit, message_id)
-        if message is None:
-            raise NotFound(
-                f"There is no message {message_id}.",
-                "`quarterdeck dead-letters list` (`GET /api/v1/dead-letters`) lists them.",
-            )
-        if message.state is not Delivery.DEAD:
-            raise Conflict(
-                f"Message {message_id} is {message.state.value}, not dead.",
-                "Only dead letters are sent again; the others need nothing.",
-                code="not_dead",
-            )
+        message = await _undelivered(unit, message_id)
         await self._address_anew(unit, message)
         message.state, message.reason = Delivery.QUEUED, ""
         unit.wake(OUTBOX)
         return Letter.model_validate(message)
+
+    async def dismiss(self, message_id: int, by: str, request_key: str = "") -> Letter:
+        """Nobody misses this dead letter: it is trouble no more, and the journal tells who said so.
+
+        It can still be sent again. Dismissed twice changes nothing; raises as `resend` does.
+        """
+        asked = request(by, request_key, "dismiss", {"message": message_id})
+        async with self._database.command("dismiss a dead letter") as unit:
+            return await once(unit, asked, Letter, lambda: _dismiss(unit, message_id, by))
 
     async def _address_anew(self, unit: Unit, message: OutboxMessage) -> None:
         named = {(wish.channel, wish.chat) for wish in await store.subscriptions(unit.session)}
@@ -187,6 +185,38 @@ class Notify:
             if name != "log" and await channel.home_chat() is not None:
                 return name
         return "log"
+
+
+async def _undelivered(unit: Unit, message_id: int) -> OutboxMessage:
+    """A dead letter, dismissed or not, locked. Raises `NotFound`, and `Conflict` for other messages."""
+    message = await store.message(unit, message_id)
+    if message is None:
+        raise NotFound(
+            f"There is no message {message_id}.",
+            "`quarterdeck dead-letters list` (`GET /api/v1/dead-letters`) lists them.",
+        )
+    if message.state not in (Delivery.DEAD, Delivery.DISMISSED):
+        raise Conflict(
+            f"Message {message_id} is {message.state.value}, not dead.",
+            "Only dead letters are sent again or dismissed; the others need nothing.",
+            code="not_dead",
+        )
+    return message
+
+
+async def _dismiss(unit: Unit, message_id: int, by: str) -> Letter:
+    message = await _undelivered(unit, message_id)
+    if message.state is Delivery.DEAD:
+        message.state = Delivery.DISMISSED
+        unit.record(
+            "letter_dismissed",
+            item=message.item_key,
+            message=message.id,
+            channel=message.channel,
+            reason=message.reason,
+            by=by,
+        )
+    return Letter.model_validate(message)
 
 
 def _unconfigured(channel: str) -> str:

@@ -97,7 +97,7 @@ async def asking(unit: Unit, item_key: str) -> Sequence[OutboxMessage]:
     query = select(OutboxMessage).where(
         col(OutboxMessage.item_key) == item_key,
         col(OutboxMessage.choices) != [],
-        col(OutboxMessage.state) != Delivery.DEAD,
+        col(OutboxMessage.state).not_in([Delivery.DEAD, Delivery.DISMISSED]),
         ~is_rewritten,
     )
     return (await unit.session.exec(query.order_by(col(OutboxMessage.id)))).all()

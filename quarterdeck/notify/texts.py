@@ -81,6 +81,7 @@ KINDS = TOLD | {
     "bot_registered",
     "bot_forgotten",
     "agent_woken",
+    "letter_dismissed",
     "work_started",
     "work_finished",
     "work_resumed",

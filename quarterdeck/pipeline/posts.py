@@ -212,16 +212,43 @@ class Posts:
         return [PostCard.model_validate(post) for post in found]
 
     async def resend(self, number: int) -> PostCard:
-        """Do a dead post again. Raises `NotFound`, `Conflict` when it is not dead."""
+        """Do a dead post again, dismissed or not. Raises `NotFound`, `Conflict` when it is not dead."""
         async with self._database.command("resend tracker post") as unit:
-            post = await store.post_for_update(unit.session, number)
-            if post is None:
-                raise NotFound(f"There is no post {number}.", "`quarterdeck plane posts` shows them.")
-            if post.state is not PostState.DEAD:
-                raise Conflict(f"Post {number} is {post.state.value}.", "Only dead ones can be sent again.")
+            post = await _refused(unit, number)
             post.state, post.reason, post.attempts, post.not_before = PostState.QUEUED, "", 0, None
             unit.wake(TOPIC)
             return PostCard.model_validate(post)
+
+    async def dismiss(self, number: int, by: str) -> PostCard:
+        """Nobody misses this dead post: it is trouble no more, and the journal tells who said so.
+
+        It can still be sent again. Raises as `resend` does.
+        """
+        async with self._database.command("dismiss tracker post") as unit:
+            post = await _refused(unit, number)
+            if post.state is PostState.DEAD:
+                post.state = PostState.DISMISSED
+                unit.record(
+                    "letter_dismissed",
+                    item=post.item_key,
+                    message=post.id,
+                    channel="plane",
+                    reason=post.reason,
+                    by=by,
+                )
+            return PostCard.model_validate(post)
+
+
+async def _refused(unit: Unit, number: int) -> TrackerPost:
+    """A dead post, dismissed or not, locked. Raises `NotFound`, and `Conflict` for others."""
+    post = await store.post_for_update(unit.session, number)
+    if post is None:
+        raise NotFound(f"There is no post {number}.", "`quarterdeck plane posts` shows them.")
+    if post.state not in (PostState.DEAD, PostState.DISMISSED):
+        raise Conflict(
+            f"Post {number} is {post.state.value}.", "Only dead ones can be sent again or dismissed."
+        )
+    return post
 
 
 def _add(unit: Unit, key: str, kind: PostKind, our_id: str, text: str = "") -> None:

@@ -10,7 +10,7 @@ from sqlmodel import col, select
 
 from quarterdeck.kernel.connections import Source
 from quarterdeck.kernel.database import Database
-from quarterdeck.kernel.journal import OutboxMessage
+from quarterdeck.kernel.journal import Event, OutboxMessage
 from quarterdeck.kernel.settings import Settings
 from quarterdeck.notify.channels.log import LogChannel
 from quarterdeck.notify.channels.telegram import TelegramChannel
@@ -86,3 +86,9 @@ class NotifyRoom:
         """All messages, oldest first."""
         async with self.database.read() as session:
             return list((await session.exec(select(OutboxMessage).order_by(col(OutboxMessage.id)))).all())
+
+    async def events(self, kind: str) -> list[Event]:
+        """All events of a kind, oldest first."""
+        async with self.database.read() as session:
+            wanted = select(Event).where(col(Event.kind) == kind).order_by(col(Event.id))
+            return list((await session.exec(wanted)).all())

@@ -294,6 +294,19 @@ def test_all_dead_letters_are_sent_again_at_once(quarterdeck: Command):
     assert states == ["queued", "queued"]
 
 
+def test_dead_letters_are_dismissed_and_are_trouble_no_more(quarterdeck: Command):
+    asyncio.run(died("one", "two", "three"))
+    number = quarterdeck("dead-letters", "list", "--json").json["items"][0]["id"]
+    assert quarterdeck("dead-letters", "dismiss").code == 2
+    assert quarterdeck("dead-letters", "dismiss", str(number), "--all").code == 2
+    assert quarterdeck("dead-letters", "dismiss", str(number)).out == f"Message {number} is dismissed.\n"
+    assert quarterdeck("status", "--json").json["dead_letters"] == 2
+    assert quarterdeck("dead-letters", "dismiss", "--all", "--json").json == {"dismissed": 2}
+    assert quarterdeck("status", "--json").json["dead_letters"] == 0
+    states = {letter["state"] for letter in quarterdeck("outbox", "list", "--json").json["items"]}
+    assert states == {"dismissed"}
+
+
 async def died(*texts: str) -> None:
     """Messages that could not be delivered."""
     async with open_house() as house, house.database.command("die") as unit:

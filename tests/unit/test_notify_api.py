@@ -58,6 +58,19 @@ async def test_dead_letters_are_listed_with_their_reason_and_sent_again(room, cl
     assert (await client.get("/dead-letters")).json() == {"items": [], "next_cursor": None}
 
 
+async def test_a_dead_letter_is_dismissed(room, client, telegram):
+    telegram.missing_chats.add(str(CHAT))
+    await room.tell("lost")
+    async with room.listening():
+        await room.deliver_all()
+    [letter] = (await client.get("/dead-letters")).json()["items"]
+    answer = await client.post(f"/dead-letters/{letter['id']}/dismiss")
+    assert (answer.status_code, answer.json()["state"]) == (200, "dismissed")
+    assert (await client.get("/dead-letters")).json()["items"] == []
+    assert (await room.events("letter_dismissed"))[0].data["by"] == "anna"
+    assert (await client.post(f"/dead-letters/{letter['id'] + 1}/dismiss")).status_code == 404
+
+
 async def test_a_repeated_request_sends_nothing_again(room, client, telegram):
     telegram.missing_chats.add(str(CHAT))
     await room.tell("lost")
@@ -112,7 +125,8 @@ async def test_a_test_message_is_sent_at_once(room, client, telegram):
 async def test_whoever_may_only_look_sends_nothing(client, telegram):
     headers = {"Authorization": "Bearer viktors-token"}
     assert (await client.get("/dead-letters", headers=headers)).status_code == 200
-    assert (await client.post("/dead-letters/1/resend", headers=headers)).status_code == 403
+    for verb in ("resend", "dismiss"):
+        assert (await client.post(f"/dead-letters/1/{verb}", headers=headers)).status_code == 403
     refused = await client.post("/notify/test", json={"channel": "telegram"}, headers=headers)
     assert refused.status_code == 403
     assert telegram.calls == []

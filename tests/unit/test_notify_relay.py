@@ -133,6 +133,34 @@ async def test_a_dead_letter_can_be_sent_again(heard, telegram):
     assert (await heard.notify.dead_letters()).items == []
 
 
+async def test_a_dismissed_letter_is_dead_no_more_and_the_journal_tells_who_dismissed_it(heard, telegram):
+    telegram.blocking_chats.add(str(CHAT))
+    await heard.tell("lost")
+    await heard.deliver_all()
+    [letter] = (await heard.notify.dead_letters()).items
+    for _ in range(2):
+        dismissed = await heard.notify.dismiss(letter.id, "anna")
+        assert (dismissed.state, dismissed.reason) == (Delivery.DISMISSED, letter.reason)
+    assert (await heard.notify.dead_letters()).items == []
+    [event] = await heard.events("letter_dismissed")
+    assert (event.item_key, event.data["message"], event.data["by"]) == ("ET-007", letter.id, "anna")
+    assert event.data["reason"] == letter.reason
+    telegram.blocking_chats.clear()
+    await heard.notify.resend(letter.id)
+    await heard.deliver_all()
+    assert telegram.texts() == said("lost")
+
+
+async def test_only_dead_letters_are_dismissed(heard):
+    await heard.tell("fine")
+    await heard.deliver_all()
+    [message] = await heard.outbox()
+    with pytest.raises(Conflict, match="is sent"):
+        await heard.notify.dismiss(message.id, "anna")
+    with pytest.raises(NotFound):
+        await heard.notify.dismiss(message.id + 1, "anna")
+
+
 async def test_a_dead_letter_to_a_wrong_chat_goes_to_the_corrected_one(heard, telegram):
     telegram.missing_chats.add(str(CHAT))
     await heard.tell("lost")

@@ -85,6 +85,10 @@ def test_what_plane_is_told_is_listed_and_sent_again(quarterdeck: Command) -> No
     assert quarterdeck("posts") == (0, "Nothing.\n", "")
     code, _, err = quarterdeck("resend", "7")
     assert (code, "no post 7" in err) == (1, True)
+    code, _, err = quarterdeck("dismiss", "7")
+    assert (code, "no post 7" in err) == (1, True)
+    assert quarterdeck("dismiss")[0] == 2
+    assert quarterdeck("dismiss", "--all") == (0, "0 posts are dismissed.\n", "")
 
 
 def test_a_test_says_what_is_wrong(quarterdeck: Command, plane: FakePlane) -> None:

@@ -140,6 +140,28 @@ async def test_a_refusal_is_kept_until_a_person_sends_it_again(company: PlaneCom
         await posts.resend(999)
 
 
+async def test_a_refusal_that_nobody_misses_is_dismissed_and_told_in_the_journal(
+    company: PlaneCompany,
+) -> None:
+    issue, key = await company.asked()
+    company.plane.fail("POST", "/comments/", 400)
+    await company.tell()
+    posts = company.house.posts
+    [dead] = await posts.page(PostState.DEAD)
+    for _ in range(2):
+        assert (await posts.dismiss(dead.id, "anna")).state is PostState.DISMISSED
+    assert await posts.page(PostState.DEAD) == []
+    told = [one for one in (await company.house.board.events(key)).items if one.kind == "letter_dismissed"]
+    assert [(one.data["message"], one.data["channel"], one.data["by"]) for one in told] == [
+        (dead.id, "plane", "anna")
+    ]
+    await posts.resend(dead.id)
+    await company.tell()
+    assert len(company.plane.comments(issue)) == 1
+    with pytest.raises(Conflict, match="is sent"):
+        await posts.dismiss(dead.id, "anna")
+
+
 async def test_a_wrong_key_makes_them_wait_until_it_is_mended(company: PlaneCompany) -> None:
     issue, _ = await company.asked()
     value = company.plane.connection
