@@ -28,7 +28,7 @@ from quarterdeck.kernel import log as logs
 from quarterdeck.kernel.bell import rung
 from quarterdeck.kernel.errors import QuarterdeckError, Unavailable
 from quarterdeck.kernel.settings import Settings, load
-from quarterdeck.pipeline import work_trees
+from quarterdeck.pipeline import long_finished, work_trees
 from quarterdeck.pipeline.service import is_dead, this_holder
 from quarterdeck.pipeline.store import Candidate
 from tasks.approvals import close_form, open_form
@@ -94,7 +94,7 @@ class Desk:
             ("given up", self._stop_given_up),
             ("leftovers", self._sweep),
             ("overdue runs", self._close_overdue_runs),
-            ("work trees", self._clear_work_trees),
+            ("folders", self._clear_folders),
         ]
         loops = [asyncio.create_task(self._listen())]
         loops += [asyncio.create_task(self._do(name, duty)) for name, duty in duties]
@@ -234,9 +234,13 @@ class Desk:
             log.warning("runs_closed", overdue=closed)
         return 60.0
 
-    async def _clear_work_trees(self) -> float:
-        if cleared := await work_trees.clear(self.house.database, self.house.settings.work_folder):
+    async def _clear_folders(self) -> float:
+        database, settings = self.house.database, self.house.settings
+        if cleared := await work_trees.clear(database, settings.work_folder):
             log.info("work_trees_cleared", finished=cleared)
+        runs, host = settings.runs_folder, self.house.crew.host
+        if cleared := await long_finished.clear_runs(database, runs, host, settings.kept):
+            log.info("runs_cleared", folders=cleared)
         return 3600.0
 
     # Everything else

@@ -20,6 +20,7 @@ from prefect.states import Cancelled, Crashed
 
 from quarterdeck.forge.packing import Packed
 from quarterdeck.house import House
+from quarterdeck.pipeline import long_finished
 from tasks.approvals import is_open, open_form
 from tasks.connections import copy_blocks
 from tasks.step import step
@@ -70,6 +71,19 @@ async def forget_deliveries(house: House) -> int:
 async def forget_telegram(house: House) -> int:
     """Updates that were told and messages that were sent long ago."""
     return await house.bots.forget_old()
+
+
+@step("forget messages", seconds=120, retries=3)
+async def forget_messages(house: House) -> int:
+    """Messages that arrived, and what Plane was told, of items that were finished long ago."""
+    told = await long_finished.forget_messages(house.database, house.settings.kept)
+    return told + await long_finished.forget_posts(house.database, house.settings.kept)
+
+
+@step("forget prompts", seconds=120, retries=3)
+async def forget_prompts(house: House) -> int:
+    """What was asked of agents for items that were finished long ago."""
+    return await long_finished.forget_prompts(house.database, house.settings.kept)
 
 
 @step("forget sweeps", seconds=120, retries=3)

@@ -443,6 +443,12 @@ class Crew:
                 f"The log of run {run_id} is on the host {run.host}.", "Ask there.", code="log_elsewhere"
             )
         is_live = live and run.state is not RunState.ENDED
+        if run.exit_code is not None and not self.folder_of(run).exists():
+            raise NotFound(
+                f"The log of run {run_id} is gone: it is kept for a while after its item was finished.",
+                "`quarterdeck item events` still tells what happened.",
+                code="log_forgotten",
+            )
         return _text(self.runtime(run.runtime).follow(self.folder_of(run), live=is_live))
 
 

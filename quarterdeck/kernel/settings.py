@@ -4,6 +4,7 @@ Master keys are not here (see `keyring`), nor are connections (see `connections`
 `ORCH_TELEGRAM_BOT_TOKEN` only fills the connection on first start.
 """
 
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -53,6 +54,13 @@ class Settings(BaseSettings):
     language: Language = Field(default="ru", description="Language of texts for people: ru, en, uk, zh.")
     crew: Path | None = Field(default=None, description="Roster file; unset = `crew.yaml` in the home.")
     blocks: bool = Field(default=True, description="`off` = run without Prefect's blocks (tests).")
+    kept_days: int = Field(
+        default=90,
+        ge=14,
+        le=36_500,
+        description="Days after the end of its item that delivered messages, and folders and prompts of runs,"
+        " are kept; the journal is kept for ever.",
+    )
     concurrency: int = Field(
         default=8, ge=1, le=256, description="Stages one desk works on at the same time."
     )
@@ -237,6 +245,11 @@ class Settings(BaseSettings):
     def router_file(self) -> Path:
         """Where the router writes its addresses while it runs."""
         return self.folder / "run" / "router.json"
+
+    @property
+    def kept(self) -> timedelta:
+        """How long what finished items left behind is kept."""
+        return timedelta(days=self.kept_days)
 
     @property
     def runs_folder(self) -> Path:
