@@ -61,11 +61,17 @@ class Pipelines:
         pipeline = await self.one(session, item.pipeline)
         stage = pipeline.stage(item.stage)
         if stage is None:
+            ways = rules.ways_back(pipeline, item.stage, await store.stages_so_far(session, item.id))
             raise Misconfigured(
                 f"{item.key} stands in {item.stage!r}, which pipeline {pipeline.name!r} no longer has.",
-                "Put the stage back into the pipeline file, then `quarterdeck setup --apply`.",
+                f"`quarterdeck item move {item.key} STAGE` puts it into one that is there: {', '.join(ways)}."
+                " Or put the stage back into the pipeline file, then `quarterdeck setup --apply`.",
             )
         return pipeline, stage
+
+    async def has_stage_of(self, session: AsyncSession, item: WorkItem) -> bool:
+        """Is the stage in which it stands still in its pipeline? Raises `NotFound`."""
+        return (await self.one(session, item.pipeline)).stage(item.stage) is not None
 
     async def way_back(self, session: AsyncSession, item: WorkItem, to: str) -> Stage:
         """The stage to which a person moves an item. Raises `NotFound`, or `Conflict` if it lies ahead."""

@@ -18,10 +18,9 @@ def must_be_ours(item: WorkItem) -> None:
         )
 
 
-def must_be_movable(item: WorkItem) -> None:
-    """Raises `Conflict` for items that a person cannot put back any more."""
-    must_be_ours(item)
-    if not rules.may_be_moved(item.state):
+def must_be_movable(item: WorkItem, *, is_lost: bool) -> None:
+    """Raises `Conflict` for items that a person cannot put back any more; see `rules.may_be_moved`."""
+    if not rules.may_be_moved(item.state, is_lost=is_lost):
         todo = "Retry it first." if item.state is State.CANCELLED else "File another item for what is left."
         raise Conflict(f"{item.key} is {item.state.value}.", todo, code="item_final")
 

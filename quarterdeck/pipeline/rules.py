@@ -321,9 +321,12 @@ def may_be_retried(state: State) -> bool:
     return state in (State.BLOCKED, State.CANCELLED)
 
 
-def may_be_moved(state: State) -> bool:
-    """What is done stays done, and what was cancelled is retried first."""
-    return state not in FINAL
+def may_be_moved(state: State, *, is_lost: bool = False) -> bool:
+    """What is done stays done, and what was cancelled is retried first.
+
+    That cannot be where an item is lost: its stage left the pipeline. A move takes it up again then.
+    """
+    return state not in FINAL or (state is State.CANCELLED and is_lost)
 
 
 def ways_back(pipeline: Pipeline, stage: str, been: Collection[str]) -> tuple[str, ...]:

@@ -105,8 +105,7 @@ class Engine:
                 await self._must_have_an_agent(unit, stage)
             except (NotFound, Misconfigured) as error:
                 lost = Conflict(error.detail, error.instruction, code="no_stage")
-                todo = f"{lost.instruction} Then retry it; or move it to a stage that is there."
-                transitions.block(unit, item, rules.Block(lost.detail, todo))
+                transitions.block(unit, item, rules.Block(lost.detail, f"{lost.instruction} Then retry it."))
             else:
                 ticket = await self._take(unit, item, claim, holder, flow_run)
         if lost:

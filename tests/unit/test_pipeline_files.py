@@ -91,7 +91,11 @@ async def test_an_item_whose_stage_was_taken_away_becomes_a_persons_move(house: 
     assert item.state is State.BLOCKED
     assert item.move is not None
     assert item.move["why"] == "ET-001 stands in 'analysis', which pipeline 'default' no longer has."
-    with pytest.raises(Misconfigured):
+    assert (
+        "`quarterdeck item move ET-001 STAGE` puts it into one that is there: development."
+        in (item.move["todo"])
+    )
+    with pytest.raises(Conflict, match="no longer has"):
         await house.engine.retry(key, OWNER)
     await applied(house, PIPELINE)
     await house.engine.retry(key, OWNER)

@@ -114,6 +114,22 @@ async def test_an_item_whose_stage_was_taken_away_is_moved_to_one_where_it_was(h
     assert (await state(house, key)).stage == "analysis"
 
 
+async def test_a_cancelled_item_whose_stage_was_taken_away_is_taken_up_again_by_a_move(house: House) -> None:
+    key = await in_development(house)
+    await house.engine.cancel(key, OWNER)
+    with pytest.raises(Conflict, match="Retry it first"):
+        await house.engine.move(key, ANNA, "analysis")
+    async with house.database.command("lose the stage") as unit:
+        (await item_for_update(unit.session, key)).stage = "design"
+    with pytest.raises(Conflict, match="no longer has") as lost:
+        await house.engine.retry(key, OWNER)
+    assert f"`quarterdeck item move {key} STAGE` puts it into one that is there: analysis." in str(lost.value)
+    await house.engine.move(key, ANNA, "analysis")
+    item = await state(house, key)
+    assert (item.stage, item.state, item.finished_at) == ("analysis", State.QUEUED, None)
+    assert (await taken(house, key)).stage.name == "analysis"
+
+
 async def test_who_may_not_and_what_cannot_be_moved(house: House) -> None:
     key = await filed(house)
     with pytest.raises(Forbidden):
