@@ -212,12 +212,16 @@ async def pipelines_are_the_files(patient: Patient) -> Finding:
     if not loaded:
         return Finding("fail", "There is no pipeline.", "Items cannot be filed.", SETUP)
     agents = [agent.slug for agent in await house.crew.agents()]
-    if missing := sorted({s.agent for p in loaded.values() for s in p.stages if not s.is_engine} - {*agents}):
+    used = (await house.engine.pipelines.in_use()).values()
+    if missing := sorted({s.agent for p in used for s in p.stages if not s.is_engine} - {*agents}):
         fix = f"Put them into the roster, or change the pipelines. {APPLY}"
         return Finding("fail", f"No such agent: {', '.join(missing)}.", "Their stages never start.", fix)
     if differences := await house.engine.pipelines.drift(folder, agents):
         return Finding("warn", "; ".join(differences), DRIFT, APPLY)
-    return Finding("ok", f"{', '.join(sorted(loaded))}, as in {folder}.")
+    if orphans := await house.engine.pipelines.orphans(folder, agents):
+        fix = "Put the file back, or let the project file into another pipeline."
+        return Finding("warn", f"{'; '.join(orphans)}.", "New items go the way that is stored.", fix)
+    return Finding("ok", f"As in {folder}; there is {', '.join(sorted(loaded))}.")
 
 
 async def agents_can_be_reached(patient: Patient) -> Finding:

@@ -181,10 +181,13 @@ async def notification_drift(house: House, roster: Roster) -> list[str]:
 async def _pipelines(house: House, apply: bool) -> Step:
     folder = house.settings.pipelines_folder
     agents = [agent.slug for agent in await house.crew.agents()]
-    if apply or not await house.engine.pipelines.load():
-        changed = await house.engine.pipelines.import_from(folder, agents)
-        return _step("pipelines", changed, ", ".join(changed))
-    return _told_only("pipelines", await house.engine.pipelines.drift(folder, agents))
+    pipelines = house.engine.pipelines
+    if not apply and await pipelines.load() and (differences := await pipelines.drift(folder, agents)):
+        return _told_only("pipelines", differences + await pipelines.orphans(folder, agents))
+    changed = await pipelines.import_from(folder, agents)
+    if orphans := await pipelines.orphans(folder, agents):
+        return Step("pipelines", "differs", f"{'; '.join([*changed, *orphans])}.")
+    return _step("pipelines", changed, ", ".join(changed))
 
 
 def _told_only(name: str, differences: Sequence[str]) -> Step:

@@ -115,10 +115,28 @@ class Pipelines:
         found = {pipeline.name: pipeline for pipeline in read_pipelines(folder, agents)}
         async with self._database.read() as session:
             stored = {row.name: row for row in await store.pipelines(session)}
-        changed = [
-            f"pipeline {n!r}: the file differs" for n, p in found.items() if _differs(p, stored.get(n))
+        return [f"pipeline {n!r}: the file differs" for n, p in found.items() if _differs(p, stored.get(n))]
+
+    async def orphans(self, folder: Path, agents: Sequence[str]) -> list[str]:
+        """Sentences about pipelines that have no file any more, though projects file into them.
+
+        One into which nobody files is no trouble: what is left of its items goes on with what is stored.
+        """
+        found = {pipeline.name for pipeline in read_pipelines(folder, agents)}
+        async with self._database.read() as session:
+            users = await store.projects_by_pipeline(session)
+        return [
+            f"pipeline {name!r} has no file, and {', '.join(keys)} still files into it: put the file back,"
+            f" or `quarterdeck project edit {keys[0]} --pipeline …`"
+            for name, keys in users.items()
+            if name not in found
         ]
-        return changed + [f"pipeline {name!r} has no file" for name in stored if name not in found]
+
+    async def in_use(self) -> Mapping[str, Pipeline]:
+        """Those in which items stand that are open, or into which projects file."""
+        async with self._database.read() as session:
+            used = {*await store.projects_by_pipeline(session), *await store.pipelines_of_open_items(session)}
+            return {name: one for name, one in (await self.all(session)).items() if name in used}
 
 
 def read_pipelines(folder: Path, agents: Sequence[str]) -> list[Pipeline]:

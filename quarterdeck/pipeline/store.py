@@ -44,6 +44,20 @@ async def pipeline(session: AsyncSession, name: str) -> StoredPipeline | None:
     return (await session.exec(statement)).one_or_none()
 
 
+async def projects_by_pipeline(session: AsyncSession) -> dict[str, list[str]]:
+    """The keys of the projects that file into each pipeline; archived ones file nothing."""
+    wanted = select(Project.pipeline, Project.key).where(~col(Project.archived)).order_by(col(Project.key))
+    users: dict[str, list[str]] = {}
+    for pipeline, key in await session.exec(wanted):
+        users.setdefault(pipeline, []).append(key)
+    return users
+
+
+async def pipelines_of_open_items(session: AsyncSession) -> Sequence[str]:
+    is_open = col(WorkItem.state).not_in(FINAL)
+    return (await session.exec(select(WorkItem.pipeline).where(is_open).distinct())).all()
+
+
 async def item_for_update(session: AsyncSession, key: str) -> WorkItem:
     """The item, locked until the transaction ends. Raises `NotFound`."""
     statement = select(WorkItem).where(col(WorkItem.key) == key).with_for_update()

@@ -10,6 +10,7 @@ import pytest
 from deployments.checks import CHECKS
 from deployments.doctor import Check, Finding, Patient, Result, examine
 from deployments.setup import set_up_core
+from quarterdeck.board.cards import ProjectChanges, ProjectDraft
 from quarterdeck.crew.command import CommandRuntime
 from quarterdeck.crew.service import Crew
 from quarterdeck.house import House, open_house
@@ -19,7 +20,7 @@ from quarterdeck.kernel.inbox import Delivery
 from quarterdeck.kernel.settings import Settings
 from quarterdeck.pipeline.service import Engine
 from tests.fakes.company import company, settings_of
-from tests.fakes.stage_work import filed
+from tests.fakes.stage_work import OWNER, filed
 from tests.fakes.telegram import TOKEN, FakeTelegram
 
 
@@ -112,6 +113,18 @@ async def test_a_pipeline_file_that_cannot_be_loaded_is_a_failure(settings: Sett
     found = await look_at("pipelines", settings)
     assert found.verdict == "fail"
     assert "odd.yaml" in found.detail
+
+
+async def test_a_pipeline_without_a_file_is_told_while_a_project_files_into_it(
+    settings: Settings, house: House
+):
+    await house.board.create_project(OWNER, ProjectDraft(key="ET", name="Enduro"))
+    (settings.pipelines_folder / "default.yaml").unlink()
+    found = await look_at("pipelines", settings)
+    assert found.verdict == "warn"
+    assert "`quarterdeck project edit ET --pipeline …`" in found.detail
+    await house.board.edit_project(OWNER, "ET", ProjectChanges(archived=True))
+    assert (await look_at("pipelines", settings)).verdict == "ok"
 
 
 async def test_runs_of_a_host_that_is_silent_are_told_with_the_command_that_gives_it_up(

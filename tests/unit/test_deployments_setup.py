@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from deployments.setup import set_up_core
+from deployments.setup import Step, set_up_core
+from quarterdeck.board.cards import Draft, ProjectChanges, ProjectDraft
 from quarterdeck.house import House
 from quarterdeck.kernel.errors import Misconfigured
 from tests.fakes.company import company
+from tests.fakes.stage_work import OWNER
 
 PIPELINE = """name: default
 stages:
@@ -67,8 +69,13 @@ async def test_notifications_that_differ_are_told_and_wrong_ones_are_refused_bef
 
 async def crew_step(house: House, *, apply: bool = False) -> str:
     """What setup says of the crew."""
+    return (await step_of(house, "crew", apply=apply)).outcome
+
+
+async def step_of(house: House, name: str, *, apply: bool = False) -> Step:
+    """What setup says of a part."""
     steps = [step async for step in set_up_core(house.settings, apply=apply)]
-    return next(step.outcome for step in steps if step.name == "crew")
+    return next(step for step in steps if step.name == name)
 
 
 async def applied(house: House) -> None:
@@ -79,3 +86,26 @@ async def applied(house: House) -> None:
 
 async def slugs(house: House) -> list[str]:
     return sorted(agent.slug for agent in await house.crew.agents())
+
+
+async def test_a_pipeline_whose_file_was_deleted_is_told_until_nobody_files_into_it_any_more(
+    tmp_path: Path, database_url: str
+) -> None:
+    async with company(tmp_path, database_url) as house:
+        settings = house.settings
+        settings.pipelines_folder.mkdir(parents=True, exist_ok=True)
+        for name in ("default", "old"):
+            text = PIPELINE.replace("default", name)
+            (settings.pipelines_folder / f"{name}.yaml").write_text(text)
+        settings.crew_file.write_text("agents:\n  - slug: analyst\n    parameters: {program: sh}\n")
+        await applied(house)
+        await house.board.create_project(OWNER, ProjectDraft(key="OLD", name="Old", pipeline="old"))
+        key = (await house.board.file(OWNER, Draft(project="OLD", title="Greet"))).key
+        (settings.pipelines_folder / "old.yaml").unlink()
+        for apply in (False, True):
+            told = await step_of(house, "pipelines", apply=apply)
+            assert told.outcome == "differs"
+            assert "`quarterdeck project edit OLD --pipeline …`" in told.detail
+        await house.board.edit_project(OWNER, "OLD", ProjectChanges(pipeline="default"))
+        assert (await step_of(house, "pipelines")).outcome == "already"
+        assert (await house.engine.claim(await house.engine.current(key))).stage.name == "analysis"
