@@ -87,6 +87,7 @@ def run(arguments: list[str]) -> int:
     """Do what the arguments say; the exit code."""
     as_json = "--json" in arguments
     try:
+        _must_be_text(arguments)
         code = app(args=arguments, prog_name="quarterdeck", standalone_mode=not as_json)
         return code if isinstance(code, int) else 0
     except SystemExit as end:
@@ -103,6 +104,17 @@ def run(arguments: list[str]) -> int:
         if "--debug" in arguments:
             raise
         return terminal.complain(_unexpected(error), as_json)
+
+
+def _must_be_text(arguments: list[str]) -> None:
+    """Bytes that are no UTF-8 come as what no table and no file of ours can hold. Raises `Invalid`."""
+    for number, argument in enumerate(arguments, 1):
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise Invalid(
+                f"Argument {number} is not text in UTF-8.", "Write it in UTF-8.", code="usage"
+            ) from None
 
 
 def _wrong_use(error: ClickException) -> Invalid:

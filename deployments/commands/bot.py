@@ -38,7 +38,7 @@ def list_bots(as_json: AsJson = False) -> None:
         head = ("Agent", "Bot", "Id", "Status", "Last poll", "Queue", "Trouble")
         terminal.table(console, head, rows, "No bots. Register one: quarterdeck bot register <agent>")
 
-    terminal.show(cards, as_json, people)
+    terminal.show({"items": cards, "next_cursor": None}, as_json, people)
 
 
 @app.command()

@@ -42,7 +42,8 @@ def install_hooks(project: Project = "", as_json: AsJson = False) -> None:
         for one in done:
             console.print(f"{one.repository}: {'renewed' if one.replaced else 'created'} hook {one.hook}.")
 
-    terminal.show([asdict(one) for one in done], as_json, people)
+    items = [asdict(one) for one in done]
+    terminal.show({"items": items, "next_cursor": None}, as_json, people)
 
 
 @app.command()

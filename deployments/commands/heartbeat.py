@@ -108,7 +108,7 @@ def unblock(agent: Agent, work: Work, as_json: AsJson = False) -> None:
 def limit(
     agent: Agent,
     work: Work,
-    rounds: Annotated[int, typer.Argument(min=1, help="How many rounds it may take.")],
+    rounds: Annotated[int, typer.Argument(min=1, max=100_000, help="How many rounds it may take.")],
     as_json: AsJson = False,
 ) -> None:
     """Give a piece of work more rounds."""

@@ -73,7 +73,7 @@ def links(as_json: AsJson = False) -> None:
         empty = "No project follows one of Plane's; `quarterdeck plane link` makes one."
         terminal.table(console, ("Project", "Plane", "Name", "Last looked at"), rows, empty)
 
-    terminal.show(found, as_json, people)
+    terminal.show({"items": found, "next_cursor": None}, as_json, people)
 
 
 @app.command()
@@ -92,7 +92,7 @@ def posts(
         rows = [(one.id, one.item_key, one.kind.value, one.state.value, one.reason) for one in found]
         terminal.table(console, ("No.", "Item", "What", "State", "Reason"), rows, "Nothing.")
 
-    terminal.show(found, as_json, people)
+    terminal.show({"items": found, "next_cursor": None}, as_json, people)
 
 
 @app.command()

@@ -132,7 +132,7 @@ def test_a_bot_is_registered_moved_to_another_server_and_forgotten(
         assert "set TELEGRAM_API_BASE" in said[1].out
         assert "in 540 s" in said[3].err and "analyst" in said[4].err
         said += [quarterdeck("bot", "forget", "analyst", "--json"), quarterdeck("bot", "list", "--json")]
-        assert said[-1].json == []
+        assert said[-1].json == {"items": [], "next_cursor": None}
         assert not any(TOKEN in one.out + one.err for one in said)
 
 
@@ -364,6 +364,16 @@ def test_a_wrong_setting_is_named(quarterdeck: Command, monkeypatch: pytest.Monk
     assert said.code == 1
     assert "HTTP_PORT" in said.err.upper()
     assert "Traceback" not in said.err
+
+
+def test_an_argument_that_is_no_utf_8_is_wrong_use(quarterdeck: Command):
+    said = quarterdeck("item", "create", "ET", "Gr\udcfc\udcdfe", "--json")
+    assert (said.code, json.loads(said.err)["code"]) == (2, "usage")
+    assert "UTF-8" in quarterdeck("item", "show", "ET-\udcff").err
+
+
+def test_no_more_rounds_can_be_granted_than_over_the_api(quarterdeck: Command):
+    assert quarterdeck("heartbeat", "limit", "developer", "ET-001", "100001").code == 2
 
 
 def test_an_unexpected_error_shows_its_traceback_only_to_who_asks(quarterdeck: Command, monkeypatch):

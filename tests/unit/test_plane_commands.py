@@ -74,7 +74,7 @@ def test_a_project_is_linked_and_listed(quarterdeck: Command, plane: FakePlane) 
     code, out, _ = quarterdeck("test", "--json")
     assert (code, json.loads(out)["user"], json.loads(out)["followed"]) == (0, plane.bot, [])
     assert quarterdeck("link", "ET", "orc")[:2] == (0, "ET follows ORC.\n")
-    assert json.loads(quarterdeck("links", "--json")[1])[0]["identifier"] == "ORC"
+    assert json.loads(quarterdeck("links", "--json")[1])["items"][0]["identifier"] == "ORC"
     assert "Orchestrator" in quarterdeck("links")[1]
     assert "ET ← ORC" in quarterdeck("test")[1]
     code, _, err = quarterdeck("link", "ET", "NONE")
@@ -83,6 +83,7 @@ def test_a_project_is_linked_and_listed(quarterdeck: Command, plane: FakePlane) 
 
 def test_what_plane_is_told_is_listed_and_sent_again(quarterdeck: Command) -> None:
     assert quarterdeck("posts") == (0, "Nothing.\n", "")
+    assert json.loads(quarterdeck("posts", "--json")[1]) == {"items": [], "next_cursor": None}
     code, _, err = quarterdeck("resend", "7")
     assert (code, "no post 7" in err) == (1, True)
     code, _, err = quarterdeck("dismiss", "7")

@@ -79,7 +79,7 @@ async def test_hooks_are_installed_and_a_second_time_renewed(quarterdeck: Comman
     assert (first.code, "acme/shop" in first.out) == (0, True), first
     assert "created hook" in first.out
     again = await quarterdeck("forge", "install-hooks", "ET", "--json")
-    assert [(one["replaced"], bool(one["hook"])) for one in again.json] == [(1, True)]
+    assert [(one["replaced"], bool(one["hook"])) for one in again.json["items"]] == [(1, True)]
     (hook,) = gitea.repos["acme/shop"].hooks
     assert (hook.url, hook.active) == ("https://desk.example.org/webhooks/gitea", True)
 
