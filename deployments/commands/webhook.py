@@ -20,7 +20,10 @@ Source = Annotated[str, typer.Argument(help="One of: plane, gitea, openclaw, gen
 Address = Annotated[
     str, typer.Option(help="Address of the web process; unset = QUARTERDECK_PUBLIC_URL, else this machine's.")
 ]
-OfSource = Annotated[str | None, typer.Option(help="Only of plane, gitea, openclaw or generic.")]
+OfSource = Annotated[
+    Literal["plane", "gitea", "openclaw", "generic"] | None,
+    typer.Option(help="Only of plane, gitea, openclaw or generic."),
+]
 Settled = Literal["waiting", "done", "ignored", "failed"]
 
 

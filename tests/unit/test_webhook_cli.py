@@ -55,6 +55,7 @@ def test_deliveries_are_listed_for_people_and_programs(quarterdeck: Command):
     assert [one["id"] for one in json.loads(out)["items"]] == [1]
     code, out, _ = quarterdeck("list", "--source", "gitea", "--state", "done")
     assert (code, out.strip()) == (0, "No deliveries.")
+    assert quarterdeck("list", "--source", "gitae")[0] == 2
 
 
 def test_a_delivery_is_shown_as_it_came_without_its_secrets(quarterdeck: Command):
