@@ -83,6 +83,8 @@ class BotApi:
     def __init__(self, token: str, base: str) -> None:
         """Raises `Misconfigured` for a token that cannot be one."""
         logs.hide(token)
+        self.answered = 0
+        """How often Telegram answered. What fails again and again beside that fails by its own fault."""
         self._is_public = base.rstrip("/") == PUBLIC
         self._is_here = _is_loopback(base)
         self._server = TelegramAPIServer.from_base(base, is_local=not self._is_public)
@@ -101,6 +103,15 @@ class BotApi:
                 fields, seconds = self._with_file(fields, file, seconds)
             except Invalid as error:
                 return Refused(413, error.detail)
+            except OSError as error:  # a name that no file can have, a folder that is closed to us
+                return Refused(
+                    400, f"The file {Path(file.path).name[:100]!r} cannot be read: {_reason(error)}."
+                )
+        answer = await self._answer(method, fields, seconds)
+        self.answered += not isinstance(answer, Failed)
+        return answer
+
+    async def _answer(self, method: str, fields: dict[str, Any], seconds: float) -> Answer:
         try:
             async with asyncio.timeout(seconds):  # the library's own limit is a minute, also for large files
                 return Done(await self._session(self._bot, _method(method)(**fields), timeout=ceil(seconds)))
@@ -120,6 +131,8 @@ class BotApi:
         path = Path(file.path)
         if not path.is_file():
             raise Invalid(f"The file {path.name!r} is not there any more.")
+        if not os.access(path, os.R_OK):
+            raise Invalid(f"The file {path.name!r} cannot be read.")
         size, most = path.stat().st_size, LARGEST_PUBLIC if self._is_public else LARGEST_LOCAL
         if not 0 < size <= most:
             raise Invalid(f"The file {path.name!r} has {size} bytes; 1 to {most} can be sent.")

@@ -1,6 +1,7 @@
 """A message as other programs ask for it: over HTTP and on the bus alike."""
 
 import json
+import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -101,7 +102,8 @@ class Asked:
 
     def _file(self, asked: AttachmentRequest) -> File:
         path = Path(asked.path).resolve()
-        if not any(path.is_relative_to(folder.resolve()) for folder in self._folders) or not path.is_file():
+        is_ours = any(path.is_relative_to(folder.resolve()) for folder in self._folders)
+        if not is_ours or not os.path.isfile(path):  # noqa: PTH113 - the other raises for names too long
             raise Invalid(
                 f"The file {asked.path!r} is not there, or not in a folder of the desk.",
                 f"Put it below {self._folders[0]}.",

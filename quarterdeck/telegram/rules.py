@@ -241,6 +241,11 @@ class Refused:
 
 
 @dataclass(frozen=True)
+class GivenUp(Refused):
+    """Nobody said no, but it would fail for ever, and what waits behind it with it."""
+
+
+@dataclass(frozen=True)
 class Failed:
     """It may work later. `maybe_arrived`: the request had left when it broke."""
 
@@ -267,6 +272,28 @@ def repaired(part: Part, answer: Answer) -> Part | None:
     if is_no_photo and part.file is not None and part.method == _METHODS["photo"]:
         return Part(_METHODS["document"], part.fields, replace(part.file, kind="document"))
     return None
+
+
+@dataclass
+class Patience:
+    """How often in a row one request failed. Telegram's silence is waited out; what fails while others of the
+    same bot are answered is given up.
+    """
+
+    failures: int = 0
+    _answered: int = 0
+
+    def with_(self, answer: Answer, answered: int, most: int) -> Answer:
+        """The answer, or that it was one failure too many. `answered`: how often the bot was, so far."""
+        if not isinstance(answer, Failed):
+            self.failures = 0
+            return answer
+        if not self.failures:
+            self._answered = answered
+        self.failures += 1
+        if self.failures < most or answered == self._answered:
+            return answer
+        return GivenUp(500, f"It failed {self.failures} times: {answer.reason}")
 
 
 def obeyed(seconds: float) -> timedelta:

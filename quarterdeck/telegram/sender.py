@@ -2,11 +2,13 @@
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
 
 from quarterdeck.kernel import crash
 from quarterdeck.kernel.bell import rung
@@ -16,7 +18,7 @@ from quarterdeck.telegram import rules, store
 from quarterdeck.telegram.bot_api import BotApi
 from quarterdeck.telegram.limits import Limiter, Sleep
 from quarterdeck.telegram.model import Lease, StoredSend
-from quarterdeck.telegram.rules import Answer, Done, Failed, Limited, Moved, Part, Refused
+from quarterdeck.telegram.rules import Answer, Done, GivenUp, Limited, Moved, Part, Patience, Refused
 from quarterdeck.telegram.turns import Readers
 from quarterdeck.telegram.wire import SendState, send_of
 from quarterdeck.telegram.writer import Outcome, Writer
@@ -31,6 +33,13 @@ AHEAD = 20
 
 LOOK_ANYWAY = 5.0
 REPAIRS = 3
+
+MOST_FAILURES = 20
+"""Failures in a row after which a request is given up if its bot is answered otherwise: with the pauses
+between them that is the better part of an hour."""
+
+MOST_BREAKS = 3
+"""How often a message may break in a way that nobody foresaw."""
 
 
 class Sender:
@@ -59,6 +68,7 @@ class Sender:
         self._lanes: dict[str, asyncio.Task[None]] = {}
         self._requesting: set[asyncio.Task[Any]] = set()
         self._moved: dict[str, int] = {}
+        self._breaks: Counter[int | None] = Counter()
         self._is_ending = False
         self.bell = asyncio.Event()
 
@@ -108,7 +118,7 @@ class Sender:
             while is_more:
                 rows = await self._next(chat, after)
                 for row in rows:
-                    if self._is_ending or not await self._deliver(row):
+                    if self._is_ending or not await self._settled(row):
                         return
                     after = row.id or after
                 is_more = len(rows) == AHEAD
@@ -127,10 +137,26 @@ class Sender:
         async with self._readers.place(self._lease.agent_id), self._database.read() as session:
             return list(await store.to_send(session, self._lease.agent_id, chat, after, AHEAD))
 
+    async def _settled(self, row: StoredSend) -> bool:
+        """See `_deliver`. What breaks again and again is given up: others wait behind it."""
+        try:
+            is_ours = await self._deliver(row)
+        except (Unavailable, SQLAlchemyError):  # that is no message's fault
+            raise
+        except Exception as error:
+            self._breaks[row.id] += 1
+            if self._breaks[row.id] < MOST_BREAKS:
+                raise
+            log.exception("message_broke", agent=self._lease.agent_id, message=row.id)
+            reason = f"It broke {MOST_BREAKS} times ({type(error).__name__}); the listener's log says where."
+            is_ours = await self._record(Outcome(row.id or 0, GivenUp(500, reason), is_last=True)) is not None
+        del self._breaks[row.id]
+        return is_ours
+
     async def _deliver(self, row: StoredSend) -> bool:
         """Send one message until its fate is known; False: it is not ours any more."""
         assert row.id is not None
-        parts, failures = rules.parts(send_of(row.content)), 0
+        parts, patience = rules.parts(send_of(row.content)), Patience()
         current: StoredSend | None = row
         while current is not None and current.state is SendState.QUEUED:
             if len(current.message_ids) >= len(parts):
@@ -141,8 +167,8 @@ class Sender:
             answer = await self._attempt(row.id, row.chat, parts[len(current.message_ids)])
             if answer is None:
                 return False
-            failures = failures + 1 if isinstance(answer, Failed) else 0
-            wait = rules.pause(failures, random.random()) if failures else timedelta()  # noqa: S311
+            answer = patience.with_(answer, self._api.answered, MOST_FAILURES)
+            wait = rules.pause(patience.failures, random.random())  # noqa: S311  not a secret
             is_last = len(current.message_ids) + 1 == len(parts)
             current = await self._record(Outcome(row.id, answer, is_last, wait))
             if self._is_ending:
@@ -198,7 +224,8 @@ class Sender:
                 await asyncio.sleep(0.2)
         self._requesting.discard(_this_task())
         if isinstance(outcome.answer, Refused):
-            log.warning("message_refused", message=outcome.number, reason=outcome.answer.description)
+            reason = outcome.answer.description
+            log.warning("message_refused", agent=self._lease.agent_id, message=outcome.number, reason=reason)
         elif not isinstance(outcome.answer, Done):
             log.info("message_waits", message=outcome.number, reason=row.reason if row else "")
         return row

@@ -65,7 +65,8 @@ class File:
 class Send:
     """Something an agent says. The same `idempotency_key` says it once; without one, every call does.
 
-    With `edits` the text and buttons stand in place of those of that message from now on.
+    With `edits` the text and buttons stand in place of those of that message from now on. `is_followed`:
+    whoever says it asks what became of it, and tells people.
     """
 
     agent_id: str
@@ -79,6 +80,7 @@ class Send:
     buttons: tuple[tuple[Button, ...], ...] = ()
     attachments: tuple[File, ...] = ()
     edits: int | None = None
+    is_followed: bool = False
     idempotency_key: str = ""
 
 

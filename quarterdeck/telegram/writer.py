@@ -8,12 +8,21 @@ from datetime import datetime, timedelta
 import structlog
 
 from quarterdeck.kernel.bell import rung
-from quarterdeck.kernel.database import Database
+from quarterdeck.kernel.database import Database, Unit
 from quarterdeck.kernel.errors import Unavailable
 from quarterdeck.telegram import store
 from quarterdeck.telegram.batches import Batches
 from quarterdeck.telegram.model import Lease, StoredSend
-from quarterdeck.telegram.rules import Answer, Done, Failed, Limited, Refused, obeyed
+from quarterdeck.telegram.rules import (
+    Answer,
+    Done,
+    Failed,
+    GivenUp,
+    Limited,
+    Refused,
+    obeyed,
+    storable,
+)
 from quarterdeck.telegram.wire import UPDATE, SendState, Update
 
 log = structlog.get_logger(__name__)
@@ -114,6 +123,7 @@ class Writer:
             for outcome in outcomes:
                 if row := rows.get(outcome.number):
                     _settle(row, outcome, unit.now)
+                    _tell(unit, row, outcome)
         return [rows.get(outcome.number) for outcome in outcomes]
 
     async def _move_told(self) -> None:
@@ -144,10 +154,17 @@ def _settle(row: StoredSend, outcome: Outcome, now: datetime) -> None:
                 row.state = SendState.MAYBE_SENT if row.possibly_twice else SendState.SENT
                 row.finished_at = now
         case Refused(_, description):
-            row.state, row.reason, row.finished_at = SendState.REFUSED, description, now
+            row.state, row.reason, row.finished_at = SendState.REFUSED, storable(description), now
         case Limited(seconds):
             row.not_before = now + obeyed(seconds)
             row.reason = f"Telegram asked to wait {seconds:g} s."
         case Failed(reason, maybe_arrived):
             row.possibly_twice |= maybe_arrived
-            row.reason, row.not_before = reason, now + outcome.wait
+            row.reason, row.not_before = storable(reason), now + outcome.wait
+
+
+def _tell(unit: Unit, row: StoredSend, outcome: Outcome) -> None:
+    """Tell people of what was given up, unless whoever queued it does: that would be told for ever."""
+    if isinstance(outcome.answer, GivenUp) and not row.content.get("is_followed"):
+        said = f"What {row.agent_id} says in Telegram (chat {row.chat}) was given up: {row.reason}"
+        unit.record("error", reason=said, agent=row.agent_id)

@@ -116,6 +116,7 @@ def _send(message: Outgoing) -> Send:
         link_preview=False,
         buttons=(buttons,) if buttons else (),
         edits=int(message.replaces) if message.replaces else None,
+        is_followed=True,
         idempotency_key=message.key,
     )
 
