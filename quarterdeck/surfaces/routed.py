@@ -124,6 +124,16 @@ class RoutedPlatformClient:
             raise self._error("ROUTE_INCOMPLETE", f"The room of {chat_id} names no agent or no conversation.")
         return Route(str(agent), str(conversation))
 
+    async def remember_stopped(
+        self, user_id: str, route: Route, text: str, attachments: Sequence[Attachment], said: str
+    ) -> None:
+        """What was asked and said before the user had heard enough stays in the conversation."""
+        client = await self._delegates.client(route.agent_id)
+        remember = getattr(client, "remember_stopped", None)
+        if remember is not None:
+            async with self._locks.held(f"{route.agent_id}/{route.platform_chat_id}"):
+                await remember(user_id, route.platform_chat_id, text, attachments, said)
+
     async def disconnect_chat(self, user_id: str, route: Route) -> None:
         """Forget one conversation at its agent, where the agent's client can; others are untouched."""
         client = await self._delegates.client(route.agent_id)

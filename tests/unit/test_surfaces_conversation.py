@@ -36,6 +36,27 @@ async def test_a_conversation_goes_from_telegram_to_a_model_and_back(desk: Helm)
     assert [message["content"] for message in two["messages"][1:]] == ["How do we stand?", ANSWER, "And now?"]
 
 
+async def test_what_was_asked_and_said_before_a_stop_stays_in_the_conversation(
+    database_url: str, tmp_path: Path
+) -> None:
+    async with helm(tmp_path, database_url, "Aye captain all hands are on deck") as desk:
+        telegram, provider = desk.telegram, desk.provider
+        held = provider.hold("native-gpt", after=2)
+        async with opened_gateway(desk.house) as gateway, running(gateway):
+            telegram.say("How do we stand?", user=ANNA, chat=CHAT)
+            await until(lambda: telegram.draft(CHAT) is not None)
+            telegram.say("/stop", user=ANNA, chat=CHAT)
+            await until(lambda: len(telegram.texts(str(CHAT))) == 2)
+            held.set()
+            telegram.say("And now?", user=ANNA, chat=CHAT)
+            await until(lambda: len(provider.to("native-gpt")) == 2 and len(telegram.texts(str(CHAT))) == 3)
+        said = telegram.texts(str(CHAT))[0]
+        asked, answered, now = provider.to("native-gpt")[1].body["messages"][1:]
+        assert (asked["content"], now["content"]) == ("How do we stand?", "And now?")
+        assert answered["role"] == "assistant" and answered["content"].startswith(said)
+        assert answered["content"].endswith("[The user stopped this answer here.]")
+
+
 async def test_what_the_listener_left_unanswered_is_answered_by_the_next_one_once(desk: Helm) -> None:
     telegram, provider = desk.telegram, desk.provider
     held = provider.hold("native-gpt")

@@ -43,6 +43,11 @@ class AgentClient:
     ) -> AsyncIterator[MessageChunk]:
         raise NotImplementedError
 
+    async def remember_stopped(
+        self, user_id: str, chat_id: str, text: str, attachments: Sequence[Attachment] | None, said: str
+    ) -> None:
+        """The user stopped the answer to this. Who has a memory of its own was there itself."""
+
     async def disconnect_chat(self, user_id: str, chat_id: str) -> None:
         """Nothing is kept of a conversation."""
 

@@ -22,6 +22,7 @@ from quarterdeck.surfaces.store import StateStore
 WINDOW = "model_window"
 MOST_OF_A_FILE = 20_000
 SILENCE = 300.0
+STOPPED = "[The user stopped this answer here.]"
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,9 @@ class ModelAgent(AgentClient):
         self, user_id: str, chat_id: str, text: str, attachments: Sequence[Attachment] | None = None
     ) -> AsyncIterator[MessageChunk]:
         voice, said = self._voice, chat_stream.Said()
-        message = "\n\n".join([text, *_told(voice.workspace, paths(attachments))])
         with as_platform_errors():
             before = await self._window(chat_id)
-            asked = {"role": "user", "content": message}
+            asked = self._asked(text, attachments)
             system = _system(voice.system_prompt, await self.get_settings(user_id))
             body = {**voice.options, "model": self._model(), "messages": [*system, *before, asked]}
             headers = {
@@ -69,9 +69,23 @@ class ModelAgent(AgentClient):
             await self._remember(chat_id, [*before, asked, {"role": "assistant", "content": said.text}])
         yield MessageChunk(finished=True, tokens_used=said.tokens or 0)
 
+    async def remember_stopped(
+        self, user_id: str, chat_id: str, text: str, attachments: Sequence[Attachment] | None, said: str
+    ) -> None:
+        """Be reminded of the question, of as much of the answer as there was, and that it was enough."""
+        with as_platform_errors():
+            before = await self._window(chat_id)
+            answer = "\n\n".join(part for part in (said.strip(), STOPPED) if part)
+            told = [self._asked(text, attachments), {"role": "assistant", "content": answer}]
+            await self._remember(chat_id, [*before, *told])
+
     async def disconnect_chat(self, user_id: str, chat_id: str) -> None:
         """Forget what the model was reminded of."""
         await self._store.delete(self._key(chat_id))
+
+    def _asked(self, text: str, attachments: Sequence[Attachment] | None) -> dict[str, Any]:
+        message = "\n\n".join([text, *_told(self._voice.workspace, paths(attachments))])
+        return {"role": "user", "content": message}
 
     def _model(self) -> str:
         if not self._voice.model:

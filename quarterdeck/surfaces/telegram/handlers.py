@@ -1,6 +1,7 @@
 """What the Telegram surface does in its own way: chats as topics, streamed answers, files that wait."""
 
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, Protocol
 
 from quarterdeck.surfaces.answering import unavailable
@@ -47,6 +48,10 @@ class Desk(Protocol):
 
     async def stop(self, room: Room) -> bool:
         """End the answer that is being given in this chat; False when there is none."""
+        ...
+
+    async def stopped(self, room: Room, event: IncomingMessage, said: str) -> None:
+        """The answer to this was stopped after so much of it; the agent is to know later."""
         ...
 
     async def forget(self, room: Room) -> None:
@@ -105,6 +110,7 @@ class TelegramHandlers:
             return [*told, unavailable(event, answer.failed)]
         speaker.is_accepted = True
         if answer.stopped:
+            await self._desk.stopped(speaker.room, replace(event, text=text), answer.text)
             return [*told, OutgoingMessage(event.chat_id, say(event.language, "stopped"))]
         if not answer.text.strip() and not answer.attachments:
             told.append(OutgoingMessage(event.chat_id, say(event.language, "empty_answer")))

@@ -26,6 +26,7 @@ from quarterdeck.surfaces.chat import ChatManager
 from quarterdeck.surfaces.conversations import Conversations
 from quarterdeck.surfaces.dispatcher import EventDispatcher
 from quarterdeck.surfaces.handlers import register_all
+from quarterdeck.surfaces.platform import PlatformError
 from quarterdeck.surfaces.protocol import Attachment, IncomingEvent, IncomingMessage
 from quarterdeck.surfaces.routed import Delegates, Route, RoutedPlatformClient
 from quarterdeck.surfaces.settings import SettingsManager
@@ -422,12 +423,19 @@ class TelegramSurface:
         speaker = self._talking.get(room.place.key)
         return speaker if speaker and speaker.room.chat.chat_id == room.chat.chat_id else None
 
+    async def stopped(self, room: Room, event: IncomingMessage, said: str) -> None:
+        try:
+            await self._platform.remember_stopped(
+                room.chat.user_id, _route(room), event.text, event.attachments, said
+            )
+        except (PlatformError, QuarterdeckError) as error:  # the answer itself is not to suffer
+            log.warning("stop_not_remembered", agent=room.agent_id, reason=str(error))
+
     async def forget(self, room: Room) -> None:
         if self._talks_in(room) is not None:
             self._stopped.add(room.place.key)
             self._lines.stop(room.place.key)
-        route = Route(room.agent_id, str(room.facts["platform_chat_id"]))
-        await self._platform.disconnect_chat(room.chat.user_id, route)
+        await self._platform.disconnect_chat(room.chat.user_id, _route(room))
 
     # Details
 
@@ -460,6 +468,10 @@ class TelegramSurface:
         )
         self._identities[agent_id] = seen
         return seen
+
+
+def _route(room: Room) -> Route:
+    return Route(room.agent_id, str(room.facts["platform_chat_id"]))
 
 
 def _pending(room: Room) -> str:
