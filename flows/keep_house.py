@@ -19,6 +19,7 @@ from tasks.upkeep import (
     forget_prompts,
     forget_quiet_runs,
     forget_sweeps,
+    forget_talks,
     forget_telegram,
     forget_vanished_work,
     free_claims,
@@ -49,6 +50,7 @@ async def keep_house() -> "State[None]":
             "old messages forgotten": await forget_messages(house),
             "old prompts forgotten": await forget_prompts(house),
             "old Telegram rows forgotten": await forget_telegram(house),
+            "old conversations forgotten": await forget_talks(house),
             "listeners started": await restart_listener(house),
             **(await pack_repositories(house)).counts,
         }

@@ -105,8 +105,8 @@ class House:
             roster=self._watched,
         )
         self._open_surfaces()
-        talks = Conversations(self.surface_store, database.clock)
-        self.sweeper = Sweeper(database, self.crew, self.sources.all, conversations=talks)
+        self.talks = Conversations(self.surface_store, database.clock)
+        self.sweeper = Sweeper(database, self.crew, self.sources.all, conversations=self.talks)
 
     async def _watched(self) -> Sequence[Watched]:
         return [beat.watched for beat in (await self.sweeper.heartbeats()).values()]

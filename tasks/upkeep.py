@@ -86,6 +86,12 @@ async def forget_prompts(house: House) -> int:
     return await long_finished.forget_prompts(house.database, house.settings.kept)
 
 
+@step("forget conversations", seconds=120, retries=3)
+async def forget_talks(house: House) -> int:
+    """Notes that somebody talks to an agent, of conversations that are over."""
+    return await house.talks.forget_old()
+
+
 @step("forget sweeps", seconds=120, retries=3)
 async def forget_sweeps(house: House) -> int:
     """Records of sweeps that are older than anybody asks for."""

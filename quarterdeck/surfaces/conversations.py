@@ -48,6 +48,10 @@ class Conversations:
         now, kept = self._clock.now(), await self._store.values(f"{TALK}:{agent}:")
         return any(datetime.fromisoformat(value["until"]) > now for value in kept)
 
+    async def forget_old(self) -> int:
+        """Drop the notes of conversations that are over; how many."""
+        return await self._store.forget(f"{TALK}:", self._clock.now() - LONGEST)
+
     async def _goes_on(self, key: str, span: timedelta) -> None:
         """A note that cannot be taken holds up no answer."""
         try:

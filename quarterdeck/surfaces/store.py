@@ -5,12 +5,14 @@ Keys are `<namespace>:<user>:<entity>`; the namespaces of the core are here, tho
 
 from collections.abc import Mapping
 from copy import deepcopy
+from datetime import datetime
 from typing import Any, Protocol
 
 from sqlalchemy import BigInteger, cast, func, literal
 from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlmodel import col, delete, select
 
+from quarterdeck.kernel.clock import Clock, SystemClock
 from quarterdeck.kernel.database import Database
 from quarterdeck.surfaces.model import SurfaceState
 
@@ -36,6 +38,10 @@ class StateStore(Protocol):
         """The values of these keys, in their order."""
         ...
 
+    async def forget(self, prefix: str, before: datetime) -> int:
+        """Drop what was set under such keys before then, and not since; how many keys."""
+        ...
+
     async def take_number(self, key: str, field: str) -> int:
         """The number that is kept in a field, counted up for the next taker: 1, 2, 3, ...
 
@@ -47,14 +53,17 @@ class StateStore(Protocol):
 class MemoryStore:
     """Forgets everything with its process."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock | None = None) -> None:
         self._values: dict[str, dict[str, Any]] = {}
+        self._set_at: dict[str, datetime] = {}
+        self._clock = clock or SystemClock()
 
     async def get(self, key: str) -> dict[str, Any] | None:
         return deepcopy(self._values.get(key))
 
     async def set(self, key: str, value: Mapping[str, Any]) -> None:
         self._values[key] = deepcopy(dict(value))
+        self._set_at[key] = self._clock.now()
 
     async def delete(self, key: str) -> None:
         self._values.pop(key, None)
@@ -65,8 +74,15 @@ class MemoryStore:
     async def values(self, prefix: str) -> list[dict[str, Any]]:
         return [deepcopy(self._values[key]) for key in await self.keys(prefix)]
 
+    async def forget(self, prefix: str, before: datetime) -> int:
+        old = [key for key in await self.keys(prefix) if self._set_at[key] < before]
+        for key in old:
+            await self.delete(key)
+        return len(old)
+
     async def take_number(self, key: str, field: str) -> int:
         kept = self._values.setdefault(key, {})
+        self._set_at[key] = self._clock.now()
         number = int(kept.get(field, 1))
         kept[field] = number + 1
         return number
@@ -103,6 +119,11 @@ class PostgresStore:
         async with self._database.read() as session:
             rows = (await session.exec(wanted)).all()
         return [dict(row.value) for row in sorted(rows, key=lambda row: row.key)]
+
+    async def forget(self, prefix: str, before: datetime) -> int:
+        old = col(SurfaceState.key).startswith(prefix, autoescape=True), col(SurfaceState.updated_at) < before
+        async with self._database.command("forget old surface state") as unit:
+            return (await unit.session.exec(delete(SurfaceState).where(*old))).rowcount
 
     async def take_number(self, key: str, field: str) -> int:
         async with self._database.command("count in surface state") as unit:

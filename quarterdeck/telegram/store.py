@@ -258,7 +258,7 @@ async def mark_announced(unit: Unit, agent_id: str, registered_at: datetime) -> 
 
 
 async def forget(unit: Unit, before: datetime, limit: int) -> int:
-    """Drop updates and finished messages from before; how many."""
+    """Drop updates and finished messages from before, and places in chats that are empty now; how many."""
     told = (
         select(StoredUpdate.id)
         .where(col(StoredUpdate.received_at) < before, col(StoredUpdate.published_at).is_not(None))
@@ -266,7 +266,25 @@ async def forget(unit: Unit, before: datetime, limit: int) -> int:
     )
     done = select(StoredSend.id).where(col(StoredSend.finished_at) < before).limit(limit)
     count = (await unit.session.exec(delete(StoredUpdate).where(col(StoredUpdate.id).in_(told)))).rowcount
-    return count + (await unit.session.exec(delete(StoredSend).where(col(StoredSend.id).in_(done)))).rowcount
+    count += (await unit.session.exec(delete(StoredSend).where(col(StoredSend.id).in_(done)))).rowcount
+    connection = await unit.session.connection()
+    return count + (await connection.execute(_FORGET_PLACES, {"limit": limit})).rowcount
+
+
+_FORGET_PLACES = text(
+    """
+    delete from telegram_told here using (
+      select t.consumer, t.agent_id, t.chat_id, t.update from telegram_told t
+      where t.agent_id <> '' and not exists (
+        select from telegram_updates u where u.agent_id = t.agent_id and u.chat_id = t.chat_id
+      )
+      limit :limit
+    ) seen
+    where here.consumer = seen.consumer and here.agent_id = seen.agent_id and here.chat_id = seen.chat_id
+      and here.update = seen.update
+    """
+)
+"""How far was told of chats of which nothing is left to be told; what moves meanwhile stays."""
 
 
 # Telling

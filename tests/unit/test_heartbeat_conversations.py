@@ -10,7 +10,7 @@ from quarterdeck.house import House
 from quarterdeck.kernel.database import Database
 from quarterdeck.surfaces import conversations
 from quarterdeck.surfaces.conversations import LONGEST, PAUSE, Conversations
-from quarterdeck.surfaces.store import MemoryStore
+from quarterdeck.surfaces.store import MemoryStore, PostgresStore
 from tests.fakes.chatting import chatting
 from tests.fakes.clock import ManualClock
 from tests.fakes.company import settings_of
@@ -55,6 +55,23 @@ async def test_a_process_that_died_in_a_turn_puts_no_sweep_off_for_ever(clock: M
     await talks.held("helm", "41").__aenter__()
     clock.go(LONGEST.total_seconds())
     assert not await talks.is_in_conversation("helm")
+
+
+async def test_conversations_that_are_over_are_forgotten_and_no_other(
+    database: Database, clock: ManualClock
+) -> None:
+    database.clock = clock
+    store = PostgresStore(database)
+    talks = Conversations(store, clock)
+    for conversation in ("41", "42"):
+        async with talks.held("helm", conversation):
+            pass
+    await store.set("talkative:helm", {})
+    clock.go(LONGEST.total_seconds() + SECOND)
+    async with talks.held("helm", "42"):
+        assert (await talks.forget_old(), await talks.forget_old()) == (1, 0)
+        assert await talks.is_in_conversation("helm")
+    assert await store.keys("talk") == ["talk:helm:42", "talkative:helm"]
 
 
 async def test_a_word_in_a_messenger_puts_the_sweep_of_that_agent_off_and_its_work_is_made_up_for(

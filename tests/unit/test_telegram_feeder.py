@@ -3,9 +3,11 @@
 import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlmodel import select
 
 from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.errors import Unavailable
@@ -13,10 +15,14 @@ from quarterdeck.telegram import feeder as feeding
 from quarterdeck.telegram import store
 from quarterdeck.telegram.batches import Batches
 from quarterdeck.telegram.feeder import AHEAD, Feeder
-from quarterdeck.telegram.model import Bot
+from quarterdeck.telegram.model import Bot, Told
 from quarterdeck.telegram.turns import Readers
 from quarterdeck.telegram.wire import Update
 from quarterdeck.telegram.writer import Writer
+from tests.fakes.clock import ManualClock
+from tests.fakes.telegram import TOKEN, FakeTelegram
+from tests.fakes.telegram_gateway import Heard, TelegramRoom, running
+from tests.waiting import until
 
 COUNT = AHEAD + 50
 NOW = datetime(2026, 11, 27, tzinfo=UTC)
@@ -173,3 +179,30 @@ async def test_a_lonely_write_waits_for_nothing_and_what_comes_soon_after_shares
     go.set()
     await asyncio.gather(*later)
     assert (rests, [sorted(batch) for batch in batches]) == ([0.5], [[0], [1, 2, 3, 4]])
+
+
+async def test_how_far_was_told_is_forgotten_with_the_last_update_of_a_chat_and_nothing_is_told_again(
+    database: Database, tmp_path: Path
+) -> None:
+    heard, database.clock = Heard(), ManualClock()
+    with FakeTelegram(TOKEN) as telegram:
+        room = TelegramRoom(database, tmp_path, telegram.base)
+        await room.bots.register("analyst", TOKEN)
+        for text, chat, days in (("one", 1, 10), ("two", 2, 5), ("three", 1, 0)):
+            gateway = room.gateway()
+            gateway.add("test", heard)
+            async with running(gateway):
+                telegram.say(text, chat=chat)
+                await until(lambda text=text: heard.texts[-1:] == [text])
+            await room.bots.forget_old()
+            assert await places(database) == {"one": {1}, "two": {1, 2}, "three": {1, 2}}[text]
+            database.clock.go(days * 24 * 3600)
+        database.clock.go(10 * 24 * 3600)
+        await room.bots.forget_old()
+    assert await places(database) == {1}
+    assert heard.texts == ["one", "two", "three"]
+
+
+async def places(database: Database) -> set[int]:
+    async with database.read() as session:
+        return {place.chat_id for place in (await session.exec(select(Told))).all() if place.agent_id}
