@@ -19,6 +19,7 @@ from sqlalchemy.exc import DataError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from quarterdeck.kernel.errors import Invalid, NotFound, QuarterdeckError, Unauthorized, Unavailable
@@ -33,6 +34,8 @@ LARGEST_BODY = 1_000_000
 
 RETRY_AFTER = 5
 """Seconds after which a caller may try again when a part is down."""
+
+_METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 
 _SAFE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -183,6 +186,8 @@ async def _no_such_door(request: Request, error: Exception) -> Response:
         return answer(
             NotFound(f"There is no {what}.", "/openapi.json lists what there is.", code="unknown_route")
         )
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        return _wrong_method(request)
     if error.status_code == HTTPStatus.BAD_REQUEST:
         return answer(Invalid("The body cannot be read.", "Send UTF-8 encoded JSON.", field="body"))
     if error.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
@@ -191,6 +196,24 @@ async def _no_such_door(request: Request, error: Exception) -> Response:
     return _problem(
         status, status.name.lower(), str(error.detail), "/openapi.json says how.", headers=error.headers
     )
+
+
+def _wrong_method(request: Request) -> Response:
+    """Starlette names the methods of one route; others may have the same address."""
+    taken = [method for method in _METHODS if _is_taken(request, method)]
+    return _problem(
+        HTTPStatus.METHOD_NOT_ALLOWED,
+        "method_not_allowed",
+        f"{request.url.path} does not take {request.method}.",
+        f"It takes {', '.join(taken)}; /openapi.json says how.",
+        data={"allowed": taken},
+        headers={"Allow": ", ".join(taken)},
+    )
+
+
+def _is_taken(request: Request, method: str) -> bool:
+    scope = {**request.scope, "method": method}
+    return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
 
 
 async def _unstorable(request: Request, error: Exception) -> Response:

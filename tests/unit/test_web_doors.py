@@ -234,8 +234,10 @@ async def test_unknown_routes_and_methods_are_problems_too(anna: Client):
     problem(await anna.get("/api/v1/nonsense"), 404, "unknown_route")
     problem(await anna.get("/api/v1/items/"), 404, "unknown_route")
     answer = await anna.delete("/api/v1/items")
-    problem(answer, 405, "method_not_allowed")
-    assert answer.headers["allow"]
+    told = problem(answer, 405, "method_not_allowed")
+    assert answer.headers["allow"] == "GET, POST"  # which two routes offer
+    assert "/api/v1/items does not take DELETE" in told["detail"] and "GET, POST" in told["instruction"]
+    assert told["data"] == {"allowed": ["GET", "POST"]}
 
 
 async def test_an_unexpected_error_shows_a_number_and_nothing_of_the_inside(anna: Client, caplog):
