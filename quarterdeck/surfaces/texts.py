@@ -25,10 +25,15 @@ def catalogue(language: str) -> Mapping[str, str]:
     return entries
 
 
-def say(language: str, entry: str, *, platform: str = "telegram", **facts: object) -> str:
-    """A text in a language (an unknown one is the default); `{p}` in it is the messenger's prefix."""
+def say(
+    language: str, entry: str, *, platform: str = "telegram", new: object = "new", **facts: object
+) -> str:
+    """A text in a language (an unknown one is the default).
+
+    `{p}` in it is the messenger's prefix, `{new}` the command that begins another chat.
+    """
     words = catalogue(language if language in LANGUAGES else DEFAULT)
-    return words[entry].format(p=prefix(platform), **facts)
+    return words[entry].format(p=prefix(platform), new=new, **facts)
 
 
 def closest(code: str, default: str) -> str:

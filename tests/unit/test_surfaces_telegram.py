@@ -36,6 +36,16 @@ async def desk(database: Database, tmp_path: Path) -> AsyncIterator[ChatDesk]:
 # Talking
 
 
+@pytest.mark.parametrize(("bot", "command"), [("desk", "/chat"), ("galley", "/new")])
+async def test_texts_name_the_command_that_begins_a_chat_at_this_bot(
+    desk: ChatDesk, bot: str, command: str
+) -> None:
+    for line in ("/start", "/help"):
+        await desk.writes(line, user=778, bot=bot)
+        [told] = [line for line in desk.said(778)[-1].splitlines() if line.endswith(": a new chat")]
+        assert told.startswith(command)
+
+
 async def test_a_message_goes_to_the_agent_and_its_answer_comes_back(desk: ChatDesk) -> None:
     await desk.writes("hello")
     assert desk.asked() == ["hello"]

@@ -82,5 +82,7 @@ def chat_name(words: list[str]) -> str:
     return " ".join(words)[:LONGEST_NAME].strip()
 
 
-def unknown_chat(event: IncomingCommand) -> OutgoingMessage:
-    return OutgoingMessage(event.chat_id, say(event.language, "chat_unknown", platform=event.platform))
+def unknown_chat(event: IncomingCommand, new: str = "new") -> OutgoingMessage:
+    """`new` is the command that begins another chat."""
+    text = say(event.language, "chat_unknown", platform=event.platform, new=new)
+    return OutgoingMessage(event.chat_id, text)

@@ -126,11 +126,12 @@ class TelegramHandlers:
         entry = "welcome" if user.is_new or speaker.room.is_new else "welcome_back"
         agent = await self._desk.agent_name(speaker.room.agent_id)
         name = speaker.native.name or event.user_id
-        return [OutgoingMessage(event.chat_id, say(event.language, entry, name=name, agent=agent))]
+        text = say(event.language, entry, new=_new(), name=name, agent=agent)
+        return [OutgoingMessage(event.chat_id, text)]
 
     async def help(self, event: IncomingCommand, **_: Any) -> list[OutgoingEvent]:
         """All commands; the desk's own bot has more."""
-        texts = [say(event.language, "help")]
+        texts = [say(event.language, "help", new=_new())]
         if current.get().place.agent_id == DESK:
             texts.append(say(event.language, "help_desk"))
         return [OutgoingMessage(event.chat_id, "\n\n".join(texts))]
@@ -174,7 +175,7 @@ class TelegramHandlers:
             say(event.language, "chats_line", name=chat.display_name, chat=chat.chat_id) for chat, _ in chats
         ]
         if not chats:
-            lines = [say(event.language, "no_chats")]
+            lines = [say(event.language, "no_chats", new=_new())]
         rows = [
             [UIButton(chat.display_name[:LONGEST_CAPTION], "switch", {"chat": chat.chat_id})]
             for chat, place in chats
@@ -192,7 +193,7 @@ class TelegramHandlers:
             return [OutgoingMessage(event.chat_id, say(event.language, "inside_topic"))]
         chat = await self._rooms.switch(speaker.place, str(event.payload.get("chat", "")))
         if chat is None:
-            return [OutgoingMessage(event.chat_id, say(event.language, "chat_unknown"))]
+            return [OutgoingMessage(event.chat_id, say(event.language, "chat_unknown", new=_new()))]
         text = say(event.language, "switched", name=chat.display_name, chat=chat.chat_id)
         return [OutgoingMessage(event.chat_id, text, replaces=True)]
 
@@ -204,7 +205,7 @@ class TelegramHandlers:
         try:
             chat = await chat_mgr.rename(event.chat_id, event.user_id, name)
         except ValueError:
-            return [unknown_chat(event)]
+            return [unknown_chat(event, _new())]
         if speaker.place.thread:
             await speaker.attempt("editForumTopic", name=name[:LONGEST_TOPIC])
         return [OutgoingMessage(event.chat_id, say(event.language, "renamed", name=chat.display_name))]
@@ -216,7 +217,7 @@ class TelegramHandlers:
         try:
             chat = await chat_mgr.archive(event.chat_id, event.user_id)
         except ValueError:
-            return [unknown_chat(event)]
+            return [unknown_chat(event, _new())]
         return [OutgoingMessage(event.chat_id, say(event.language, "archived", name=chat.display_name))]
 
     async def stop(self, event: IncomingCommand, **_: Any) -> list[OutgoingEvent]:
@@ -264,6 +265,11 @@ class TelegramHandlers:
         file = waiting[int(wanted) - 1]
         await self._staging.drop(event.user_id, event.chat_id, [file])
         return [OutgoingMessage(event.chat_id, say(event.language, "removed", name=file.filename))]
+
+
+def _new() -> str:
+    """The command that begins a chat here: at the desk's own bot the other one files an item."""
+    return "chat" if current.get().place.agent_id == DESK else "new"
 
 
 def _ready(event: IncomingCommand | IncomingCallback, room: Room, entry: str) -> OutgoingMessage:
