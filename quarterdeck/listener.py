@@ -27,6 +27,7 @@ FORGETS_EVERY = 3600.0
 @asynccontextmanager
 async def opened_gateway(house: House) -> "AsyncIterator[Gateway]":
     """The gateway of a house with its consumers, not running yet."""
+    from quarterdeck.surfaces.telegram import moves
     from quarterdeck.telegram.forwarding import Forwarder
     from quarterdeck.telegram.gateway import Gateway
 
@@ -35,7 +36,7 @@ async def opened_gateway(house: House) -> "AsyncIterator[Gateway]":
     if forwarder is not None:
         gateway.add("router", forwarder)
     surface = house.telegram_surface(gateway, house.sends)
-    gateway.add("surface", surface.consume, begins=surface.begins)
+    gateway.add("surface", surface.consume, begins=surface.begins, follows=moves.follow)
     attending = asyncio.create_task(attend(surface))
     try:
         yield gateway

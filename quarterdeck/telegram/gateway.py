@@ -23,6 +23,7 @@ from quarterdeck.telegram.bots import Bots
 from quarterdeck.telegram.feeder import Feeder
 from quarterdeck.telegram.limits import Sleep
 from quarterdeck.telegram.model import BOTS_TOPIC, SENDS_TOPIC, Bot, Lease, Standing
+from quarterdeck.telegram.moves import Follower, Moves
 from quarterdeck.telegram.publisher import EmbeddedPublisher, NatsPublisher
 from quarterdeck.telegram.requests import Asked
 from quarterdeck.telegram.served import ServedBot
@@ -79,6 +80,7 @@ class Gateway:
         self._leaving: dict[str, _Leaving] = {}
         self._bell = asyncio.Event()
         self._readers = Readers()
+        self._moves = Moves(database)
         self._turns = Turns(self._caught_up, sleep)
         self._writer = Writer(database, self._kept, nats=bool(nats_url))
         self._publisher = (
@@ -88,11 +90,16 @@ class Gateway:
         )
         self._has_nats = bool(nats_url)
 
-    def add(self, name: str, consumer: Consumer, begins: Begins | None = None) -> None:
+    def add(
+        self, name: str, consumer: Consumer, begins: Begins | None = None, follows: Follower | None = None
+    ) -> None:
         """Tell `consumer` of every update from now on. Its name is where it goes on after a restart.
 
-        `begins` is called beside everything else whenever a bot begins to be served here.
+        `begins` is called beside everything else whenever a bot begins to be served here, `follows` in the
+        command in which a group that became a supergroup gets its new id.
         """
+        if follows is not None:
+            self._moves.add(follows)
         if begins is not None:
             self._begins.append(begins)
         feeder = Feeder(name, consumer, self._database, self._writer, self._readers, self._sleep)
@@ -203,7 +210,9 @@ class Gateway:
             del self._leaving[row.agent_id]
         try:
             lease = await self._bots.lease_of(row)
-            bot = ServedBot(lease, self._database, self._writer, self._turns, self._readers, self._sleep)
+            bot = ServedBot(
+                lease, self._database, self._writer, self._turns, self._readers, self._sleep, self._moves
+            )
         except Misconfigured as error:
             log.warning("bot_not_served", agent=row.agent_id, reason=error.detail)
             return

@@ -125,6 +125,16 @@ class StoredSend(SQLModel, table=True):
     finished_at: datetime | None = Field(default=None, sa_column=timestamp(nullable=True, index=True))
 
 
+class MovedChat(SQLModel, table=True):
+    """A group that became a supergroup. What is addressed to its old id goes to the new one."""
+
+    __tablename__ = "telegram_moved_chats"
+
+    old_chat: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False))
+    new_chat: int = Field(sa_column=Column(BigInteger, nullable=False))
+    moved_at: datetime = Field(sa_column=timestamp())
+
+
 class BotCard(BaseModel):
     """A bot, without its token. `status` is when it last routed an inbound message, not "connected"."""
 

@@ -1,8 +1,9 @@
 """Listens to one bot. Telegram is told that an update arrived only after the update is stored."""
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 import structlog
 
@@ -13,6 +14,7 @@ from quarterdeck.telegram import rules
 from quarterdeck.telegram.bot_api import BotApi
 from quarterdeck.telegram.limits import Sleep
 from quarterdeck.telegram.model import Lease
+from quarterdeck.telegram.moves import Follow, Move
 from quarterdeck.telegram.rules import Done, Failed, Limited, Refused
 from quarterdeck.telegram.turns import Turns
 from quarterdeck.telegram.wire import Update
@@ -40,6 +42,7 @@ class Poller:
         clock: Clock,
         sleep: Sleep,
         report: Report,
+        follow: Follow,
     ) -> None:
         self._lease = lease
         self._api = api
@@ -48,6 +51,8 @@ class Poller:
         self._clock = clock
         self._sleep = sleep
         self._report = report
+        self._follow = follow
+        self._allowed = lease.allowed_chats
         self._offset: int | None = None
         self._last_update_at: datetime | None = None
         self._failures = 0
@@ -81,10 +86,11 @@ class Poller:
         self._failures = self._conflicts = 0
         await self._all_is_well()
         numbers = [one["update_id"] for one in raw if isinstance(one, dict) and "update_id" in one]
+        moves = self._moves(one for one in raw if isinstance(one, dict))
         updates = [self._read(one, now) for one in raw if isinstance(one, dict) and "update_id" in one]
-        wanted = [update for update in updates if rules.is_allowed(update, self._lease.allowed_chats)]
+        wanted = [update for update in updates if rules.is_allowed(update, self._allowed)]
         async with self._turns.of(self._lease.agent_id, len(numbers)):
-            if wanted and not await self._store(wanted):
+            if (wanted or moves) and not await self._store(wanted, moves):
                 return False
         crash.point("after storing updates")
         if numbers:
@@ -96,11 +102,25 @@ class Poller:
     def _read(self, raw: dict[str, object], now: datetime) -> Update:
         return rules.update_of(raw, self._lease.agent_id, self._lease.bot_id, now)
 
-    async def _store(self, updates: list[Update]) -> bool:
-        """Nothing more is fetched until these are on disk."""
+    def _moves(self, raw: Iterable[Mapping[str, Any]]) -> list[Move]:
+        """The groups that became supergroups, of those that the bot listens to; it goes on listening."""
+        found = [move for one in raw if (move := rules.move_of(one))]
+        ours = [move for move in found if not self._allowed or self._allowed.intersection(move)]
+        for move in ours:
+            self.moved(*move)
+        return ours
+
+    def moved(self, old: int, new: int) -> None:
+        """The bot listens to the new chat where it listened to the old one."""
+        self._allowed = frozenset(rules.moved(self._allowed, old, new))
+
+    async def _store(self, updates: list[Update], moves: Sequence[Move]) -> bool:
+        """Nothing more is fetched until these are on disk, and what moved chats have is in its place."""
         waits = rules.pauses(random.random)
         while True:
             try:
+                for move in moves:
+                    await self._follow(*move)
                 return await self._writer.keep(self._lease, updates)
             except Unavailable as error:
                 log.warning("updates_wait", agent=self._lease.agent_id, reason=error.detail)

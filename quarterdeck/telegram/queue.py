@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from quarterdeck.kernel.database import Database, Unit
 from quarterdeck.kernel.errors import Invalid, NotFound
-from quarterdeck.telegram import rules, store
+from quarterdeck.telegram import moves, rules, store
 from quarterdeck.telegram.bots import Bots
 from quarterdeck.telegram.model import SENDS_TOPIC, StoredSend
 from quarterdeck.telegram.wire import Receipt, Send, SendState, document_of
@@ -42,6 +42,8 @@ class Queue:
 
     async def _put(self, unit: Unit, send: Send) -> Receipt:
         await self._bots.must_know(unit, send.agent_id)
+        if (new := await moves.chat_now(unit.session, str(send.chat_id))) is not None:
+            send = rules.redirected(send, new)
         row = StoredSend(
             agent_id=send.agent_id,
             chat=str(send.chat_id),

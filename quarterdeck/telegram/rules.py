@@ -1,7 +1,7 @@
 """What an update says, what a message is made of, what an answer means. Pure."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from math import isfinite
@@ -61,6 +61,17 @@ def _text(content: Mapping[str, Any], kind: str) -> str | None:
     return found if isinstance(found, str) else None
 
 
+def move_of(raw: Mapping[str, Any]) -> tuple[int, int] | None:
+    """The old and the new id of a group that became a supergroup, as a service message in either says."""
+    message = raw.get("message")
+    message = message if isinstance(message, dict) else {}
+    chat, new = _id(message.get("chat")), _number(message.get("migrate_to_chat_id"))
+    old = _number(message.get("migrate_from_chat_id"))
+    if chat and new:
+        return chat, new
+    return (old, chat) if chat and old else None
+
+
 def _id(thing: object) -> int | None:
     return _number(thing.get("id")) if isinstance(thing, dict) else None
 
@@ -90,6 +101,11 @@ def storable(value: Any) -> Any:
 def is_allowed(update: Update, chats: frozenset[int]) -> bool:
     """Whether an update comes from a chat that the bot may listen to; none named = all."""
     return not chats or (update.chat_id or update.user_id) in chats
+
+
+def moved(chats: Iterable[int], old: int, new: int) -> list[int]:
+    """The same chats where one of them has another id now."""
+    return list(dict.fromkeys(new if chat == old else chat for chat in chats))
 
 
 # What is sent
@@ -125,6 +141,13 @@ def parts(send: Send) -> list[Part]:
         place = len(texts) - 1 if texts else len(made) - 1
         made[place] = _with(made[place], reply_markup=keyboard(send.buttons))
     return made
+
+
+def redirected(send: Send, chat: int) -> Send:
+    """The same in the chat that a group became. There messages are numbered anew: what would change one of
+    the old chat, or answer it, is said on its own.
+    """
+    return replace(send, chat_id=chat, edits=None, reply_to_message_id=None, message_thread_id=None)
 
 
 _METHODS = {
@@ -259,10 +282,8 @@ Answer = Done | Limited | Moved | Refused | Failed
 def repaired(part: Part, answer: Answer) -> Part | None:
     """The request that may work instead, or None.
 
-    Unformatted where markup was refused, as a document what is no photo, or elsewhere.
+    Unformatted where markup was refused, or as a document what is no photo.
     """
-    if isinstance(answer, Moved):
-        return _with(part, chat_id=answer.chat_id)
     is_marked = "parse_mode" in part.fields
     if isinstance(answer, Refused) and answer.cannot_parse and is_marked:
         fields = {key: value for key, value in part.fields.items() if key != "parse_mode"}

@@ -18,6 +18,7 @@ from quarterdeck.telegram import rules, store
 from quarterdeck.telegram.bot_api import BotApi
 from quarterdeck.telegram.limits import Limiter, Sleep
 from quarterdeck.telegram.model import Lease, StoredSend
+from quarterdeck.telegram.moves import Follow
 from quarterdeck.telegram.rules import Answer, Done, GivenUp, Limited, Moved, Part, Patience, Refused
 from quarterdeck.telegram.turns import Readers
 from quarterdeck.telegram.wire import SendState, send_of
@@ -32,7 +33,6 @@ AHEAD = 20
 """Messages of a chat that are read at once."""
 
 LOOK_ANYWAY = 5.0
-REPAIRS = 3
 
 MOST_FAILURES = 20
 """Failures in a row after which a request is given up if its bot is answered otherwise: with the pauses
@@ -43,7 +43,9 @@ MOST_BREAKS = 3
 
 
 class Sender:
-    """One bot's queue. `revoked` is called when Telegram does not know the token any more."""
+    """One bot's queue. `revoked` is called when Telegram does not know the token any more, `follow` with the
+    old and the new id of a group that became a supergroup.
+    """
 
     def __init__(
         self,
@@ -55,6 +57,7 @@ class Sender:
         readers: Readers,
         sleep: Sleep,
         revoked: Callable[[], None],
+        follow: Follow,
     ) -> None:
         self._lease = lease
         self._api = api
@@ -64,10 +67,10 @@ class Sender:
         self._readers = readers
         self._sleep = sleep
         self._revoked = revoked
+        self._follow = follow
         self._places = asyncio.Semaphore(AT_ONCE)
         self._lanes: dict[str, asyncio.Task[None]] = {}
         self._requesting: set[asyncio.Task[Any]] = set()
-        self._moved: dict[str, int] = {}
         self._breaks: Counter[int | None] = Counter()
         self._is_ending = False
         self.bell = asyncio.Event()
@@ -171,9 +174,18 @@ class Sender:
             wait = rules.pause(patience.failures, random.random())  # noqa: S311  not a secret
             is_last = len(current.message_ids) + 1 == len(parts)
             current = await self._record(Outcome(row.id, answer, is_last, wait))
+            if isinstance(answer, Moved):
+                return await self._moved(row, answer)
             if self._is_ending:
                 return False
         return current is not None
+
+    async def _moved(self, row: StoredSend, answer: Moved) -> bool:
+        """The message waits where its chat is now, with all others: this lane is at its end."""
+        if await self._follow(int(row.chat), answer.chat_id):
+            return False
+        circle = Outcome(row.id or 0, Refused(400, "The chat moves in circles."), is_last=True)
+        return await self._record(circle) is not None
 
     async def _wait_until_due(self, row: StoredSend) -> None:
         if row.not_before is not None:
@@ -182,12 +194,12 @@ class Sender:
     async def _attempt(self, number: int, chat: str, part: Part) -> Answer | None:
         """One request and, where it was refused for its form, the better one; None: not ours."""
         async with self._limiter.turn(chat):
-            if self._is_ending or not await self._writer.begin(self._lease, number):
+            if self._is_ending or not await self._writer.begin(self._lease, number, chat):
                 return None
             async with self._places:
                 self._requesting.add(_this_task())
                 crash.point("before sending a message")
-                answer = await self._call(self._addressed(part))
+                answer = await self._call(part)
                 crash.point("after sending a message")
         if isinstance(answer, Limited):
             until = self._database.clock.now() + rules.obeyed(answer.seconds)
@@ -196,22 +208,15 @@ class Sender:
             self._revoked()
         return answer
 
-    def _addressed(self, part: Part) -> Part:
-        chat = self._moved.get(str(part.fields["chat_id"]))
-        return part if chat is None else Part(part.method, {**part.fields, "chat_id": chat}, part.file)
-
     async def _call(self, part: Part) -> Answer:
-        for _ in range(REPAIRS):
+        while True:
             answer = await self._api.call(part.method, dict(part.fields), file=part.file)
             if isinstance(answer, Refused) and answer.is_in_vain and "message_id" in part.fields:
                 return Done({"message_id": part.fields["message_id"]})
             better = rules.repaired(part, answer)
             if better is None:
                 return answer
-            if isinstance(answer, Moved):
-                self._moved[str(part.fields["chat_id"])] = answer.chat_id
             part = better
-        return Refused(400, "The chat moves in circles.")
 
     async def _record(self, outcome: Outcome) -> StoredSend | None:
         """A database that is away for a moment must not make us send twice."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -13,6 +14,7 @@ from quarterdeck.telegram import rules, store
 from quarterdeck.telegram.bot_api import SECONDS, BotApi, error_of
 from quarterdeck.telegram.limits import Limiter, Sleep
 from quarterdeck.telegram.model import BOTS_TOPIC, BotState, Lease, Standing
+from quarterdeck.telegram.moves import Moves
 from quarterdeck.telegram.poller import Poller
 from quarterdeck.telegram.rules import Done, Limited, Moved, Refused
 from quarterdeck.telegram.sender import Sender
@@ -27,17 +29,28 @@ class ServedBot:
     """`start` it, `stop` it; `is_broken`: something unforeseen ended it."""
 
     def __init__(
-        self, lease: Lease, database: Database, writer: Writer, turns: Turns, readers: Readers, sleep: Sleep
+        self,
+        lease: Lease,
+        database: Database,
+        writer: Writer,
+        turns: Turns,
+        readers: Readers,
+        sleep: Sleep,
+        moves: Moves,
     ) -> None:
         self.lease = lease
         self.api = BotApi(lease.token, lease.api_base)
         self.routed_at: datetime | None = None
         self._database = database
         self._limiter = Limiter(database.clock, sleep)
-        self._poller = Poller(lease, self.api, writer, turns, database.clock, sleep, self._report)
+        self._moves = moves
+        self._poller = Poller(
+            lease, self.api, writer, turns, database.clock, sleep, self._report, self._follow
+        )
         self._revoked = asyncio.Event()
+        revoked, follow = self._revoked.set, self._follow
         self.sender = Sender(
-            lease, self.api, self._limiter, writer, database, readers, sleep, self._revoked.set
+            lease, self.api, self._limiter, writer, database, readers, sleep, revoked, follow
         )
         self._missing: set[str] = set()
         self._tasks: list[asyncio.Task[None]] = []
@@ -74,6 +87,8 @@ class ServedBot:
         async with self._limiter.turn(chat):
             answer = await self.api.call(method, fields, seconds=SECONDS)
             if isinstance(answer, Moved):
+                with suppress(Unavailable):  # whoever asks next follows again
+                    await self._follow(int(fields["chat_id"]), answer.chat_id)
                 answer = await self.api.call(method, {**fields, "chat_id": answer.chat_id})
         match answer:
             case Done(result):
@@ -85,6 +100,10 @@ class ServedBot:
             case Refused() if answer.is_revoked:
                 self._revoked.set()
         raise error_of(answer, method)
+
+    async def _follow(self, old: int, new: int) -> bool:
+        self._poller.moved(old, new)
+        return await self._moves.follow(old, new)
 
     async def _begin(self, told: Begins) -> None:
         while True:

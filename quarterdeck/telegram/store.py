@@ -1,4 +1,4 @@
-"""All queries of the telegram room."""
+"""All queries of the telegram room but those of `moves`."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -385,10 +385,26 @@ async def sends(session: AsyncSession, numbers: Sequence[int]) -> Sequence[Store
     return (await session.exec(select(StoredSend).where(col(StoredSend.id).in_(numbers)))).all()
 
 
+_CHATS_TO_SEND = text(
+    """
+    select s.chat
+    from (select distinct chat from telegram_sends where agent_id = :agent and state = 'queued') s
+    where not exists (
+      select from telegram_moved_chats m
+      join telegram_sends o on o.chat = cast(m.old_chat as text)
+      and o.agent_id = :agent and o.state = 'queued'
+      where cast(m.new_chat as text) = s.chat
+    )
+    """
+)
+
+
 async def chats_to_send(session: AsyncSession, agent_id: str) -> Sequence[str]:
-    """The chats for which something waits."""
-    query = select(StoredSend.chat).where(col(StoredSend.agent_id) == agent_id, _waits())
-    return (await session.exec(query.distinct())).all()
+    """The chats for which something waits, but a chat that another became only after what is being sent
+    there: it was said before.
+    """
+    connection = await session.connection()
+    return [row.chat for row in await connection.execute(_CHATS_TO_SEND, {"agent": agent_id})]
 
 
 async def to_send(
@@ -404,25 +420,27 @@ _BEGIN = text(
     """
     update telegram_sends s
     set possibly_twice = s.possibly_twice or s.begun, begun = true, attempts = s.attempts + 1
-    from unnest(:ids, :agents, :fences) as t (id, agent_id, fence)
+    from unnest(:ids, :agents, :fences, :chats) as t (id, agent_id, fence, chat)
     join telegram_bots b on b.agent_id = t.agent_id and b.fence = t.fence
-    where s.id = t.id and s.agent_id = t.agent_id and s.state = 'queued'
+    where s.id = t.id and s.agent_id = t.agent_id and s.chat = t.chat and s.state = 'queued'
     returning s.id, s.possibly_twice
     """
 ).bindparams(
     bindparam("ids", type_=ARRAY(BigInteger)),
     bindparam("agents", type_=ARRAY(Text)),
     bindparam("fences", type_=ARRAY(BigInteger)),
+    bindparam("chats", type_=ARRAY(Text)),
 )
 
 
-async def begin_sends(unit: Unit, sends: Sequence[tuple[Lease, int]]) -> dict[int, bool]:
+async def begin_sends(unit: Unit, sends: Sequence[tuple[Lease, int, str]]) -> dict[int, bool]:
     """Requests of these messages are about to leave; those still ours, and whether each may be a second."""
     connection = await unit.session.connection()
     values = {
-        "ids": [number for _, number in sends],
-        "agents": [lease.agent_id for lease, _ in sends],
-        "fences": [lease.fence for lease, _ in sends],
+        "ids": [number for _, number, _ in sends],
+        "agents": [lease.agent_id for lease, _, _ in sends],
+        "fences": [lease.fence for lease, _, _ in sends],
+        "chats": [chat for _, _, chat in sends],
     }
     return {row.id: row.possibly_twice for row in await connection.execute(_BEGIN, values)}
 

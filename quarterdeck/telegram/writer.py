@@ -28,6 +28,8 @@ from quarterdeck.telegram.wire import UPDATE, SendState, Update
 log = structlog.get_logger(__name__)
 
 Arrival = tuple[Lease, Sequence[Update]]
+Beginning = tuple[Lease, int, str]
+"""A message of this number is said in this chat."""
 Kept = Callable[[Lease, int, Update], None]
 Told = tuple[str, str, int]
 """Consumer, agent and chat."""
@@ -60,7 +62,7 @@ class Writer:
         self._kept = kept
         self._nats = nats
         self._updates = Batches[Arrival, bool](self._keep, most=UPDATES_AT_ONCE, pace=PACE)
-        self._begun = Batches[tuple[Lease, int], bool](self._begin, pace=PACE)
+        self._begun = Batches[Beginning, bool](self._begin, pace=PACE)
         self._ended = Batches[Outcome, StoredSend | None](self._end, pace=PACE)
         self._told: dict[Told, int] = {}
         self._moving: dict[Told, int] = {}
@@ -71,9 +73,9 @@ class Writer:
         """Store updates; False: somebody else has the bot."""
         return await self._updates.add(lease.agent_id, (lease, updates), len(updates))
 
-    async def begin(self, lease: Lease, number: int) -> bool:
-        """A request of a message is about to leave; False: it is not ours any more."""
-        return await self._begun.add(lease.agent_id, (lease, number))
+    async def begin(self, lease: Lease, number: int, chat: str) -> bool:
+        """A request of a message is about to leave; False: it is not ours any more, or in another chat."""
+        return await self._begun.add(lease.agent_id, (lease, number, chat))
 
     async def end(self, lease: Lease, outcome: Outcome) -> StoredSend | None:
         """Record what became of it; the message as it stands now."""
@@ -112,10 +114,10 @@ class Writer:
                 self._kept(lease, kept[update.event_id], update)
         return [lease.agent_id in ours for lease, _ in arrivals]
 
-    async def _begin(self, sends: Sequence[tuple[Lease, int]]) -> list[bool]:
+    async def _begin(self, sends: Sequence[Beginning]) -> list[bool]:
         async with self._database.command("begin sends") as unit:
             ours = await store.begin_sends(unit, sends)
-        return [number in ours for _, number in sends]
+        return [number in ours for _, number, _ in sends]
 
     async def _end(self, outcomes: Sequence[Outcome]) -> list[StoredSend | None]:
         async with self._database.command("record sends") as unit:

@@ -163,9 +163,17 @@ class FakeTelegram:
         """How many updates of a bot are not acknowledged."""
         return len(self.state.bots[token or self.tokens[0]].updates)
 
-    def migrate(self, old: object, new: int) -> None:
-        """A group became a supergroup."""
+    def migrate(self, old: int, new: int, *, told: bool = True) -> None:
+        """A group became a supergroup: the old one takes nothing more, and messages are numbered anew.
+
+        All bots are told in both chats, unless they were away for longer than updates are kept.
+        """
         self.state.moved[str(old)] = new
+        if not told:
+            return
+        for token in self.tokens:
+            for service in shapes.migrated(self.state.chat(old), self.state.chat(new), next(self.state.ids)):
+                self.update({"message": service}, token=token)
 
     def topic(self, name: str, *, chat: int = CHAT) -> int:
         """A person opens a topic; returns its thread."""

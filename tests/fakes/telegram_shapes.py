@@ -81,6 +81,15 @@ def message(
     }
 
 
+def migrated(old: Mapping[str, Any], new: Mapping[str, Any], number: int) -> list[dict[str, Any]]:
+    """What is told where a group becomes a supergroup: in the old chat by a person, in the new by itself."""
+    group = {"id": 1087968824, "is_bot": True, "first_name": "Group", "username": "GroupAnonymousBot"}
+    return [
+        message(number, old, person(42), migrate_to_chat_id=new["id"]),
+        message(1, new, group, sender_chat=dict(new), migrate_from_chat_id=old["id"]),
+    ]
+
+
 def in_thread(thread: int | None) -> dict[str, Any]:
     return {"message_thread_id": thread, "is_topic_message": True} if thread else {}
 

@@ -7,7 +7,7 @@ import pytest
 
 from quarterdeck.listener import opened_gateway
 from tests.fakes.helm import ANNA, Helm, helm
-from tests.fakes.telegram import CHAT, parsed
+from tests.fakes.telegram import CHAT, GROUP, parsed
 from tests.fakes.telegram_gateway import running
 from tests.waiting import until
 
@@ -55,6 +55,21 @@ async def test_what_was_asked_and_said_before_a_stop_stays_in_the_conversation(
         assert (asked["content"], now["content"]) == ("How do we stand?", "And now?")
         assert answered["role"] == "assistant" and answered["content"].startswith(said)
         assert answered["content"].endswith("[The user stopped this answer here.]")
+
+
+async def test_a_group_that_becomes_a_supergroup_keeps_its_conversation(
+    database_url: str, tmp_path: Path
+) -> None:
+    async with helm(tmp_path, database_url, "Aye") as desk:
+        telegram, provider = desk.telegram, desk.provider
+        async with opened_gateway(desk.house) as gateway, running(gateway):
+            telegram.say("@fake_7000000001_bot How do we stand?", user=ANNA, chat=-77)
+            await until(lambda: telegram.texts("-77") == ["Aye"])
+            telegram.migrate(-77, GROUP)
+            telegram.say("@fake_7000000001_bot And now?", user=ANNA, chat=GROUP)
+            await until(lambda: len(provider.to("native-gpt")) == 2)
+    before = [message["content"] for message in provider.to("native-gpt")[1].body["messages"][1:3]]
+    assert before == ["@fake_7000000001_bot How do we stand?", "Aye"]
 
 
 async def test_what_the_listener_left_unanswered_is_answered_by_the_next_one_once(desk: Helm) -> None:

@@ -160,17 +160,6 @@ async def test_a_webhook_that_is_set_is_taken_away_and_no_update_with_it(room, t
         await until(lambda: heard.texts == ["one"])
 
 
-async def test_messages_follow_a_group_that_became_a_supergroup(room, telegram):
-    telegram.migrate(-77, GROUP)
-    async with running(room.gateway(sleep=at_once)):
-        receipts = [await room.sends.put(Send("analyst", -77, text)) for text in ("one", "two")]
-        for receipt in receipts:
-            assert (await room.sends.wait(receipt.id, 10)).state is SendState.SENT
-    assert telegram.texts() == ["one", "two"]
-    to_old = [call for call in telegram.calls if str(call.body.get("chat_id")) == "-77"]
-    assert len(to_old) == 1  # it is not asked twice where the group is
-
-
 async def test_any_method_can_be_called_and_every_refusal_is_an_error_of_ours(room, telegram):
     gateway = room.gateway()
     async with running(gateway):
