@@ -31,6 +31,7 @@ from quarterdeck.kernel import disk, http, keyring
 from quarterdeck.kernel.connections import Connections
 from quarterdeck.kernel.errors import QuarterdeckError, Unavailable
 from quarterdeck.kernel.inbox import Standing
+from quarterdeck.kernel.words import counted
 from quarterdeck.pipeline.doors import DOORS
 from quarterdeck.router import access
 from quarterdeck.telegram.model import DESK
@@ -118,14 +119,14 @@ async def keys_are_private(patient: Patient) -> Finding:
         return Finding(
             "fail", f"Others may read {shown}.", "They can read every secret.", "chmod go-rwx them."
         )
-    return Finding("ok", f"{len(names)} key files, private.")
+    return Finding("ok", f"{counted(len(names), 'key file')}, private.")
 
 
 async def make_keys_private(patient: Patient) -> str:
     exposed = _exposed(patient.settings.keys_folder)
     for path in exposed:
         path.chmod(stat.S_IMODE(path.stat().st_mode) & 0o700)
-    return f"Made {len(exposed)} files and folders private."
+    return f"Made {counted(len(exposed), 'file or folder', 'files and folders')} private."
 
 
 def _files(folder: Path) -> list[Path]:
@@ -203,7 +204,7 @@ async def crew_is_the_file(patient: Patient) -> Finding:
     wishes = await notification_drift(patient.open_house(), roster)
     if differences := [*await crew.drift(roster), *wishes]:
         return Finding("warn", "; ".join(differences), DRIFT, APPLY)
-    return Finding("ok", f"{len(await crew.agents())} agents, as in {file}.")
+    return Finding("ok", f"{counted(len(await crew.agents()), 'agent')}, as in {file}.")
 
 
 async def pipelines_are_the_files(patient: Patient) -> Finding:
@@ -235,7 +236,7 @@ async def agents_can_be_reached(patient: Patient) -> Finding:
     trials = await asyncio.gather(*(tried(card.slug) for card in await crew.agents() if card.is_enabled))
     failed = [trial for trial in trials if not trial.ok]
     if not failed:
-        return Finding("ok", f"{len(trials)} agents can be started.")
+        return Finding("ok", f"{counted(len(trials), 'agent')} can be started.")
     told = " ".join(f"{trial.agent}: {trial.problem}" for trial in failed)
     if all(trial.runtime == "model" and trial.fault is Fault.DOWN for trial in failed):
         return Finding("warn", told, "They wait for the router.", UP)
@@ -302,7 +303,7 @@ async def backends_can_be_called(patient: Patient) -> Finding:
     if broken:
         fix = "Correct its key or address; `quarterdeck backend test` looks again."
         return Finding("fail", f"Cannot be used: {', '.join(broken)}.", "Calls go to the others.", fix)
-    return Finding("ok", f"{len(cards)} backends.")
+    return Finding("ok", f"{counted(len(cards), 'backend')}.")
 
 
 async def telegram_knows_the_bot(patient: Patient) -> Finding:
@@ -391,7 +392,8 @@ async def messages_arrive(patient: Patient) -> Finding:
     house = patient.open_house()
     waiting = await house.notify.waiting("telegram")
     if waiting and not await house.bots.is_served(DESK):
-        detail = f"{waiting} messages wait, and no listener serves the desk's bot."
+        told = counted(waiting, "message waits", "messages wait")
+        detail = f"{told}, and no listener serves the desk's bot."
         fix = "`quarterdeck up` starts one; without Prefect: `quarterdeck bot run`."
         return Finding("warn", detail, "They arrive, in order, once somebody serves it.", fix)
     dead = (await house.notify.dead_letters(limit=1)).items

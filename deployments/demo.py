@@ -29,6 +29,7 @@ from deployments import home, parts
 from deployments.up import OpenDesk
 from quarterdeck.kernel import log as logs
 from quarterdeck.kernel.settings import Settings, load, variable
+from quarterdeck.kernel.words import counted
 from quarterdeck.notify.texts import MESSAGES
 from quarterdeck.router.config import RouterSettings
 
@@ -257,7 +258,8 @@ class Journey:
                 f"{seconds:.1f}" if seconds is not None else "",
             )  # fmt: skip
         self.console.print(table)
-        self.console.print(f"{len(self._told)} messages of {len(self._kinds)} kinds delivered.")
+        messages, kinds = counted(len(self._told), "message"), counted(len(self._kinds), "kind")
+        self.console.print(f"{messages} of {kinds} delivered.")
 
     async def _get(self, path: str, **query: Any) -> dict[str, Any]:
         answer = await self.api.get(path, params=query)

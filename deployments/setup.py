@@ -33,6 +33,7 @@ from quarterdeck.kernel.ids import new_token
 from quarterdeck.kernel.keyring import Keyring
 from quarterdeck.kernel.postgres import server_for
 from quarterdeck.kernel.settings import Settings, load
+from quarterdeck.kernel.words import counted
 from quarterdeck.pipeline.pipelines import read_pipelines
 
 EXAMPLES = Path(__file__).parent / "examples"
@@ -160,7 +161,8 @@ async def _roster(house: House, apply: bool) -> Step:
     told = await house.crew.import_roster(roster, os.environ)
     async with house.database.command("import subscriptions") as unit:
         await house.notify.import_subscriptions(unit, roster.notifications)
-    who = f"{len(roster.agents)} agents and {len(roster.people)} people, as in {file}"
+    agents, people = counted(len(roster.agents), "agent"), counted(len(roster.people), "person", "people")
+    who = f"{agents} and {people}, as in {file}"
     return _step("crew", differences, who if is_first else _taken(file, [*told, *wishes]))
 
 

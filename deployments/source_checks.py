@@ -2,6 +2,7 @@
 
 from deployments.commands.heartbeat_upkeep import tried
 from deployments.doctor import Finding, Patient
+from quarterdeck.kernel.words import counted
 
 MEANING = "Work that waits there is not found; a sweep says that it is degraded."
 
@@ -24,4 +25,5 @@ async def _source(patient: Patient, kind: str, source: str, fix: str) -> Finding
     if answer.trouble is not None:
         todo = f"`quarterdeck heartbeat test {source}` tries again."
         return Finding("fail", f"{answer.trouble.value}: {answer.detail}", MEANING, todo)
-    return Finding("ok", f"{len(answer.found)} pieces of work that are not finished.")
+    work = counted(len(answer.found), "piece of work that is", "pieces of work that are")
+    return Finding("ok", f"{work} not finished.")

@@ -8,6 +8,7 @@ from typer.core import TyperGroup
 
 from deployments.commands import terminal
 from deployments.commands.terminal import AsJson
+from quarterdeck.kernel.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -114,7 +115,7 @@ def limit(
     """Give a piece of work more rounds."""
     _told(
         lambda house: house.sweeper.raise_limit(terminal.owner(), agent, work, rounds),
-        f"may take {rounds} rounds",
+        f"may take {counted(rounds, 'round')}",
         as_json,
     )
 

@@ -6,6 +6,7 @@ import typer
 
 from deployments.commands import terminal
 from deployments.commands.terminal import AsJson
+from quarterdeck.kernel.words import counted
 
 if TYPE_CHECKING:
     from quarterdeck.house import House
@@ -27,9 +28,9 @@ def rotate(as_json: AsJson = False) -> None:
         return {"key": key, "sealed_anew": await house.keyring.reencrypt()}
 
     done = terminal.in_house(rotated)
-    count = sum(done["sealed_anew"].values())
+    sealed = counted(sum(done["sealed_anew"].values()), "secret")
     terminal.show(
         done,
         as_json,
-        lambda console: console.print(f"New master key {done['key']}; {count} secrets sealed anew."),
+        lambda console: console.print(f"New master key {done['key']}; {sealed} sealed anew."),
     )

@@ -9,6 +9,7 @@ import typer
 from deployments.commands import terminal
 from deployments.commands.terminal import AsJson, Cursor, Limit
 from quarterdeck.kernel.errors import Conflict, Invalid
+from quarterdeck.kernel.words import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -107,7 +108,8 @@ def _deal_with(
         terminal.show(letter, as_json, lambda console: console.print(f"Message {letter.id} {of_one}."))
         return
     done = terminal.in_house(lambda house: _all_dead(house, deal))
-    terminal.show({name: done}, as_json, lambda console: console.print(f"{done} messages {of_many}."))
+    told = f"{counted(done, f'message {of_one}', f'messages {of_many}')}."
+    terminal.show({name: done}, as_json, lambda console: console.print(told))
 
 
 async def _all_dead(house: "House", deal: "Callable[[House, int], Awaitable[Letter]]") -> int:

@@ -9,6 +9,7 @@ from deployments.commands import terminal
 from deployments.commands.router_admin import asking, said
 from deployments.commands.terminal import AsJson
 from quarterdeck.kernel.errors import Unavailable
+from quarterdeck.kernel.words import counted
 
 if TYPE_CHECKING:
     import httpx
@@ -71,7 +72,7 @@ def restore(
     terminal.show(
         {"restored": str(path), "rows": rows},
         as_json,
-        lambda console: console.print(f"Restored {sum(rows.values())} rows from {path.name}."),
+        lambda console: console.print(f"Restored {counted(sum(rows.values()), 'row')} from {path.name}."),
     )
 
 

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from deployments.commands import heartbeat_lines, terminal
 from deployments.commands.terminal import AsJson
+from quarterdeck.kernel.words import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -97,7 +98,9 @@ def _tell(console: "Console", found: dict[str, Any]) -> None:
     if found["heartbeats"]:
         heartbeat_lines.tell(console, found["heartbeats"])
     if (count := found["messages_waiting"]) and not found["desk_bot_served"]:
-        console.print(f"{count} messages wait, and no listener serves the desk's bot: `quarterdeck doctor`.")
+        waiting = counted(count, "message waits", "messages wait")
+        console.print(f"{waiting}, and no listener serves the desk's bot: `quarterdeck doctor`.")
     if count := found["dead_letters"]:
         least = "at least " if count == MANY else ""
-        console.print(f"{least}{count} messages could not be delivered: `quarterdeck dead-letters list`.")
+        dead = counted(count, "message")
+        console.print(f"{least}{dead} could not be delivered: `quarterdeck dead-letters list`.")

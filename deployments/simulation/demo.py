@@ -13,6 +13,7 @@ from rich.table import Table
 from deployments.simulation.verdict import Verdict, judged
 from deployments.simulation.virtual_time import run
 from deployments.simulation.week import Plan, Week
+from quarterdeck.kernel.words import counted
 
 
 async def happened(plan: Plan) -> Verdict:
@@ -40,7 +41,7 @@ def _show(console: Console, verdict: Verdict, seconds: float) -> None:
     console.print(_injected(verdict.injected))
     console.print(_agents(verdict))
     told = ", ".join(f"{many} {name}" for name, many in sorted(verdict.sweeps.items()))
-    console.print(f"{sum(verdict.sweeps.values())} sweeps in {seconds:.0f} s: {told}.")
+    console.print(f"{counted(sum(verdict.sweeps.values()), 'sweep')} in {seconds:.0f} s: {told}.")
     for sentence in verdict.broken:
         console.print(f"  [red]{sentence}[/]", markup=True, highlight=False)
     if not verdict.broken:

@@ -41,6 +41,7 @@ from quarterdeck.kernel.database import Database, Unit
 from quarterdeck.kernel.errors import Conflict, Invalid, NotFound, Stale, Unavailable
 from quarterdeck.kernel.idempotency import once, request
 from quarterdeck.kernel.identity import Caller
+from quarterdeck.kernel.words import counted
 
 log = structlog.get_logger(__name__)
 
@@ -333,14 +334,16 @@ class Sweeper:
             row = await self._named(unit, agent, work)
             if most <= row.rounds:
                 raise Invalid(
-                    f"{row.rounds} rounds are used already.", "Name a higher limit.", field="rounds"
+                    f"{counted(row.rounds, 'round is', 'rounds are')} used already.",
+                    "Name a higher limit.",
+                    field="rounds",
                 )
             row.round_limit, row.updated_at = most, unit.now
             is_paused = "rounds are used" in row.breaker
             unit.session.add(row)
         if not is_paused:
             return Breaker.of(row)
-        return await self.unblock(caller, agent, work, f"{most} rounds now.")
+        return await self.unblock(caller, agent, work, f"{counted(most, 'round')} now.")
 
     async def allow(self, caller: Caller, agent: str, work: str) -> Breaker:
         """Say yes to work that involves money or outside resources. Raises `NotFound`, `Forbidden`."""

@@ -56,6 +56,7 @@ from quarterdeck.heartbeat.store import EVERYBODY
 from quarterdeck.heartbeat.work import Answer, Filing, Ref, Source, Status, Trouble
 from quarterdeck.kernel.database import Unit
 from quarterdeck.kernel.errors import Conflict, Stale
+from quarterdeck.kernel.words import counted
 
 log = structlog.get_logger(__name__)
 
@@ -172,7 +173,7 @@ class SweepUnderWay:
             case Step.GIVE_UP:
                 _climb(row, judgement)
                 self._act(unit, row, piece, judgement)
-                row.breaker, row.broken_at = f"it timed out {row.timeouts} times", unit.now
+                row.breaker, row.broken_at = f"it timed out {counted(row.timeouts, 'time')}", unit.now
             case Step.LIFT:
                 self._lift(unit, row, piece.ref.source)
             case Step.PAUSE:
@@ -203,7 +204,7 @@ class SweepUnderWay:
         minutes = int((unit.now - judgement.sign).total_seconds()) // 60 if judgement.sign else 0
         data = said(row, to) | {"work": piece.shown, "number": number, "minutes": minutes}
         unit.record("work_timed_out", item=row.item_key, **data)
-        why = f"No progress for {minutes} minutes (timeout {number})."
+        why = f"No progress for {counted(minutes, 'minute')} (timeout {number})."
         row.owed = [*row.owed, *(due(place, self._mark(place[0], number), why) for place in row.places)]
 
     @staticmethod

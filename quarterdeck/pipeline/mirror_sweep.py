@@ -18,6 +18,7 @@ from quarterdeck.forge.tracker import Comment
 from quarterdeck.forge.tracker_model import TrackedItem, TrackerLink
 from quarterdeck.kernel.errors import Conflict, QuarterdeckError, Unavailable
 from quarterdeck.kernel.inbox_model import Ignored
+from quarterdeck.kernel.words import counted
 from quarterdeck.pipeline.mirror import Mirror
 from quarterdeck.pipeline.mirror_rules import OVERLAP
 from quarterdeck.pipeline.store import keys_in
@@ -39,7 +40,8 @@ class Swept:
     is_whole: bool
 
     def __str__(self) -> str:
-        found = f"What had not arrived: {self.issues} changes, {self.comments} decisions"
+        changes, decisions = counted(self.issues, "change"), counted(self.comments, "decision")
+        found = f"What had not arrived: {changes}, {decisions}"
         return found if self.is_whole else f"{found}; the rest next time, this minute is used up"
 
 

@@ -21,6 +21,7 @@ from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.errors import QuarterdeckError
 from quarterdeck.kernel.keyring import Keyring
 from quarterdeck.kernel.settings import Settings
+from quarterdeck.kernel.words import counted
 from quarterdeck.router import access, config, steady
 from quarterdeck.router.admin.api import Admin
 from quarterdeck.router.admin.wire import only
@@ -290,7 +291,7 @@ class Router:
         return await back_up(self._database.url, folder, now, self._balancer.tuning.backup_retention_days)
 
     async def _rotate(self) -> str:
-        return f"{await self._store.reseal()} keys sealed anew"
+        return f"{counted(await self._store.reseal(), 'key')} sealed anew"
 
 
 @asynccontextmanager

@@ -136,7 +136,7 @@ async def test_a_process_of_its_own_writes_it_retires_old_ones_and_clears_up_aft
     old = backup.make(filled.url, tmp_path, NOW - timedelta(days=8)).path
     (tmp_path / "sidecar_v2_20261121_031500.partial").write_bytes(b"half of it")
     said = await back_up(filled.url, tmp_path, NOW, days=7)
-    assert said == f"{NAMED} with {len(model.KINDS)} rows; 1 old ones retired"
+    assert said == f"{NAMED} with {len(model.KINDS)} rows; 1 old one retired"
     assert [path.name for path in tmp_path.iterdir()] == [NAMED] != [old.name]
     assert backup.verify(tmp_path / NAMED)
 

@@ -60,7 +60,7 @@ async def test_a_backend_that_answers_is_well(router: OpenRouter) -> None:
         await router.add("One", f"{provider.url}/v1")
         said = await router.quarterdeck("backend", "test", "One")
         assert (said.code, said.out.strip()) == (0, "One: healthy")
-        assert (await backends_can_be_called(Patient(router.settings))).detail == "1 backends."
+        assert (await backends_can_be_called(Patient(router.settings))).detail == "1 backend."
 
 
 async def test_ask_answers_before_and_after_somebody_has_a_key(router: OpenRouter) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from quarterdeck.kernel.words import counted
+
 LONGEST_TITLE, LONGEST_TEXT, LONGEST_WORD, MOST_LABELS = 300, 20_000, 200, 50
 NO_TITLE = "(no title)"
 TOLERATED = timedelta(seconds=90)
@@ -89,7 +91,8 @@ class Times:
     @property
     def note(self) -> str:
         """What people should know of it."""
-        return f"{self.ahead} time stamps lie in the future and count as now." if self.ahead else ""
+        lie = counted(self.ahead, "time stamp lies", "time stamps lie")
+        return f"{lie} in the future, and this counts as now." if self.ahead else ""
 
 
 def _moment(value: Any) -> datetime | None:

@@ -23,6 +23,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from quarterdeck.kernel.database import Database, Unit
 from quarterdeck.kernel.errors import Misconfigured, QuarterdeckError
+from quarterdeck.kernel.words import counted
 from quarterdeck.router import config
 from quarterdeck.router.admin.forms import BackendForm, Document, MappingForm, Name, new_id, pico
 from quarterdeck.router.backend import Pool, Source, Status
@@ -127,7 +128,8 @@ async def _take_file(unit: Unit, path: Path, seals: Seals) -> str:
     await _insert(unit.session, DailyRow, found.days)
     await _insert(unit.session, ConfigRow, found.settings)
     log.info("sidecar_v2_taken_over", path=str(path), backends=len(found.backends), hours=len(found.usage))
-    return f"{len(found.backends)} backends and {len(found.usage)} hours of usage came from {path}."
+    backends, hours = counted(len(found.backends), "backend"), counted(len(found.usage), "hour")
+    return f"{backends} and {hours} of usage came from {path}."
 
 
 async def _insert(session: AsyncSession, table: type[SQLModel], rows: Sequence[dict[str, Any]]) -> None:

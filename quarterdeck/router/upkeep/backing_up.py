@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 
 from quarterdeck.kernel import children
 from quarterdeck.kernel.errors import QuarterdeckError, Unavailable
+from quarterdeck.kernel.words import counted
 
 log = structlog.get_logger(__name__)
 
@@ -29,7 +30,8 @@ async def back_up(url: str, folder: Path, now: datetime, days: int) -> str:
     log.info("db_backup_created", path=done["path"], rows=done["rows"])
     for path in done["retired"]:
         log.info("db_backup_retired", path=path)
-    return f"{Path(done['path']).name} with {done['rows']} rows; {len(done['retired'])} old ones retired"
+    retired = counted(len(done["retired"]), "old one")
+    return f"{Path(done['path']).name} with {counted(done['rows'], 'row')}; {retired} retired"
 
 
 async def _told(order: dict[str, Any]) -> dict[str, Any]:
