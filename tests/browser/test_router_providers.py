@@ -6,6 +6,7 @@ import time
 import pytest
 from playwright.sync_api import Page, expect
 
+from quarterdeck.router.limits.standing import ProbeResult
 from quarterdeck.router.ways import rehearsal
 from tests.browser.steps import (
     MAPPED,
@@ -184,6 +185,34 @@ def test_a_cooling_provider_says_why_and_can_be_reset(page: Page, router: SmallR
     expect(row(page, "A")).to_contain_text("healthy")
     expect(condition).to_contain_text("now at most 1 at a time")
     expect(page.get_by_role("button", name="Reset A")).to_be_hidden()
+
+
+def test_a_provider_that_is_away_is_called_so_wherever_it_is_counted_or_listed(
+    page: Page, router: SmallRouter
+):
+    away, weak = router.add(name="Away", model_mappings=MAPPED), router.add(name="Weak")
+    for identity, times in ((away, 3), (weak, 1)):
+        backend = next(one for one in router.balancer.backends() if one.id == identity)
+        for _ in range(times):
+            router.balancer.probed(backend, ProbeResult(0, reason="Not reached: no."), time.time() - 90)
+    expect(page.locator("#attention")).to_contain_text("Away")
+    pool = page.locator("[data-pool=primary]")
+    expect(pool.locator("[data-count=healthy]")).to_have_text("2")
+    expect(pool).to_contain_text("Among the healthy: 1 down (not called), 1 degraded (called last).")
+    go(page, "Providers")
+    assert (cells(row(page, "Away"))[3], cells(row(page, "Weak"))[3]) == ("down", "degraded")
+    condition = page.locator(".condition").first
+    expect(condition).to_contain_text("Not reached: no.")
+    for fact, value in (
+        ("Failing since", "(1m)"),
+        ("Last probe", "no answer"),
+        ("Success, last 5 min", "– (no calls)"),
+    ):
+        expect(condition.locator("dl > div", has_text=fact)).to_contain_text(value)
+    router.balancer.probed(backend, ProbeResult(200), time.time())
+    expect(row(page, "Weak")).to_contain_text("healthy")
+    go(page, "Dashboard")
+    expect(pool).to_contain_text("Among the healthy: 1 down (not called).")
 
 
 def test_a_large_list_of_mappings_can_be_edited(page: Page, router: SmallRouter):

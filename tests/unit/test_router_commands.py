@@ -47,7 +47,7 @@ async def test_a_backend_that_is_down_is_never_called_healthy(router: OpenRouter
     for _ in range(3):  # the first failure is enough to fail, the third to be out
         said = await router.quarterdeck("backend", "test", "Gone")
         assert said.code == 1
-        assert "healthy" not in said.out and "Not reached" in said.out
+        assert "healthy" not in said.out and "Not reached: connection refused." in said.out
     assert "down: Not reached" in said.out
     listed = await router.quarterdeck("backend", "list")
     assert "down: Not reached" in " ".join(listed.out.split()) and "healthy" not in listed.out

@@ -142,6 +142,25 @@ def test_every_probe_is_told_with_its_own_code() -> None:
     assert desk.take_changes() == []
 
 
+def test_the_first_failure_of_a_row_is_remembered_until_the_row_ends() -> None:
+    desk = balancer(backend("a"))
+    assert desk.view("a", START).unwell_since is None
+    for number in range(3):
+        probed(desk, "a", ProbeResult(503), START + 60 * number)
+    assert desk.view("a", START + 120).unwell_since == START
+    probed(desk, "a", ProbeResult(200), START + 180)
+    assert desk.view("a", START + 180).unwell_since is None
+    desk.failed(take(desk, START + 200), START + 200, "broken")
+    assert desk.view("a", START + 200).unwell_since == START + 200
+
+
+def test_a_rate_of_no_calls_can_be_told_from_one_of_good_calls() -> None:
+    desk = balancer(backend("a"))
+    assert desk.view("a", START).calls_5m == 0
+    desk.succeeded(take(desk), START)
+    assert (desk.view("a", START).calls_5m, desk.view("a", START + 310).calls_5m) == (1, 0)
+
+
 def test_the_success_rate_is_that_of_calls_in_the_last_five_minutes() -> None:
     desk = balancer(backend("a", rpm_limit=1000))
     assert desk.view("a", START).success_rate_5m == 1

@@ -14,6 +14,7 @@ from quarterdeck.router.limits.balancer import Balancer
 from quarterdeck.router.limits.rules import LimitHint
 from quarterdeck.router.limits.standing import HealthChanged
 from quarterdeck.router.upkeep.probing import Prober
+from tests.fakes.ports import free_port
 from tests.fakes.provider import FAULTS, MODELS, OK, FakeProvider
 
 KEY = "sk-right"
@@ -152,6 +153,25 @@ async def test_a_backend_that_is_off_cooling_or_without_a_key_is_not_asked(
     prober.balancer.limited(admission, prober.now(), LimitHint(), "slow down")
     assert await prober.round() == "nobody to ask"
     assert provider.requests == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("refused", "connection refused"),
+        ("dns", "the host's name does not resolve"),
+        ("tls-self-signed", "self-signed certificate"),
+        ("tls-to-plain", "wrong version number"),
+    ],
+)
+async def test_why_a_provider_is_not_reached_is_told_in_words(
+    provider: FakeProvider, prober: Prober, fault: str, said: str
+) -> None:
+    url = f"http://127.0.0.1:{free_port()}" if fault == "refused" else provider.base(fault)
+    adopt(prober, backend(1, url))
+    assert await prober.round() == "1 failed"
+    reason = prober.balancer.view("bkd_1", prober.now()).reason
+    assert said in reason and "Error" not in reason and "127.0.0.1" not in reason
 
 
 async def test_a_silent_provider_costs_the_time_limit_and_no_more(

@@ -229,6 +229,22 @@ def test_a_summary_is_the_beginning_of_the_body_without_secrets() -> None:
     assert len(told) == 200
 
 
+@pytest.mark.parametrize(
+    ("summary", "sentence"),
+    [
+        ('{"error": {"message": "Wait for \\"20\\" s.", "type": "tokens"}}', 'Wait for "20" s.'),
+        ('{"type":"error","error":{"type":"rate_limit_error","message":"Number of req', "Number of req…"),
+        ('[{"error": {"code": 429, "message": "Resource exhausted."}}]', "Resource exhausted."),
+        ('{"error": {"message": "cut in an escape \\u00', '{"error": {"message": "cut in an escape \\u00'),
+        ('{"error": "slow down"}', '{"error": "slow down"}'),
+        ('Say "message": "no"', 'Say "message": "no"'),
+        ("", ""),
+    ],
+)
+def test_people_are_told_the_sentence_in_an_error_body(summary: str, sentence: str) -> None:
+    assert rules.sentence_of(summary) == sentence
+
+
 def test_a_secret_at_the_edge_of_a_summary_is_not_half_told() -> None:
     told = rules.summary(b"." * 190 + b"key-of-this-backend", "key-of-this-backend")
     assert told == "." * 190 + "***"

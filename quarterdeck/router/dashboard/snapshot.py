@@ -120,9 +120,13 @@ def entry(backend: Backend, view: View) -> dict[str, Any]:
         "next_probe_at": _utc(view.next_probe),
         "half_open": view.step or None,
         "failures": view.failures,
+        "unwell_since": _utc(view.unwell_since),
+        "last_check_at": _utc(view.checked_at),
+        "last_status_code": view.status_code,
         "is_built_in": backend.api == REHEARSAL,
         "in_flight": view.in_flight,
         "success_rate_5m": view.success_rate_5m,
+        "calls_5m": view.calls_5m,
     }
 
 

@@ -13,9 +13,11 @@ import structlog
 from sqlalchemy import text
 
 from quarterdeck.kernel.database import Database
+from quarterdeck.kernel.words import counted
 from quarterdeck.router.admin.forms import usd
 from quarterdeck.router.ledger.booking import HOURLY, MOST_SUM, added, fitting
 from quarterdeck.router.ledger.writer import Totals
+from quarterdeck.router.limits.rules import sentence_of
 
 log = structlog.get_logger(__name__)
 
@@ -160,10 +162,13 @@ class Stats:
         ]
 
     async def cooldowns(self, backend_id: str = "", limit: int = 50) -> list[dict[str, Any]]:
-        """Cooldowns as they began."""
+        """Cooldowns as they began; `reason` is the sentence in the summary."""
         rows = await self._rows(_COOLDOWNS, {"backend_id": backend_id, "limit": limit})
         return [
-            dict(row) | {key: _iso(row[key]) for key in ("until", "started_at", "ended_at")} for row in rows
+            dict(row)
+            | {key: _iso(row[key]) for key in ("until", "started_at", "ended_at")}
+            | {"reason": sentence_of(row["response_summary"])}
+            for row in rows
         ]
 
     async def calls(self, narrow: Narrow, limit: int = 100) -> list[dict[str, Any]]:
@@ -196,7 +201,7 @@ class Stats:
             connection = await unit.session.connection()
             done = await connection.execute(text(_AGGREGATE), {"since": since})
         self._aggregated = now
-        return f"{done.rowcount} sums of days"
+        return counted(done.rowcount, "sum of a day", "sums of days")
 
     async def retain(self, usage_days: int, calls_days: int) -> str:
         """Delete what is older, by whole UTC days and in small commands; totals stay, over restarts, too."""

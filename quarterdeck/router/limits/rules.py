@@ -81,6 +81,7 @@ _DATED = re.compile(
     r"(\d{4}-\d\d-\d\d)(?:(?:T|\s+(?:at\s+)?)(\d\d:\d\d(?::\d\d)?))?(?:\.\d+)?\s*(Z|UTC|[+-]\d\d:?\d\d)?",
     re.IGNORECASE,
 )
+_SENTENCE = re.compile(r'"message"\s*:\s*"((?:[^"\\]|\\.)+)("?)')
 _RESETS = re.compile(r"(?:x-|anthropic-)?ratelimit-(?:reset(-[a-z-]+)?|([a-z-]+)-reset)")
 
 
@@ -289,6 +290,19 @@ def summary(body: bytes, key: str = "") -> str:
     """The beginning of an error body for people, without secrets (section 7)."""
     text = body[:_SCANNED].decode("utf-8", "replace").replace("\x00", "")
     return redact(text.replace(key, HIDDEN) if key else text)[:SUMMARY_LENGTH]
+
+
+def sentence_of(summary: str) -> str:
+    """The sentence in such a summary, which may be cut off; all of it where there is none."""
+    found = _SENTENCE.search(summary) if summary.lstrip().startswith(("{", "[")) else None
+    if found is None:
+        return summary
+    said, is_whole = found.groups()
+    try:
+        sentence = str(orjson.loads(f'"{said}"'))
+    except orjson.JSONDecodeError:  # cut off within an escape, or redacted there
+        return summary
+    return sentence if is_whole else f"{sentence}…"
 
 
 def mask(key: str) -> str:

@@ -15,6 +15,7 @@ from quarterdeck.router.limits.rules import (
     emergency_rpm,
     health_of,
     rest_seconds,
+    sentence_of,
 )
 
 LAST_STEP = 16
@@ -116,7 +117,8 @@ class View:
     """All that a person wants to see of a backend. Times are epoch seconds, None = never or not known.
 
     `step`: how many calls may be in flight while it is half-open, 0 = it is fully open. `next_probe`: when
-    it is tried again.
+    it is tried again. `unwell_since`: the first of `failures`, None also where that was before a restart.
+    `calls_5m`: the calls of which `success_rate_5m` is the good share.
     """
 
     status: Status
@@ -129,7 +131,9 @@ class View:
     step: int
     in_flight: int
     failures: int
+    unwell_since: float | None
     success_rate_5m: float
+    calls_5m: int
     latency_ms: int
     status_code: int
     checked_at: float | None
@@ -153,11 +157,16 @@ class Traffic:
 
     def success_rate(self, now: float) -> float:
         """1 when there was no call."""
+        good, bad = self._recent(now)
+        return good / (good + bad) if good or bad else 1.0
+
+    def calls(self, now: float) -> int:
+        return sum(self._recent(now))
+
+    def _recent(self, now: float) -> tuple[int, int]:
         first = int(now // _SLOT) - _SLOTS
         recent = [slot for slot in self._slots if slot[0] > first]
-        good = sum(slot[1] for slot in recent)
-        calls = good + sum(slot[2] for slot in recent)
-        return good / calls if calls else 1.0
+        return sum(slot[1] for slot in recent), sum(slot[2] for slot in recent)
 
 
 class Standing:
@@ -170,7 +179,7 @@ class Standing:
     __slots__ = (
         *("backend", "bucket", "emergency", "traffic", "born", "epoch", "in_flight", "step", "trials"),
         *("until", "kind", "count", "cooldown_reason", "error", "health", "failures", "failed_at"),
-        *("failure_reason", "latency_ms", "status_code", "checked_at"),
+        *("failure_reason", "unwell_since", "latency_ms", "status_code", "checked_at"),
     )
 
     def __init__(self, backend: Backend, state: State, now: float) -> None:
@@ -194,7 +203,7 @@ class Standing:
         self.cooldown_reason = state.reason if self.until else ""
         self.step = 1 if self.count or self.until or self.error else 0
         self.health, self.failures = state.health, state.failures
-        self.failed_at, self.failure_reason = 0.0, ""
+        self.failed_at, self.failure_reason, self.unwell_since = 0.0, "", 0.0
 
     def emergency_bucket(self, tuning: Tuning, now: float) -> Bucket | None:
         """Its own allowance for emergencies, as the tuning now has it; None = it may give nothing."""
@@ -348,6 +357,8 @@ class Standing:
         return changes
 
     def _set_failures(self, failures: int, reason: str, now: float) -> list[Change]:
+        if not self.failures:
+            self.unwell_since = now
         before, self.failures, self.failure_reason = self.health, failures, reason
         self.health = health_of(failures)
         return [self.health_changed(now)] if self.health is not before else []
@@ -372,7 +383,9 @@ class Standing:
             step=self.step,
             in_flight=self.in_flight,
             failures=self.failures,
+            unwell_since=self.unwell_since or None if self.failures else None,
             success_rate_5m=round(self.traffic.success_rate(now), 4),
+            calls_5m=self.traffic.calls(now),
             latency_ms=self.latency_ms,
             status_code=self.status_code,
             checked_at=self.checked_at or None,
@@ -382,7 +395,7 @@ class Standing:
     def _reason(self) -> str:
         if not self.backend.enabled:
             return ""
-        return self.backend.fault or self.error or self.cooldown_reason or self.failure_reason
+        return self.backend.fault or self.error or sentence_of(self.cooldown_reason) or self.failure_reason
 
     def _next_probe(self, tuning: Tuning) -> float | None:
         match self.status:

@@ -13,6 +13,7 @@ from quarterdeck.router.limits.balancer import Balancer
 from quarterdeck.router.limits.rules import Probe, join, probe_of
 from quarterdeck.router.limits.standing import ProbeResult
 from quarterdeck.router.ways import dialects
+from quarterdeck.router.ways.connection_failure import in_words
 
 log = structlog.get_logger(__name__)
 
@@ -90,4 +91,4 @@ class Prober:
         except TimeoutError:
             return ProbeResult(0, reason=f"No answer within {tuning.health_check_timeout_seconds:g} s.")
         except (aiohttp.ClientError, ValueError, OSError) as error:
-            return ProbeResult(0, reason=f"Not reached: {type(error).__name__}.")
+            return ProbeResult(0, reason=f"Not reached: {in_words(error)}.")

@@ -11,7 +11,7 @@ import orjson
 from quarterdeck.router.backend import Usage
 from quarterdeck.router.exchange import Attempt, Failure, Outcome
 from quarterdeck.router.limits.rules import outcome_of
-from quarterdeck.router.ways.connection_failure import failure_of
+from quarterdeck.router.ways.connection_failure import failure_of, in_words
 from quarterdeck.router.ways.openai_dialect import (
     brings_more_than_a_role,
     error_status,
@@ -113,7 +113,7 @@ class OpenAIStream:
         except TimeoutError as error:  # also aiohttp's own
             raise self._ended(Failure(Outcome.TIMED_OUT, "The stream stood still for too long.")) from error
         except (aiohttp.ClientError, OSError) as error:
-            reason = f"The stream broke off: {type(error).__name__}."
+            reason = f"The stream broke off: {in_words(error)}."
             raise self._ended(Failure(Outcome.CUT, reason) if self.is_begun else failure_of(error)) from error
 
     def text(self) -> str:

@@ -6,6 +6,9 @@ const compact = new Intl.NumberFormat("en-US", { notation: "compact", maximumFra
 export const number = (value) => whole.format(value ?? 0);
 export const short = (value) => compact.format(value ?? 0);
 
+/** `1 call`, `2 calls`. */
+export const counted = (count, one, many = `${one}s`) => `${number(count)} ${count === 1 ? one : many}`;
+
 export function money(dollars, digits) {
   const options = { minimumFractionDigits: digits, maximumFractionDigits: digits };
   return `$${new Intl.NumberFormat("en-US", options).format(dollars ?? 0)}`;

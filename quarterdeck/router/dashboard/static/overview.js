@@ -3,8 +3,8 @@
 import { get } from "./api.js";
 import { wording } from "./dialog.js";
 import { attribute, el, find, findAll, hide, keyed, mark, say } from "./dom.js";
-import { duration, money, moment, number, percent, short } from "./format.js";
-import { backends, hasProviders, needsAttention, now, reason, sign, snapshot, standing } from "./state.js";
+import { counted, duration, money, moment, number, percent, short } from "./format.js";
+import { avoided, backends, hasProviders, needsAttention, now, reason, sign, snapshot, standing } from "./state.js";
 
 const HOURS = 168;
 const HOUR = 3600;
@@ -43,6 +43,9 @@ function showPool(panel, counts) {
     mark(place.parentElement, "is-some", count > 0);
   }
   const isEmpty = !counts?.total;
+  const isAvoided = avoided(panel.dataset.pool);
+  say(find(".avoided", panel), isAvoided);
+  hide(find(".avoided", panel), !isAvoided);
   hide(find("dl", panel), isEmpty);
   hide(find(".none", panel), !isEmpty);
 }
@@ -69,7 +72,7 @@ function changeEntry(node, backend) {
 
 const CHARTS = {
   cost: { write: (value) => `$${Number(value.toPrecision(3))}`, tell: (value) => money(value, 4), least: 0.01 },
-  tokens: { write: short, tell: (value) => `${number(value)} tokens`, least: 4 },
+  tokens: { write: short, tell: (value) => counted(value, "token"), least: 4 },
 };
 
 const charts = {

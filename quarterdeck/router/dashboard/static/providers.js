@@ -3,7 +3,7 @@
 import { get, post, put, remove } from "./api.js";
 import { FormDialog, ask, notice, telling } from "./dialog.js";
 import { attribute, button, el, find, findAll, hide, keyed, mark, say, svg } from "./dom.js";
-import { number } from "./format.js";
+import { counted, number } from "./format.js";
 import { Fault, parse } from "./json.js";
 import { Panel, badges, text } from "./panel.js";
 import { backends, canBeReset, condition, needsAttention, reason, standing } from "./state.js";
@@ -207,7 +207,7 @@ function hintMappings() {
   const hint = find(".hint", fields.byName.get("model_mappings"));
   try {
     const names = Object.keys(mappings());
-    say(hint, names.length ? `${number(names.length)} ${names.length === 1 ? "model" : "models"}` : "A JSON object: the name that clients use → {native_id, cost, …}. Prices are dollars per token.");
+    say(hint, names.length ? counted(names.length, "model") : "A JSON object: the name that clients use → {native_id, cost, …}. Prices are dollars per token.");
   } catch (error) {
     say(hint, error.message);
   }

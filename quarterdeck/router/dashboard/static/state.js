@@ -1,6 +1,6 @@
 // What the live stream said last, and what follows from it in several places.
 
-import { clock, duration, number } from "./format.js";
+import { clock, counted, duration, number } from "./format.js";
 
 const state = { snapshot: null, ahead: 0 };
 
@@ -38,6 +38,15 @@ export function standing(backend) {
 export const needsAttention = (backend) =>
   backend.enabled && (backend.status !== WELL || (backend.health ?? WELL) !== WELL || Boolean(backend.half_open));
 
+/** Counts of a pool call those healthy, too, that calls avoid: this says how many; "" where there is none. */
+export function avoided(pool) {
+  const those = backends().filter((backend) => backend.pool === pool && backend.enabled && backend.status === WELL);
+  const of = (health) => those.filter((backend) => backend.health === health).length;
+  const told = [[of("down"), "down (not called)"], [of("degraded"), "degraded (called last)"]];
+  const some = told.filter(([count]) => count).map(([count, word]) => `${number(count)} ${word}`);
+  return some.length ? `Among the healthy: ${some.join(", ")}.` : "";
+}
+
 export const canBeReset = (backend) =>
   backend.enabled && (backend.status === "cooling" || backend.status === "error" || backend.health === "down");
 
@@ -52,18 +61,29 @@ export function condition(backend) {
   return [
     ["Kind", KINDS[backend.kind] ?? backend.kind],
     ["Until", backend.cooldown_until && countdown(backend.cooldown_until)],
+    ["Failing since", backend.unwell_since && ago(backend.unwell_since)],
+    ["Last probe", backend.last_check_at && `${clock(backend.last_check_at)}: ${backend.last_status_code || "no answer"}`],
     ["Next probe", backend.next_probe_at && countdown(backend.next_probe_at)],
     ["429s in a row", backend.consecutive_429_count || null],
     ["Failures in a row", backend.failures || null],
     ["Half-open", backend.half_open && `${backend.status === WELL ? "now" : "afterwards"} at most ${number(backend.half_open)} at a time`],
     ["In flight", backend.in_flight || null],
-    ["Success, last 5 min", `${((backend.success_rate_5m ?? 1) * 100).toFixed(0)}%`],
+    ["Success, last 5 min", success(backend)],
   ].filter(([, value]) => value !== null && value !== undefined && value !== 0 && value !== "");
 }
 
 export function reason(backend) {
   if (backend.reason) return backend.reason;
   return backend.half_open ? "It is being tried again, carefully." : "No reason was given.";
+}
+
+/** Of no calls there is no share. */
+function success({ success_rate_5m: rate, calls_5m: calls }) {
+  return calls ? `${(rate * 100).toFixed(0)}% of ${counted(calls, "call")}` : "– (no calls)";
+}
+
+function ago(moment) {
+  return `${clock(moment)} (${duration(now() - Date.parse(moment) / 1000)})`;
 }
 
 function countdown(moment) {

@@ -84,7 +84,7 @@ const log = new Panel("cooldown-log", {
     text((event) => number(event.consecutive_count), "number"),
     text((event) => number(event.cooldown_seconds), "number"),
     text((event) => (event.ended_at ? moment(event.ended_at) : "not yet"), "time"),
-    text((event) => event.response_summary || "–", "long"),
+    text((event) => event.reason || event.response_summary || "–", "long"),
   ],
 });
 
