@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import structlog
 
+from quarterdeck.kernel.words import counted
 from quarterdeck.router.backend import OPENAI, REHEARSAL, Backend, Usage
 from quarterdeck.router.door.answers import EVENTS, Header, Refusal, Send, say, seconds, stopping
 from quarterdeck.router.door.ask import Ask, Hold, spent
@@ -23,6 +24,7 @@ from quarterdeck.router.door.watch import End, Watch
 from quarterdeck.router.exchange import Answer, Attempt, Failure, Outcome, Stream, Way
 from quarterdeck.router.limits import rules
 from quarterdeck.router.limits.balancer import Admission, Balancer
+from quarterdeck.router.ways.connection_failure import in_words
 
 EMERGENCY_ROUNDS = 3
 EMERGENCY_PAUSE = 0.25
@@ -152,7 +154,7 @@ class Relay:
 
     def _exhausted(self) -> Refusal:
         tries = self._account.attempts
-        failed = f"{tries} attempt{'s' if tries > 1 else ''} failed"
+        failed = f"{counted(tries, 'attempt')} failed"
         what = failed if tries else "all are limited, resting or out of order"
         wait = self._hands.balancer.back_in(self._ask.model, self._now())
         if wait is None:
@@ -187,7 +189,8 @@ class Relay:
             raise
         except Exception as error:  # a fault of ours must not keep the backend's slot, nor stop the request
             _log.exception("attempt_broke", request=self._ask.id, backend=admission.backend.id)
-            return await self._failed(admission, Failure(Outcome.BROKEN, type(error).__name__))
+            reason = f"The router stumbled: {in_words(error)}."
+            return await self._failed(admission, Failure(Outcome.BROKEN, reason))
         self._waited += perf_counter() - asked
         if not isinstance(answer, Answer):
             return await self._stream(admission, answer)
@@ -231,7 +234,7 @@ class Relay:
         """What the failure means for the backend, to the balancer and to the log."""
         balancer, now, backend = self._hands.balancer, self._now(), admission.backend
         facts = {"request": self._ask.id, "backend": backend.id, "model": self._ask.model}
-        match failure.outcome:
+        match _meaning(failure):
             case Outcome.REFUSED | Outcome.ABORTED:
                 return balancer.released(admission, now)
             case Outcome.LIMITED:
@@ -375,3 +378,11 @@ def _no_stream(answer: Answer) -> Failure:
     """What a whole answer is to a client that has the beginning of a stream."""
     reason = "The answer is no stream, and one has begun."
     return Failure(Outcome.BROKEN, reason, answer.status, is_charged=True, usage=answer.usage)
+
+
+def _meaning(failure: Failure) -> Outcome:
+    """What it means for the backend: a limit that is told in the middle of an answer is one all the same."""
+    is_cut = failure.outcome is Outcome.CUT
+    if is_cut and rules.outcome_of(failure.status, failure.body) is Outcome.LIMITED:
+        return Outcome.LIMITED
+    return failure.outcome

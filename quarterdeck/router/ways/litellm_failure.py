@@ -1,15 +1,17 @@
 """What it means when LiteLLM raises: what the wire saw counts, never what LiteLLM makes of it."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from quarterdeck.router.exchange import Failure, Outcome
 from quarterdeck.router.limits import rules
-from quarterdeck.router.ways.connection_failure import failure_of
-from quarterdeck.router.ways.litellm_answer import passed_on
+from quarterdeck.router.ways.connection_failure import failure_of, in_words
+from quarterdeck.router.ways.litellm_answer import dumped, passed_on
 from quarterdeck.router.ways.litellm_request import refused
+from quarterdeck.router.ways.openai_dialect import error_status
 from quarterdeck.router.ways.openai_way import LONGEST_REFUSAL, failure_of_error
+from quarterdeck.router.ways.sse import Splitter, data_of
 
 if TYPE_CHECKING:
     from quarterdeck.router.ways.litellm_wire import Wire
@@ -41,6 +43,8 @@ def _meant(error: BaseException, wire: "Wire", is_open: bool) -> Failure:
         return _broken_off(wire.error, is_open)
     if isinstance(error, TimeoutError):
         return failure_of(error)
+    if (told := _error_event(wire.last)) is not None:
+        return failure_in_stream(told, wire, is_cut=is_open)
     if isinstance(error, EndedEarly):
         outcome = Outcome.CUT if is_open else Outcome.BROKEN
         reason = "The stream ended before the model had finished."
@@ -50,6 +54,27 @@ def _meant(error: BaseException, wire: "Wire", is_open: bool) -> Failure:
     if is_open:
         return Failure(Outcome.CUT, f"The stream went wrong: {_kind(error)}.", wire.status)
     return _told(wire) or Failure(Outcome.BROKEN, f"The answer is none: {_kind(error)}.", wire.status)
+
+
+def failure_in_stream(error: Any, wire: "Wire", *, is_cut: bool) -> Failure:
+    """What an error means that came as an event. `is_cut`: the client has part of the answer."""
+    status, body = error_status(error), dumped({"type": "error", "error": error})
+    outcome = Outcome.CUT if is_cut else rules.outcome_of(status, body)
+    reason = f"The provider sent an error ({status}) in its stream."
+    return Failure(outcome, reason, status, body, headers=wire.headers, passed_on=passed_on(wire))
+
+
+def _error_event(last: bytes) -> Any:
+    """The error that the last events of a stream tell of; None = none. LiteLLM forgets its kind."""
+    splitter = Splitter()
+    for event in (*splitter.feed(last), splitter.rest()):
+        try:
+            told = orjson.loads(data_of(event) or b"null")
+        except orjson.JSONDecodeError:
+            continue
+        if isinstance(told, dict) and told.get("error"):
+            return told["error"]
+    return None
 
 
 def _told(wire: "Wire") -> Failure | None:
@@ -75,7 +100,7 @@ def _broken_off(error: Exception, is_open: bool) -> Failure:
         return failure_of(error)
     if isinstance(error, TimeoutError):
         return Failure(Outcome.TIMED_OUT, "The stream stood still for too long.")
-    return Failure(Outcome.CUT, f"The stream broke off: {type(error).__name__}.")
+    return Failure(Outcome.CUT, f"The stream broke off: {in_words(error)}.")
 
 
 def _not_sent(error: BaseException) -> Failure:
@@ -119,7 +144,7 @@ def _status(error: BaseException) -> int:
 
 
 def _kind(error: BaseException) -> str:
-    return type(_original(error)).__name__
+    return in_words(_original(error))
 
 
 def _text(error: BaseException) -> str:

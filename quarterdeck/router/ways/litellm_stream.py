@@ -1,7 +1,7 @@
 """Streams that LiteLLM translates, as bytes for the client. One that ends too early raises here."""
 
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from quarterdeck.router.backend import Usage
-from quarterdeck.router.exchange import Attempt, Failure, Outcome
-from quarterdeck.router.limits.rules import outcome_of
+from quarterdeck.router.exchange import Attempt, Failure
 from quarterdeck.router.ways.litellm_answer import dumped, passed_on, plain, text_choice, tokens_of
-from quarterdeck.router.ways.litellm_failure import EndedEarly, failure_from
+from quarterdeck.router.ways.litellm_failure import EndedEarly, failure_from, failure_in_stream
 from quarterdeck.router.ways.litellm_request import COMPLETIONS, MESSAGES, RESPONSE
 from quarterdeck.router.ways.openai_dialect import (
     brings_more_than_a_role,
-    error_status,
     said_in,
     usage_of,
 )
@@ -190,20 +188,28 @@ class EventStream(LiteLLMStream):
         return await super()._piece()
 
     def _passed(self, item: Any) -> bytes:
-        return b"".join(self._checked(event) for event in self._events(item))
+        """Up to the first event that is wrong: what came with it, but before it, is not lost."""
+        passed: list[bytes] = []
+        try:
+            passed.extend(self._checked(event) for event in self._events(item))
+        except Exception as error:
+            if not (self._is_open and passed):
+                raise
+            self._failure = self._broken(error)
+        return b"".join(passed)
 
-    def _events(self, item: Any) -> list[dict[str, Any]]:
-        if isinstance(item, (bytes, str)):
-            whole = self._splitter.feed(item if isinstance(item, bytes) else item.encode())
-            return [_event(data) for raw in whole if (data := data_of(raw)) is not None and data != b"[DONE]"]
-        return [plain(item)]
+    def _events(self, item: Any) -> Iterator[dict[str, Any]]:
+        if not isinstance(item, (bytes, str)):
+            yield plain(item)
+            return
+        for raw in self._splitter.feed(item if isinstance(item, bytes) else item.encode()):
+            if (data := data_of(raw)) is not None and data != b"[DONE]":
+                yield _event(data)
 
     def _checked(self, event: dict[str, Any]) -> bytes:
         kind = str(getattr(event.get("type"), "value", event.get("type", "")))
         if kind == "error":
-            outcome = Outcome.CUT if self._is_cut else Outcome.BROKEN
-            reason = "The provider sent an error in its stream."
-            raise Failure(outcome, reason, self._wire.status, dumped(event)[:64_000])
+            raise self._told(event.get("error") or {**event, "type": None})
         if kind == "response.failed":
             self._failure = self._failed(event)
             if not self._is_cut:
@@ -224,13 +230,12 @@ class EventStream(LiteLLMStream):
         return b"event: " + kind.encode() + b"\ndata: " + dumped(event) + b"\n\n"
 
     def _failed(self, event: dict[str, Any]) -> Failure:
-        """What the error inside means before anything of the answer came; afterwards the stream is cut."""
         response = event.get("response")
-        error = response.get("error") if isinstance(response, dict) else None
-        status, body = error_status(error), dumped({"error": error})
-        outcome = Outcome.CUT if self._is_cut else outcome_of(status, body)
-        reason = f"The provider sent an error ({status}) in its stream."
-        return Failure(outcome, reason, status, body, headers=self._wire.headers, passed_on=self.headers)
+        return self._told(response.get("error") if isinstance(response, dict) else None)
+
+    def _told(self, error: Any) -> Failure:
+        failure: Failure = failure_in_stream(error, self._wire, is_cut=self._is_cut)
+        return failure
 
     def _take_usage(self, told: Any) -> None:
         """Anthropic tells the prompt's tokens first and the answer's last."""

@@ -25,8 +25,8 @@ _NOT_PASSED = frozenset(("content-encoding", "content-length", "transfer-encodin
 class Wire:
     """What one attempt sent and got. `error` is how the connection failed; `status` 0 = no answer came.
 
-    `has_begun`: a whole event of a stream has come. `whole`: no stream is wanted, and the answer is kept as
-    `body`, as a refusal is.
+    `has_begun`: a whole event of a stream has come; `last`: its latest events. `whole`: no stream is wanted,
+    and the answer is kept as `body`, as a refusal is.
     """
 
     def __init__(self, session: aiohttp.ClientSession, inactivity: float, *, whole: bool) -> None:
@@ -37,6 +37,7 @@ class Wire:
         self.error: Exception | None = None
         self.left = LONGEST_ANSWER
         self.has_begun = False
+        self.last = b""
         self._whole = whole
         self._session = session
         self._sent: set[tuple[str, str]] = set()
@@ -107,6 +108,10 @@ class Wire:
 
 
 _END_OF_EVENT = re.compile(rb"\n\r?\n")
+_EVENT_ENDS = (b"\n\n", b"\n\r\n")
+_KEPT = 64_000
+"""Bytes of `Wire.last`: errors are short."""
+
 _NO_USAGE = re.compile(rb'"usage"\s*:\s*null')
 _ZEROS = b'"usage":{"input_tokens":0,"output_tokens":0}'
 
@@ -124,6 +129,7 @@ class _Body(httpx.AsyncByteStream):
             async for data in self._response.content.iter_any():
                 wire.left -= len(data)
                 wire.has_begun = wire.has_begun or _END_OF_EVENT.search(data) is not None
+                wire.last = data if wire.last.endswith(_EVENT_ENDS) else (wire.last + data)[-_KEPT:]
                 if wire.left < 0:
                     raise Failure(Outcome.BROKEN, "The answer is too long.", wire.status)
                 yield _NO_USAGE.sub(_ZEROS, data) if self.is_anthropic else data

@@ -15,7 +15,17 @@ _STATUS_OF_CODE = {
     "permission_denied": 403,
     "context_length_exceeded": 400,
     "invalid_request_error": 400,
+    "authentication_error": 401,
+    "billing_error": 402,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "request_too_large": 413,
+    "rate_limit_error": 429,
+    "timeout_error": 504,
+    "overloaded": 529,
+    "overloaded_error": 529,
 }
+"""Those that end in `_error`, and `request_too_large`, are Anthropic's names for its statuses."""
 
 
 def usage_of(told: Any) -> Usage | None:
@@ -104,6 +114,6 @@ def error_status(error: Any) -> int:
             value = int(value)
         if isinstance(value, int) and 400 <= value < 600:
             return value
-        if value in _STATUS_OF_CODE:
+        if isinstance(value, str) and value in _STATUS_OF_CODE:
             return _STATUS_OF_CODE[value]
     return 500
