@@ -30,6 +30,11 @@ def ready() -> None:
         _leash.sendall(READY)
 
 
+def is_held() -> bool:
+    """Whether a supervisor holds the other end."""
+    return _leash is not None
+
+
 def attach(leash: socket.socket) -> None:
     """Stop this process, and its group with it, when the other end of `leash` closes."""
     global _leash  # one process has one leash

@@ -18,7 +18,7 @@ from typing import IO
 
 import structlog
 
-from deployments import backoff, leash
+from deployments import backoff, leash, process
 
 log = structlog.get_logger(__name__)
 
@@ -50,6 +50,12 @@ class Ended:
     failures: int
     pause: float
     last_lines: tuple[str, ...]
+
+    @property
+    def reason(self) -> str:
+        """Its own sentence about it; empty when it died without one."""
+        has_spoken = self.exit_code in (process.MISCONFIGURED, process.TRY_AGAIN)
+        return self.last_lines[-1] if has_spoken and self.last_lines else ""
 
 
 class Supervised:
@@ -112,7 +118,7 @@ class Supervised:
         with ours:
             with its:
                 command = (sys.executable, "-m", leash.__name__, str(its.fileno()), *self.program.arguments)
-                process = await asyncio.create_subprocess_exec(
+                started = await asyncio.create_subprocess_exec(
                     *command,
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=output,
@@ -122,14 +128,14 @@ class Supervised:
                     start_new_session=True,
                     pass_fds=[its.fileno()],
                 )
-            self.pid = process.pid
+            self.pid = started.pid
             watching = asyncio.create_task(self._wait_for_health(ours))
             try:
-                return await process.wait()
+                return await started.wait()
             finally:
                 watching.cancel()
                 self.healthy.clear()
-                await end_group(process.pid)
+                await end_group(started.pid)
                 self.pid = None
 
     async def _wait_for_health(self, leash_end: socket.socket) -> None:

@@ -13,15 +13,17 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
+from typing import Any
 
-from deployments import closing, home, parts, prefect_server, supervisor, variables
+from deployments import closing, home, parts, prefect_server, process, supervisor, variables
 from deployments.backoff import CRASH_LOOP
 from deployments.supervisor import Ended, Program, Supervised
 from quarterdeck.kernel import disk
 from quarterdeck.kernel import log as logs
-from quarterdeck.kernel.errors import QuarterdeckError, Unavailable
+from quarterdeck.kernel.errors import Misconfigured, QuarterdeckError, Unavailable
 from quarterdeck.kernel.postgres import Server, server_for
 from quarterdeck.kernel.settings import Settings
+from quarterdeck.kernel.words import counted
 from quarterdeck.router import access
 
 Tell = Callable[[str], None]
@@ -44,7 +46,8 @@ async def run(settings: Settings, tell: Tell, *, ready: Callable[[dict[str, str]
     """Open the desk and keep it open until SIGTERM, Ctrl-C, or its terminal closes. Returns the exit code.
 
     `ready` is called once with the addresses. Raises `Conflict` when it is up already, `Misconfigured`
-    for a port that is taken, `Unavailable` when a part does not become healthy or the disk is full.
+    for a port that is taken or a part that a person must set otherwise, `Unavailable` when a part does not
+    become healthy or the disk is full.
     """
     with disk.explained(settings.folder), home.only_one(settings):
         for stranger in variables.meaningless(os.environ):
@@ -81,6 +84,8 @@ class OpenDesk:
         self._setup: asyncio.subprocess.Process | None = None
         self._watching: asyncio.Task[None] | None = None
         self._troubles: dict[str, str] = {}
+        self._hopeless: asyncio.Future[Misconfigured] = asyncio.get_running_loop().create_future()
+        """Why a part will not start before a person has mended something, while we open."""
 
     def ask_to_stop(self) -> None:
         """The first time in order, the second time at once."""
@@ -95,16 +100,18 @@ class OpenDesk:
         opening = asyncio.create_task(self._open())
         stopping = asyncio.create_task(self.stopping.wait())
         limit = asyncio.create_task(asyncio.sleep(PATIENCE))
-        await asyncio.wait([opening, stopping, limit], return_when=asyncio.FIRST_COMPLETED)
+        ends: list[asyncio.Future[Any]] = [opening, stopping, limit, self._hopeless]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         for task in (stopping, limit):
             task.cancel()
         if opening.done():
+            self._hopeless.cancel()
             opening.result()
             return
         opening.cancel()
         await asyncio.wait([opening])
         if not self.stopping.is_set():
-            raise self._too_slow()
+            raise self._hopeless.result() if self._hopeless.done() else self._too_slow()
 
     async def _open(self) -> None:
         home.make(self.settings, home.logs(self.settings), home.folder(self.settings))
@@ -172,7 +179,8 @@ class OpenDesk:
         workers = [part for name, part in self._parts.items() if name != "prefect"]
         await asyncio.gather(*(part.stop(GRACE) for part in workers))
         if stopped := await closing.stop_runs(self.settings, GRACE_OF_AGENTS):
-            self.tell(f"Stopped {stopped} runs of agents or CI; the next `up` begins them anew.")
+            runs = counted(stopped, "run")
+            self.tell(f"Stopped {runs} of agents or CI; what was stopped begins anew with the next `up`.")
         if "prefect" in self._parts:
             await self._parts["prefect"].stop(SERVER_GRACE)
         await self._using.aclose()
@@ -207,7 +215,11 @@ class OpenDesk:
             raise Unavailable("Setting up failed; see above.", "Correct it, then start again.")
 
     def _ended(self, end: Ended) -> None:
-        self.tell(f"{end.name} ended (exit code {end.exit_code}); it starts again in {end.pause:g} s.")
+        if end.exit_code == process.MISCONFIGURED and not self._hopeless.done():
+            self._hopeless.set_result(Misconfigured(f"The {end.name} cannot start: {end.reason}"))
+            return
+        why = f": {end.reason} It" if end.reason else f" (exit code {end.exit_code}); it"
+        self.tell(f"{end.name} ended{why} starts again in {end.pause:g} s.")
         if end.failures == CRASH_LOOP:
             self.tell("\n".join([f"{end.name} keeps ending. The end of its log:", *end.last_lines]))
 
@@ -233,7 +245,8 @@ async def _stop_leftovers(settings: Settings, tell: Tell) -> None:
     before = home.read(settings)
     found = home.leftovers(before) if before else []
     if found:
-        tell(f"Stopping {len(found)} processes that an earlier `quarterdeck up` left behind …")
+        processes = counted(len(found), "process", "processes")
+        tell(f"Stopping {processes} that an earlier `quarterdeck up` left behind …")
         await asyncio.gather(*(supervisor.end_group(pid, grace=GRACE) for pid in found))
     home.forget(settings)
 

@@ -267,12 +267,16 @@ def test_a_killed_desk_can_be_opened_again_at_once(
     until(again.wait().is_healthy)
 
 
-def test_a_taken_port_is_named_with_the_setting_that_changes_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("variable", ["QUARTERDECK_HTTP_PORT", "SIDECAR_PORT", "SIDECAR_METRICS_PORT"])
+def test_a_taken_port_is_named_with_the_setting_that_changes_it(tmp_path: Path, variable: str) -> None:
+    """And at once: nobody waits until a part that cannot start has become healthy."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        refused = OpenDesk(tmp_path / "home", QUARTERDECK_HTTP_PORT=str(port))
+        refused = OpenDesk(tmp_path / "home", **{variable: str(port)})
         said = refused.rest()
     assert refused.process.returncode != 0
     assert f"Port {port}" in said
-    assert "QUARTERDECK_HTTP_PORT" in said
+    assert f"set {variable} to another port" in said
+    assert ("The router cannot start: Port" in said) is variable.startswith("SIDECAR_")
+    assert "starts again" not in said and "Traceback" not in said
     assert processes_of(tmp_path) == []

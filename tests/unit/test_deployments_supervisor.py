@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments import leash, supervisor
+from deployments import leash, process, supervisor
 from deployments.supervisor import ROOT, Ended, Program, Supervised, end_group, rotate, tail
 from tests.processes import is_alive
 from tests.waiting import until
@@ -84,6 +84,22 @@ async def test_a_crash_loop_slows_down_and_shows_the_log(start: Start, ends: lis
     await until(lambda: len(ends) == 3)
     assert [(end.failures, end.pause) for end in ends] == [(1, 0.5), (2, 1.0), (3, 2.0)]
     assert "no coal" in ends[-1].last_lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "said"),
+    [
+        ("misconfigured", process.MISCONFIGURED, "The bunker is locked. Unlock it."),
+        ("waits", process.TRY_AGAIN, "There is no coal yet."),
+        ("fails", 1, ""),
+    ],
+)
+async def test_a_program_that_cannot_go_on_says_why_and_whether_a_person_must_act(
+    start: Start, ends: list[Ended], how: str, code: int, said: str
+) -> None:
+    start(how)
+    await until(lambda: ends)
+    assert (ends[0].exit_code, ends[0].reason) == (code, said)
 
 
 async def test_a_program_in_its_pause_can_be_stopped(start: Start, ends: list[Ended]) -> None:
