@@ -14,7 +14,7 @@ import structlog
 from psycopg import sql
 
 from quarterdeck.kernel.database import CHANNEL
-from quarterdeck.kernel.postgres import libpq
+from quarterdeck.kernel.postgres import libpq, network
 
 log = structlog.get_logger(__name__)
 
@@ -35,15 +35,11 @@ class Bus(Protocol):
         ...
 
 
-_PATIENCE = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
-"""So that a listener notices within a minute when its server is gone without a word (libpq's names)."""
-
-
 class PostgresBus:
     """LISTEN/NOTIFY on one connection of its own; reconnects by itself with a growing pause (<= 5 s)."""
 
     def __init__(self, url: str) -> None:
-        self._conninfo = libpq(url, **_PATIENCE)
+        self._conninfo = libpq(url, **network(url))
 
     async def listen(self, *topics: str) -> AsyncIterator[Wake]:
         pause = 0.1

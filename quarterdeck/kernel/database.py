@@ -24,7 +24,7 @@ from quarterdeck.kernel import crash
 from quarterdeck.kernel.clock import Clock, SystemClock
 from quarterdeck.kernel.errors import Unavailable
 from quarterdeck.kernel.journal import Event
-from quarterdeck.kernel.postgres import options
+from quarterdeck.kernel.postgres import network, options
 
 CHANNEL = "quarterdeck"
 """The one LISTEN/NOTIFY channel; payloads are `topic:id`, never content."""
@@ -106,7 +106,7 @@ class Database:
             max_overflow=max(0, connections - 5),
             pool_timeout=patience,
             pool_pre_ping=True,
-            connect_args={"connect_timeout": 10, "options": options(url, "-c timezone=utc")},
+            connect_args={**network(url), "options": options(url, "-c timezone=utc")},
         )
 
     @asynccontextmanager

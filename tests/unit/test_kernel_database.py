@@ -18,7 +18,7 @@ from quarterdeck.kernel.bus import PostgresBus, Wake
 from quarterdeck.kernel.database import Database, Unit
 from quarterdeck.kernel.errors import Conflict, Misconfigured, Unavailable
 from quarterdeck.kernel.journal import Event, OutboxMessage
-from quarterdeck.kernel.postgres import EmbeddedPostgres, core_url, libpq
+from quarterdeck.kernel.postgres import EmbeddedPostgres, core_url, libpq, network
 from tests.fakes.forking import Forks
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
@@ -204,6 +204,21 @@ def test_libpq_is_told_of_a_home_whose_path_has_spaces() -> None:
     told = conninfo_to_dict(libpq(server.url(), connect_timeout=3))
     assert told["host"] == str(server.socket_folder)
     assert told["connect_timeout"] == "3"
+
+
+async def test_connections_give_up_a_network_that_swallows_what_is_sent(database: Database) -> None:
+    """Each side of a command: waiting for an answer, and sending what nobody takes."""
+    async with database.read() as session:
+        raw = await (await session.connection()).get_raw_connection()
+        told = raw.driver_connection.info.get_parameters()  # type: ignore[union-attr]
+    silent = int(told["keepalives_idle"]) + int(told["keepalives_interval"]) * int(told["keepalives_count"])
+    assert silent <= 60 and 0 < int(told["tcp_user_timeout"]) <= 60_000
+
+
+def test_what_a_url_says_about_its_network_counts() -> None:
+    url = "postgresql+psycopg://db/desk?tcp_user_timeout=5000&connect_timeout=3"
+    told = network(url)
+    assert "keepalives_idle" in told and not {"tcp_user_timeout", "connect_timeout"} & set(told)
 
 
 def test_libpq_reads_what_your_own_url_says_as_sqlalchemy_does() -> None:

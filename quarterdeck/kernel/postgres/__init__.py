@@ -15,6 +15,7 @@ from quarterdeck.kernel.postgres.server import (
     Server,
     core_url,
     libpq,
+    network,
     options,
 )
 from quarterdeck.kernel.settings import Settings
@@ -29,6 +30,7 @@ __all__ = [
     "explain_os",
     "home_mode",
     "libpq",
+    "network",
     "options",
     "server_for",
 ]

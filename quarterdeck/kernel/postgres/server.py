@@ -15,6 +15,20 @@ from quarterdeck.kernel.errors import Misconfigured
 CORE, PREFECT = "quarterdeck", "prefect"
 """The two databases: ours, and that of Prefect's server."""
 
+OVER_NETWORK: dict[str, int] = {
+    "connect_timeout": 10,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,
+}
+"""libpq's own names: within a minute every connection notices a network that swallows what is sent.
+
+Keepalives count while we wait for an answer, `tcp_user_timeout` (milliseconds, Linux) when what we sent is
+not taken; without it the system tries for a quarter of an hour. Sockets of the same machine know neither. A
+query may take as long as it likes: only the network is judged.
+"""
+
 _ASYNCPG_NAMES = {
     "host": "host",
     "port": "port",
@@ -121,6 +135,12 @@ def libpq(url: str, **more: str | int) -> str:
     parsed = make_url(url)
     _, told = parsed.get_dialect()().create_connect_args(parsed)
     return make_conninfo(**{**told, **more})
+
+
+def network(url: str) -> dict[str, int]:
+    """`OVER_NETWORK` for a connection to this URL, without what the URL says for itself."""
+    told = make_url(url).query
+    return {name: value for name, value in OVER_NETWORK.items() if name not in told}
 
 
 def options(url: str, ours: str) -> str:

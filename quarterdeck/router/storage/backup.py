@@ -34,6 +34,7 @@ from sqlalchemy import (
 )
 
 from quarterdeck.kernel.errors import Conflict, Invalid, NotFound
+from quarterdeck.kernel.postgres import network
 from quarterdeck.router.model import TABLES
 from quarterdeck.router.storage.lease import LEASE
 
@@ -98,7 +99,7 @@ def _write(url: str, draft: Path) -> dict[str, int]:
 @contextmanager
 def _snapshot(url: str) -> Iterator[Connection]:
     """A connection that sees one moment of the database, however long the copying takes."""
-    engine = create_engine(url, isolation_level="REPEATABLE READ")
+    engine = create_engine(url, isolation_level="REPEATABLE READ", connect_args=network(url))
     try:
         with engine.connect() as connection:
             yield connection
@@ -168,7 +169,7 @@ def restore(url: str, path: Path) -> dict[str, int]:
     Raises `Conflict` while a router runs on that database, `Invalid` for a file that is damaged.
     """
     rows = verify(path)
-    engine = create_engine(url)
+    engine = create_engine(url, connect_args=network(url))
     try:
         with engine.begin() as target, _opened(path) as file:
             if not target.execute(select(func.pg_try_advisory_xact_lock(LEASE))).scalar():

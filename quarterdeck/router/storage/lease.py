@@ -36,6 +36,7 @@ _NETWORK: dict[str, Any] = {
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
     "application_name": "quarterdeck-router",
     "autocommit": True,
 }
