@@ -14,6 +14,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from quarterdeck.crew.model import Person
 from quarterdeck.kernel.database import Database, Unit
 from quarterdeck.kernel.errors import Conflict, Invalid
@@ -222,6 +224,15 @@ async def chatting(database: Database, folder: Path, **ways: Any) -> AsyncIterat
         await desk.surface.close()
 
 
+@pytest.fixture
+async def greeted(database: Database, tmp_path: Path) -> AsyncIterator[ChatDesk]:
+    """The desk of a test, in whose files it is `desk = greeted`: Anna was welcomed, and all can begin."""
+    async with chatting(database, tmp_path) as made:
+        await made.writes("/start")
+        made.bots.sent.clear()
+        yield made
+
+
 class Slowly:
     """An agent that says its words and then waits to be let go; `asked`: how often it was asked."""
 
@@ -241,7 +252,7 @@ class Slowly:
         yield MessageChunk(finished=True)
 
     async def until_shown(self, method: str, chat: int = 0) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while not self.desk.bots.done(method):
                 if method == "editMessageText" and chat and self.desk.said(chat):
                     return

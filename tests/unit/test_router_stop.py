@@ -3,13 +3,12 @@
 import asyncio
 from pathlib import Path
 
-import psutil
 from sqlalchemy import text
 
 from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.postgres import EmbeddedPostgres
-from quarterdeck.kernel.postgres.processes import find_postmaster
 from quarterdeck.router.ending import ended
+from tests.fakes.frozen import frozen
 
 UNDER_WAY = "select count(*) from pg_stat_activity where state = 'active' and query like 'select pg_sleep%'"
 
@@ -45,17 +44,8 @@ async def test_a_query_at_a_frozen_postgresql_is_given_up(tmp_path: Path) -> Non
         task = asyncio.create_task(ask(database, "select pg_sleep(60)"))
         while await ask(database, UNDER_WAY) != 1:
             await asyncio.sleep(0)
-        found = find_postmaster(server.data)
-        assert found is not None
-        postmaster = psutil.Process(found.pid)
-        frozen = [postmaster, *postmaster.children(recursive=True)]
-        try:
-            for process in frozen:
-                process.suspend()
+        with frozen(server):
             async with asyncio.timeout(9):
                 await ended(task)
-        finally:
-            for process in frozen:
-                process.resume()
         assert task.cancelled()
         await database.close()

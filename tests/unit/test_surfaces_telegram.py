@@ -1,7 +1,6 @@
 """People talk to agents from Telegram: chats, commands, buttons, groups."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +18,11 @@ from quarterdeck.surfaces.protocol import (
 )
 from quarterdeck.surfaces.telegram import menu
 from quarterdeck.surfaces.telegram.strangers import PAUSE
-from tests.fakes.chatting import ANNA, ChatDesk, Slowly, chatting, message
+from tests.fakes.chatting import ANNA, ChatDesk, Slowly, chatting, greeted, message
 from tests.fakes.telegram import parsed
 
 GROUP = -1001
-
-
-@pytest.fixture
-async def desk(database: Database, tmp_path: Path) -> AsyncIterator[ChatDesk]:
-    async with chatting(database, tmp_path) as made:
-        await made.writes("/start")
-        made.bots.sent.clear()
-        yield made
+desk = greeted
 
 
 # Talking
@@ -312,7 +304,7 @@ async def test_clear_gives_this_chat_alone_a_fresh_conversation(desk: ChatDesk) 
 async def test_clear_gives_up_what_is_under_way_in_this_chat(desk: ChatDesk) -> None:
     Slowly(desk, ["never ", "ending", ""])
     await desk.writes("hello", waits=False)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not desk.bots.done("sendMessageDraft"):
             await asyncio.sleep(0.001)
     await desk.writes("/clear")

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import threading
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +22,9 @@ from quarterdeck.surfaces.telegram.files import (
     place,
     sanitised,
 )
-from tests.fakes.chatting import ChatDesk, chatting
+from tests.fakes.chatting import ChatDesk, chatting, greeted
 
-
-@pytest.fixture
-async def desk(database: Database, tmp_path: Path) -> AsyncIterator[ChatDesk]:
-    async with chatting(database, tmp_path) as made:
-        await made.writes("/start")
-        made.bots.sent.clear()
-        yield made
+desk = greeted
 
 
 def document(desk: ChatDesk, content: bytes = b"content", **more: Any) -> dict[str, Any]:

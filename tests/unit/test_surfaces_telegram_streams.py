@@ -2,25 +2,16 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from quarterdeck.kernel.database import Database
 from quarterdeck.surfaces.platform import MessageChunk, PlatformError
 from quarterdeck.telegram.wire import SendState
-from tests.fakes.chatting import ANNA, ChatDesk, Slowly, begun, chatting
+from tests.fakes.chatting import ANNA, ChatDesk, Slowly, begun, greeted
 
 GROUP = -1001
-
-
-@pytest.fixture
-async def desk(database: Database, tmp_path: Path) -> AsyncIterator[ChatDesk]:
-    async with chatting(database, tmp_path) as made:
-        await made.writes("/start")
-        made.bots.sent.clear()
-        yield made
+desk = greeted
 
 
 async def test_in_a_group_an_answer_grows_in_one_message(desk: ChatDesk) -> None:
@@ -109,7 +100,7 @@ async def test_in_a_group_the_growing_message_has_a_button_for_whoever_asked(des
     data = grows.buttons[0][0].data
     desk.people.agents["779"] = ""
     pressing = asyncio.create_task(desk.presses(data, chat=GROUP, user=779))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while len(desk.bots.done("answerCallbackQuery")) < 1:
             await asyncio.sleep(0.001)
     assert "⏹ Stopped." not in desk.said(GROUP)

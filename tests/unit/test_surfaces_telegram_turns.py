@@ -3,30 +3,22 @@
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlmodel import select, update
 
-from quarterdeck.kernel.database import Database
 from quarterdeck.listener import attend
 from quarterdeck.surfaces.model import SurfaceTurn
 from quarterdeck.surfaces.protocol import IncomingCommand, OutgoingMessage
 from quarterdeck.surfaces.telegram.converter import Native, Place
 from quarterdeck.surfaces.telegram.lines import Lines
-from tests.fakes.chatting import ANNA, ChatDesk, Slowly, chatting, message
+from tests.fakes.chatting import ANNA, ChatDesk, Slowly, greeted, message
 from tests.waiting import until
 
-
-@pytest.fixture
-async def desk(database: Database, tmp_path: Path) -> AsyncIterator[ChatDesk]:
-    async with chatting(database, tmp_path) as made:
-        await made.writes("/start")
-        made.bots.sent.clear()
-        yield made
+desk = greeted
 
 
 @pytest.mark.parametrize("steps", range(8))
@@ -55,7 +47,7 @@ async def test_turns_in_one_place_are_in_order_and_other_places_do_not_wait(desk
     slow = Slowly(desk, ["a", "b", "c"])
     await desk.writes("slow one", waits=False)
     await desk.writes("quick", user=778, waits=False)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not desk.said(778):
             await asyncio.sleep(0.001)
     await desk.writes("/help", waits=False)  # commands do not wait either
