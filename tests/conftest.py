@@ -91,7 +91,7 @@ async def no_task_left() -> AsyncIterator[None]:
     yield
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     if tasks:
-        await asyncio.wait(tasks, timeout=5)
+        await asyncio.wait(tasks, timeout=20)
     assert [task for task in tasks if not task.done()] == []
 
 
@@ -126,7 +126,7 @@ def _is_left(pid: int) -> bool:
 
 def _until_none(left: Callable[[], Set[object]]) -> None:
     """Those that are just ending may end."""
-    end = time.monotonic() + 5
+    end = time.monotonic() + 20
     while left() and time.monotonic() < end:
         time.sleep(0.01)
     assert left() == set()

@@ -40,8 +40,10 @@ PRICES = Prices(input=2_500_000, output=10_000_000, cache_read=1_250_000, cache_
 """Those of the fake provider."""
 
 CHAT = "/v1/chat/completions"
-SOON = 5.0
+SOON = 20.0
 """Seconds in which whatever a test waits for has to happen."""
+DRAINS = 5.0
+"""Seconds for the calls that a test left open."""
 
 
 def backend(
@@ -237,7 +239,7 @@ class Served:
 
     async def __aexit__(self, *_: object) -> None:
         await self.http.aclose()
-        await self.app.drain(SOON)
+        await self.app.drain(DRAINS)
         self._server.should_exit = True
         await self._serving
         await self.short.close()

@@ -365,7 +365,7 @@ class FakeTelegram:
             return refusal.body
 
     def _file(self, token: str, path: str) -> Answer:
-        found = [kept for kept in self.state.files.values() if kept.path == path]
+        found = [kept for kept in list(self.state.files.values()) if kept.path == path]
         if token not in self.state.bots or self.state.local is not None or not found:
             return Answer(404, b'{"ok":false,"error_code":404,"description":"Not Found"}')
         return Answer(200, found[0].content, kind="application/octet-stream")

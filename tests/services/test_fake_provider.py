@@ -7,7 +7,6 @@ import socket
 import ssl
 import subprocess
 import sys
-import time
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from email.utils import parsedate_to_datetime
@@ -293,8 +292,9 @@ async def test_what_a_429_says_of_the_time(http):
 
     assert "retry-after" not in (await said("429")).headers
     assert (await said("429-seconds")).headers["retry-after"] == "7"
-    date = parsedate_to_datetime((await said("429-date")).headers["retry-after"])
-    assert timedelta(seconds=4) < date - datetime.now(UTC) <= timedelta(seconds=7)
+    before = datetime.now(UTC)
+    date = parsedate_to_datetime((await said("429-date")).headers["retry-after"])  # to the second
+    assert before + timedelta(seconds=6) < date <= datetime.now(UTC) + timedelta(seconds=7)
     absurd = [(await said(name)).headers["retry-after"] for name in ("429-huge", "429-negative", "429-text")]
     assert absurd == ["1000000000", "-5", "soon"]
     assert f"{tomorrow():%Y-%m-%d}" in (await said("429-quota")).json()["error"]["message"]
@@ -455,7 +455,6 @@ def test_it_runs_alone():
     command = [sys.executable, "-m", "tests.fakes.provider"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as alone:
         url = alone.stdout.readline().strip()
-        started = time.monotonic()
-        assert httpx.post(f"{url}/v1/chat/completions", json=ask("m")).status_code == 200
-        assert time.monotonic() - started < 5
+        answer = httpx.post(f"{url}/v1/chat/completions", json=ask("m"), timeout=30)
+        assert answer.status_code == 200
         alone.terminate()

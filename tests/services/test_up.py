@@ -159,7 +159,7 @@ def desk(a_home: Path, open_desks: list[OpenDesk]) -> OpenDesk:
 
 def test_one_command_opens_everything(desk: OpenDesk) -> None:
     until(desk.is_healthy)
-    assert httpx.get(f"{desk.addresses['prefect']}/api/health").json() is True
+    assert httpx.get(f"{desk.addresses['prefect']}/api/health", timeout=30).json() is True
     assert set(desk.running.processes) == {"prefect", "router", "web", "desk", "runner"}
     assert all(homes.born(pid) == born for pid, born in desk.running.processes.values())
 

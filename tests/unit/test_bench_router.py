@@ -177,7 +177,7 @@ async def test_the_provider_satisfies_the_official_client(provider: int) -> None
 
 
 async def test_the_provider_answers_in_the_other_dialect_and_to_probes(provider: int) -> None:
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{provider}") as client:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{provider}", timeout=30) as client:
         message = await client.post("/v1/messages", json={"model": "m"})
         stream = await client.post("/v1/messages", json={"model": "m", "stream": True})
         assert (await client.get("/v1/models?limit=1")).is_success
@@ -188,7 +188,7 @@ async def test_the_provider_answers_in_the_other_dialect_and_to_probes(provider:
 
 
 async def test_a_paced_stream_takes_its_time(provider: int) -> None:
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{provider}") as client:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{provider}", timeout=30) as client:
         answer = await client.post("/v1/chat/completions", content=body("paced", model(0)))
     assert answer.text.encode() == b"".join(mock.openai_events())
     assert answer.elapsed.total_seconds() >= (mock.EVENTS - 1) * mock.PACE

@@ -152,7 +152,7 @@ async def test_an_agent_that_does_not_begin_with_its_status_is_refused(agent: Fa
 async def test_the_connection_is_closed_in_every_case(agent: FakeAgent) -> None:
     agent.says([Pause(30)])
     asking = asyncio.create_task(asked(agent))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not agent.messages:
             await asyncio.sleep(0.01)
         asking.cancel()
@@ -171,7 +171,7 @@ async def test_one_request_at_a_time_in_a_chat_and_chats_side_by_side() -> None:
             most[chat] = max(most[chat], inside[chat])
             if all(inside.values()):
                 both.set()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 await both.wait()
             inside[chat] -= 1
 

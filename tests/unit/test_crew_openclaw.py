@@ -199,7 +199,7 @@ async def test_the_turn_of_an_agent_beside_the_default_one_is_stopped_there(tmp_
         await bench.runtime.start(bench.job(parameters=bench.far.parameters | {"agent_id": "scribe"}))
         await until(lambda: bench.far.begun() == 1)
         assert (await bench.runtime.stop(bench.folder, "cancelled")).cancelled
-        await until(bench.far.is_idle, 5)
+        await until(bench.far.is_idle)
 
 
 @pytest.mark.parametrize("route", ROUTES)

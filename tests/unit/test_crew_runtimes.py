@@ -62,7 +62,7 @@ async def test_a_run_that_is_stopped_ends_here_and_there(far: Bench) -> None:
     await until(lambda: far.far.begun() == 1)
     outcome = await far.runtime.stop(far.folder, "cancelled by anna")
     assert (outcome.cancelled, outcome.succeeded, outcome.error) == (True, False, "cancelled by anna")
-    await until(far.far.is_idle, 5)
+    await until(far.far.is_idle)
 
 
 async def test_a_run_that_overruns_its_limit_ends_here_and_there(far: Bench) -> None:
@@ -70,7 +70,7 @@ async def test_a_run_that_overruns_its_limit_ends_here_and_there(far: Bench) -> 
     await far.runtime.start(far.job(limit=1.5))
     outcome = await far.runtime.wait(far.folder)
     assert (outcome.exit_code, outcome.timed_out, outcome.cancelled) == (-9, True, False)
-    await until(far.far.is_idle, 5)
+    await until(far.far.is_idle)
 
 
 async def test_a_run_that_was_cancelled_before_it_started_never_starts(far: Bench) -> None:

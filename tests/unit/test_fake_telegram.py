@@ -122,7 +122,7 @@ async def test_long_polls_end_when_the_server_goes_down(bot, telegram):
     await asyncio.to_thread(telegram.wait_for, telegram.is_polled)
     await asyncio.to_thread(telegram.down)
     with pytest.raises(Exception, match=r"Server|Connection|disconnected"):
-        await asyncio.wait_for(waiting, 5)
+        await asyncio.wait_for(waiting, 20)
 
 
 # Messages

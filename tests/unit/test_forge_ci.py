@@ -110,7 +110,7 @@ async def test_who_waits_for_ci_is_woken(
     head = await push(forge, tmp_path, TESTED)
     order = await taken(forge)
     await run(forge, database, tmp_path, order)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while Wake("ci", head) not in heard:
             listening.clear()
             await listening.wait()

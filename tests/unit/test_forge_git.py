@@ -94,7 +94,7 @@ async def test_git_ends_when_nobody_waits_for_it_any_more(tmp_path: Path):
 
 
 async def _ended(pids: Path) -> None:
-    await until(lambda: not any(is_alive(int(pid)) for pid in pids.read_text().split()), 5)
+    await until(lambda: not any(is_alive(int(pid)) for pid in pids.read_text().split()))
 
 
 async def test_a_machine_without_git_is_told_what_to_install(tmp_path: Path):

@@ -292,7 +292,7 @@ async def test_a_program_that_takes_too_long_ends_with_all_its_children(tmp_path
     with pytest.raises(Unavailable, match=r"within 0\.5 s"):
         await programs.run([str(slow)], environment=programs.environment({}), seconds=0.5)
     child = int(pid.read_text())
-    await until(lambda: not is_alive(child), 5)  # killed, but the system may take a moment
+    await until(lambda: not is_alive(child))  # killed, but the system may take a moment
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other pipes cannot be made wider")

@@ -128,7 +128,7 @@ async def test_an_agent_that_takes_long_to_stop_keeps_no_other_from_being_stoppe
     stop, all_asked = house.crew.stop, asyncio.Barrier(len(runs))
 
     async def slow(run: AgentRun, why: str) -> Outcome | None:
-        await asyncio.wait_for(all_asked.wait(), 2)
+        await asyncio.wait_for(all_asked.wait(), 20)
         return await stop(run, why)
 
     monkeypatch.setattr(house.crew, "stop", slow)

@@ -45,7 +45,7 @@ class Stream:
     is_over: bool = False
 
     async def event(self) -> dict[str, Any]:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             part = await self.parts.get()
         assert part.startswith(b"data: ") and part.endswith(b"\n\n")
         return dict(json.loads(part[6:]))
@@ -78,7 +78,7 @@ async def watching(router: SmallRouter, headers: dict[str, str]) -> AsyncIterato
     await answered.wait()
     yield stream
     leaves.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await answering
 
 
@@ -277,6 +277,6 @@ async def test_a_stopping_router_ends_the_streams_of_its_viewers(router: SmallRo
     async with watching(router, AUTHORIZED) as stream:
         await stream.event()
         router.dashboard.close()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while not stream.is_over:
                 await asyncio.sleep(0)

@@ -24,7 +24,7 @@ class Stored:
 
 
 async def until(is_true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not is_true():
             await asyncio.sleep(0)
 

@@ -89,7 +89,7 @@ async def test_a_stop_does_not_wait_for_a_postgresql_that_is_frozen(
     server = psutil.Process(held._connection.info.backend_pid)
     server.suspend()
     try:
-        async with asyncio.timeout(4):
+        async with asyncio.timeout(9):  # psycopg would wait for ten
             while held._connection.info.transaction_status is not TransactionStatus.ACTIVE:
                 await asyncio.sleep(0.01)
             await held.__aexit__(None, None, None)

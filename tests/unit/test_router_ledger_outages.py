@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import psycopg
 import pytest
 from structlog.testing import capture_logs
@@ -22,6 +21,7 @@ from quarterdeck.kernel.postgres.processes import find_postmaster
 from quarterdeck.router import steady
 from quarterdeck.router.ledger import booking
 from quarterdeck.router.ledger.writer import Ledger
+from tests.fakes.frozen import frozen
 from tests.fakes.ledger_rows import EVENTS, HOURLY, rows
 from tests.fakes.router_parts import NOON, STARTED, call, of
 
@@ -136,19 +136,10 @@ async def test_a_stop_does_not_wait_for_a_postgresql_that_is_frozen(
     monkeypatch.setattr("quarterdeck.router.ledger.writer.CLOSE_SECONDS", 0.3)
     ledger = Ledger(server.url(), folder, steady.now)
     await ledger.open()
-    found = find_postmaster(server.data)
-    assert found is not None
-    postmaster = psutil.Process(found.pid)
-    frozen = [postmaster, *postmaster.children(recursive=True)]
-    try:
-        for process in frozen:
-            process.suspend()
+    with frozen(server):
         ledger.record(call())
-        async with asyncio.timeout(4):
+        async with asyncio.timeout(9):  # psycopg would wait for ten
             await ledger.close()
-    finally:
-        for process in frozen:
-            process.resume()
     async with Ledger(server.url(), folder, steady.now) as again:
         assert again.totals.requests == 1
 

@@ -210,7 +210,7 @@ async def test_a_client_that_leaves_before_the_answer_ends_the_call(
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await provider.to("native")[0].over.wait()
 
 
@@ -222,7 +222,7 @@ async def test_a_client_that_leaves_a_stream_ends_the_call(
     stream = await opened(way, attempt(provider, api, is_stream=True))
     await stream.close()
     await stream.close()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await provider.to("native")[0].over.wait()
 
 

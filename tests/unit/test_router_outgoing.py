@@ -217,4 +217,4 @@ async def test_whoever_is_cancelled_leaves_no_connection_behind() -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await asyncio.wait_for(left.wait(), 5)
+        await asyncio.wait_for(left.wait(), 20)

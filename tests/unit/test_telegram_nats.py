@@ -97,7 +97,7 @@ async def test_what_a_dead_listener_left_of_a_bot_comes_before_what_is_heard_now
         for number, text in enumerate(("one", "two"), 2):
             telegram.say(text)
             await events(server, number)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 while await _waiting(room):  # what went to the stream from memory is written down, too
                     await asyncio.sleep(0.02)
         async with room.database.command("left by another") as unit:

@@ -96,7 +96,7 @@ async def test_a_bot_that_is_polled_elsewhere_is_told_once_and_goes_on_when_that
     async with running(gateway):
         telegram.say("one")
         await until(lambda: heard.texts == ["one"])
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while (await room.bots.show("analyst")).trouble:
                 await asyncio.sleep(0.02)
     (told,) = await errors(room)
