@@ -6,17 +6,19 @@ that nobody needs would still start whatever is due by its schedule.
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
-from sqlmodel import select
+from sqlmodel import delete
 
 from deployments import parts, prefect_server
 from deployments.supervisor import ROOT
@@ -26,6 +28,8 @@ from quarterdeck.kernel.http import trusted
 from quarterdeck.kernel.postgres import Server, server_for
 from quarterdeck.kernel.settings import Settings
 from tests.fakes.ports import free_port
+from tests.processes import is_alive
+from tests.waiting import wait_until
 
 STARTED_WITHIN = 300
 ENDS_WITHIN = 60
@@ -125,20 +129,17 @@ def client_of_prefect(prefect: RunningPrefect) -> Iterator[RunningPrefect]:
 
 @pytest.fixture
 async def house(prefect: RunningPrefect) -> AsyncIterator[House]:
-    """The house of that home, set up; what a test connected it to is gone afterwards."""
+    """The house of that home, set up; afterwards it is connected to nothing."""
     prefect.must_be_set_up("core")
     async with open_house(prefect.settings) as opened:
-        before = {(known.kind, known.name) for known in await opened.connections.all()}
         yield opened
         async with opened.database.command("disconnect") as unit:
-            for row in await unit.session.exec(select(Connection)):
-                if (row.kind, row.name) not in before:
-                    await unit.session.delete(row)
+            await unit.session.exec(delete(Connection))
 
 
-@pytest.fixture(scope="module")
-def runner(prefect: RunningPrefect) -> Iterator[None]:
-    """The runner, in a process of its own; it registers what the roster says, so others' files have none."""
+@contextmanager
+def a_runner(prefect: RunningPrefect) -> Iterator[None]:
+    """The runner, in a process of its own; afterwards neither it nor any of its runs goes on."""
     prefect.must_be_set_up("core", "prefect")
     with (prefect.settings.folder / "runner.log").open("wb") as log:
         process = subprocess.Popen(
@@ -149,9 +150,20 @@ def runner(prefect: RunningPrefect) -> Iterator[None]:
             stderr=log,
             start_new_session=True,
         )
-    yield
-    process.terminate()
-    process.wait(ENDS_WITHIN)
+    try:
+        yield
+    finally:
+        runs = psutil.Process(process.pid).children()
+        os.killpg(process.pid, signal.SIGTERM)  # as its supervisor does: the runs are told as well
+        process.wait(ENDS_WITHIN)
+        wait_until(lambda: not any(is_alive(run.pid) for run in runs), ENDS_WITHIN)
+
+
+@pytest.fixture(scope="module")
+def runner(prefect: RunningPrefect) -> Iterator[None]:
+    """A runner for a whole file; it does what is due by schedules, so others' files have none."""
+    with a_runner(prefect):
+        yield
 
 
 @asynccontextmanager

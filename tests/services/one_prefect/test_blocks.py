@@ -129,9 +129,9 @@ async def test_a_deleted_block_leaves_the_connection_as_it_was(form: Form, house
 async def test_a_block_that_no_key_opens_keeps_neither_others_from_the_rooms_nor_the_desk_from_opening(
     form: Form, prefect: RunningPrefect, house: House, api: httpx.AsyncClient
 ) -> None:
+    await form.submit()
     kind = (await api.get("/block_types/slug/quarterdeck-agent-api")).json()
     lost = await Form(api, kind, {"url": "http://127.0.0.1:9"}).submit()
-    await form.submit(chat_id="-4712")
     sealed = Fernet(Fernet.generate_key()).encrypt(b"{}").decode()
     url = prefect.server.url("prefect").replace("+psycopg", "")
     with psycopg.connect(url, autocommit=True) as connection:

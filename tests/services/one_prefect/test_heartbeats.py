@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -26,7 +27,7 @@ from quarterdeck.heartbeat.model import Pulse, Result, Sweep
 from quarterdeck.house import House
 from tasks.upkeep import QUIET_KEPT, forget_quiet_runs
 from tests.fakes.clock import ManualClock
-from tests.services.one_prefect.conftest import RunningPrefect
+from tests.services.one_prefect.conftest import RunningPrefect, a_runner
 from tests.services.waiting import until
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(900)]
@@ -35,6 +36,7 @@ NINE_IN_SHANGHAI = 1
 """The hour in UTC."""
 
 NEVER = "0 0 29 2 *"
+_numbers = count(1)
 
 
 @pytest.fixture
@@ -54,10 +56,16 @@ async def office(
 
 
 @pytest.fixture
-async def swept(office: House, tmp_path: Path) -> House:
+def developer() -> str:
+    """An agent of this test alone: the board is full of what others' tests gave to theirs."""
+    return f"developer-{next(_numbers)}"
+
+
+@pytest.fixture
+async def swept(office: House, developer: str, tmp_path: Path) -> House:
     """With the developer, whose documents are in `tmp_path`; Prefect sees every sweep in it."""
     entry = {"category": "development", "cron": NEVER, "workspace": str(tmp_path)}
-    await enrol(office, developer=entry)
+    await enrol(office, **{developer: entry})
     return office
 
 
@@ -83,15 +91,15 @@ async def deployed(api: httpx.AsyncClient) -> dict[str, dict[str, Any]]:
     return {one["name"]: one for one in found if one["name"].startswith(SWEEP)}
 
 
-async def swept_now(prefect: RunningPrefect, api: httpx.AsyncClient) -> dict[str, Any]:
-    """A sweep of the developer in a process of its own; the run as Prefect shows it."""
-    code = "import asyncio, flows.sweep as f; asyncio.run(f.sweep('developer'))"
+async def swept_now(prefect: RunningPrefect, api: httpx.AsyncClient, agent: str) -> dict[str, Any]:
+    """A sweep of the agent in a process of its own; the run as Prefect shows it."""
+    code = f"import asyncio, flows.sweep as f; asyncio.run(f.sweep('{agent}'))"
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", code), env=prefect.environment, cwd=ROOT, stderr=subprocess.DEVNULL
     )
     assert await process.wait() == 0
     wanted = {
-        "flow_runs": {"name": {"any_": ["sweep · developer"]}, "state": {"type": {"any_": ["COMPLETED"]}}},
+        "flow_runs": {"name": {"any_": [f"sweep · {agent}"]}, "state": {"type": {"any_": ["COMPLETED"]}}},
         "sort": "START_TIME_DESC",
         "limit": 1,
     }
@@ -153,11 +161,11 @@ async def test_setup_makes_a_schedule_for_each_agent_of_the_roster_and_takes_awa
 
 
 async def test_a_sweep_is_a_run_that_says_what_it_found_with_a_task_for_each_source(
-    prefect: RunningPrefect, swept: House, api: httpx.AsyncClient, tmp_path: Path
+    prefect: RunningPrefect, swept: House, developer: str, api: httpx.AsyncClient, tmp_path: Path
 ) -> None:
     (tmp_path / "TODO.md").write_text("- [ ] Fix the login\n")
-    run = await swept_now(prefect, api)
-    assert (run["name"], run["state"]["type"]) == ("sweep · developer", "COMPLETED")
+    run = await swept_now(prefect, api, developer)
+    assert (run["name"], run["state"]["type"]) == (f"sweep · {developer}", "COMPLETED")
     assert run["state"]["message"] == "1 found, 1 started"
 
     async def tasks() -> Any:
@@ -173,32 +181,32 @@ async def test_a_sweep_is_a_run_that_says_what_it_found_with_a_task_for_each_sou
 
 
 async def test_a_tick_during_a_sweep_is_skipped_and_counted(
-    prefect: RunningPrefect, swept: House, api: httpx.AsyncClient
+    prefect: RunningPrefect, swept: House, developer: str, api: httpx.AsyncClient
 ) -> None:
     beats = await swept.sweeper.heartbeats()
-    first = await swept.sweeper.begin("developer", "test", beats)
-    before = await _skipped(swept)
-    run = await swept_now(prefect, api)
+    first = await swept.sweeper.begin(developer, "test", beats)
+    before = await _skipped(swept, developer)
+    run = await swept_now(prefect, api, developer)
     assert (run["state"]["type"], run["state"]["name"]) == ("COMPLETED", "Skipped")
-    assert await _skipped(swept) == before + 1
+    assert await _skipped(swept, developer) == before + 1
     await first.finish()
-    assert (await swept_now(prefect, api))["state"]["name"] != "Skipped"
+    assert (await swept_now(prefect, api, developer))["state"]["name"] != "Skipped"
 
 
-async def _skipped(house: House) -> int:
+async def _skipped(house: House, agent: str) -> int:
     async with house.database.read() as session:
-        pulse = await session.get(Pulse, "developer")
+        pulse = await session.get(Pulse, agent)
     assert pulse is not None
     return pulse.skipped
 
 
 async def test_what_found_nothing_is_purged_early_and_its_row_stays(
-    prefect: RunningPrefect, swept: House, api: httpx.AsyncClient, tmp_path: Path
+    prefect: RunningPrefect, swept: House, developer: str, api: httpx.AsyncClient, tmp_path: Path
 ) -> None:
-    quiet = await swept_now(prefect, api)
+    quiet = await swept_now(prefect, api, developer)
     assert (quiet["state"]["name"], quiet["state"]["type"]) == (QUIET, "COMPLETED")
     (tmp_path / "TODO.md").write_text("- [ ] Rename the button\n")
-    worked = await swept_now(prefect, api)
+    worked = await swept_now(prefect, api, developer)
     clock = ManualClock()
     swept.database.clock = clock
     clock.go_to(datetime.now(UTC) + QUIET_KEPT / 2)
@@ -210,25 +218,27 @@ async def test_what_found_nothing_is_purged_early_and_its_row_stays(
     assert (await api.get(f"/flow_runs/{worked['id']}")).status_code == 200
     assert await forget_quiet_runs.fn(swept, QUIET) == 0
     async with swept.database.read() as session:
-        kept = (await session.exec(select(Sweep.result).order_by(col(Sweep.id).desc()).limit(2))).all()
-    assert list(kept) == [Result.WORKED, Result.QUIET]
+        own = select(Sweep.result).where(Sweep.agent == developer)
+        kept = (await session.exec(own.order_by(col(Sweep.id)))).all()
+    assert list(kept) == [Result.QUIET, Result.WORKED]
 
 
 # The runner
 
 
 async def test_the_runner_serves_who_comes_leaves_and_comes_back_without_a_restart(
-    runner: None, swept: House, api: httpx.AsyncClient
+    prefect: RunningPrefect, office: House, api: httpx.AsyncClient
 ) -> None:
     name, entry = "sweep-newcomer", {"category": "business", "cron": NEVER}
-    for _ in range(2):
-        await enrol(swept, newcomer=entry)
-        made = await until(lambda: _known(api, name), 90)
-        run = (await api.post(f"/deployments/{made['id']}/create_flow_run", json={})).json()
-        ended = await until(lambda run=run: _ended(api, run["id"]), 120)
-        assert (ended["type"], ended["name"]) == ("COMPLETED", QUIET)
-        await enrol(swept, newcomer=entry | {"enabled": False})
-        await until(lambda: _unknown(api, name), 90)
+    with a_runner(prefect):  # only here: it registers whatever the roster says, also beside the tests above
+        for _ in range(2):
+            await enrol(office, newcomer=entry)
+            made = await until(lambda: _known(api, name), 90)
+            run = (await api.post(f"/deployments/{made['id']}/create_flow_run", json={})).json()
+            ended = await until(lambda run=run: _ended(api, run["id"]), 120)
+            assert (ended["type"], ended["name"]) == ("COMPLETED", QUIET)
+            await enrol(office, newcomer=entry | {"enabled": False})
+            await until(lambda: _unknown(api, name), 90)
 
 
 async def _known(api: httpx.AsyncClient, name: str) -> Any:

@@ -32,6 +32,9 @@ async def router(house: House) -> AsyncIterator[RouterProcess]:
 async def test_a_job_that_prefect_asks_for_is_done_by_the_router_and_said_in_the_run(
     prefect: RunningPrefect, router: RouterProcess, api: httpx.AsyncClient
 ) -> None:
+    done = {"name": {"any_": ["router backup"]}, "state": {"type": {"any_": ["COMPLETED"]}}}
+    wanted = {"flow_runs": done, "sort": "START_TIME_DESC"}
+    before = (await api.post("/flow_runs/filter", json=wanted)).json()
     code = "import asyncio, flows.router_upkeep as f; asyncio.run(f.router_upkeep(job='backup'))"
     run = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", code), env=prefect.environment, cwd=ROOT, stderr=subprocess.DEVNULL
@@ -39,9 +42,8 @@ async def test_a_job_that_prefect_asks_for_is_done_by_the_router_and_said_in_the
     assert await run.wait() == 0
     shown = await router.admin("GET", "/upkeep", token=admin_token(prefect.settings))
     assert {"backup": "prefect"}.items() <= {e["job"]: e["by"] for e in shown.json()}.items()
-    done = {"name": {"any_": ["router backup"]}, "state": {"type": {"any_": ["COMPLETED"]}}}
-    found = (await api.post("/flow_runs/filter", json={"flow_runs": done})).json()
-    assert len(found) == 1
+    found = (await api.post("/flow_runs/filter", json=wanted)).json()
+    assert len(found) == len(before) + 1
     assert "sidecar_v2_" in found[0]["state"]["message"]
 
 
