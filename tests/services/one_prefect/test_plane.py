@@ -53,6 +53,6 @@ async def test_a_lost_issue_is_found_by_the_run(
     project = plane.books.project("ORC")
     await house.mirror.link(me, "PL", "ORC")
     plane.books.file(project, plane.books.person("anna"), "Fix login")
-    assert await look(prefect, api) == "What had not arrived: 1 changes, 0 decisions."
+    assert await look(prefect, api) == "What had not arrived: 1 change, 0 decisions."
     [card] = (await house.board.items(Wanted(project="PL"))).items
     assert card.title == "Fix login"
