@@ -6,9 +6,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sqlmodel import col, select
+
 from quarterdeck.kernel.bus import PostgresBus
 from quarterdeck.kernel.connections import Connections
 from quarterdeck.kernel.database import Database
+from quarterdeck.kernel.journal import Event
 from quarterdeck.kernel.keyring import Keyring
 from quarterdeck.telegram.bots import Bots
 from quarterdeck.telegram.limits import Sleep
@@ -63,3 +66,15 @@ async def running(gateway: "Gateway") -> AsyncIterator["Gateway"]:
     finally:
         stopping.set()
         await asyncio.wait_for(task, 20)
+
+
+async def at_once(_: float) -> None:
+    """For a gateway that shall not wait as long as it should."""
+    await asyncio.sleep(0.005)
+
+
+async def errors(room: TelegramRoom) -> list[str]:
+    """What people were told of as errors, in order."""
+    async with room.database.read() as session:
+        found = await session.exec(select(Event).where(Event.kind == "error").order_by(col(Event.id)))
+        return [event.data["reason"] for event in found]

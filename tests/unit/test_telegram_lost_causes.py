@@ -3,13 +3,11 @@
 import asyncio
 
 import pytest
-from sqlmodel import col, select
 
-from quarterdeck.kernel.journal import Event
 from quarterdeck.telegram import store
 from quarterdeck.telegram.wire import File, Send, SendState
 from tests.fakes.telegram import CHAT, TOKEN, FakeTelegram
-from tests.fakes.telegram_gateway import TelegramRoom, running
+from tests.fakes.telegram_gateway import TelegramRoom, at_once, errors, running
 from tests.waiting import until
 
 MOST_FAILURES = "quarterdeck.telegram.sender.MOST_FAILURES"
@@ -26,16 +24,6 @@ async def room(database, telegram, tmp_path):
     made = TelegramRoom(database, tmp_path, telegram.base)
     await made.bots.register("analyst", TOKEN)
     return made
-
-
-async def at_once(_: float) -> None:
-    await asyncio.sleep(0.005)
-
-
-async def errors(room: TelegramRoom) -> list[str]:
-    async with room.database.read() as session:
-        found = await session.exec(select(Event).where(Event.kind == "error").order_by(col(Event.id)))
-        return [event.data["reason"] for event in found]
 
 
 async def state_of(room: TelegramRoom, receipt) -> SendState:

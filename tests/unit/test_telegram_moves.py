@@ -1,7 +1,5 @@
 """A group that becomes a supergroup: whatever we know of it is of the new chat from then on."""
 
-import asyncio
-
 import pytest
 
 from quarterdeck.surfaces.store import PostgresStore
@@ -11,7 +9,7 @@ from quarterdeck.telegram.moves import Moves
 from quarterdeck.telegram.wire import Send, SendState
 from tests.fakes.chatting import chatting
 from tests.fakes.telegram import GROUP, TOKEN, FakeTelegram
-from tests.fakes.telegram_gateway import Heard, TelegramRoom, running
+from tests.fakes.telegram_gateway import Heard, TelegramRoom, at_once, running
 from tests.waiting import until
 
 OLD = -77
@@ -28,10 +26,6 @@ async def room(database, telegram, tmp_path):
     made = TelegramRoom(database, tmp_path, telegram.base)
     await made.bots.register("analyst", TOKEN, allowed_chats=[OLD, 5])
     return made
-
-
-async def at_once(_: float) -> None:
-    await asyncio.sleep(0.005)
 
 
 async def chat_of(room: TelegramRoom, receipt) -> str:

@@ -5,17 +5,15 @@ import json
 
 import httpx
 import pytest
-from sqlmodel import col, select
 
 from quarterdeck.kernel.connections import Source
 from quarterdeck.kernel.errors import Conflict, NotFound, QuarterdeckError, Unavailable
-from quarterdeck.kernel.journal import Event
 from quarterdeck.telegram import store
 from quarterdeck.telegram.forwarding import Forwarder
 from quarterdeck.telegram.model import DESK
 from quarterdeck.telegram.wire import Send, SendState
 from tests.fakes.telegram import CHAT, GROUP, TOKEN, FakeTelegram
-from tests.fakes.telegram_gateway import Heard, TelegramRoom, running
+from tests.fakes.telegram_gateway import Heard, TelegramRoom, at_once, errors, running
 from tests.waiting import until
 
 NEW = "7000000001:CCFakeTokenForTestsOnly-0123456789abc"
@@ -34,16 +32,6 @@ async def room(database, telegram, tmp_path):
     made = TelegramRoom(database, tmp_path, telegram.base)
     await made.bots.register("analyst", TOKEN)
     return made
-
-
-async def at_once(_: float) -> None:
-    await asyncio.sleep(0.005)
-
-
-async def errors(room: TelegramRoom) -> list[str]:
-    async with room.database.read() as session:
-        found = await session.exec(select(Event).where(Event.kind == "error").order_by(col(Event.id)))
-        return [event.data["reason"] for event in found]
 
 
 async def test_a_new_token_replaces_the_old_poller_and_what_waits_is_sent_with_it(room, telegram):
