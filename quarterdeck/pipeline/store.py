@@ -46,7 +46,8 @@ async def pipeline(session: AsyncSession, name: str) -> StoredPipeline | None:
 
 async def projects_by_pipeline(session: AsyncSession) -> dict[str, list[str]]:
     """The keys of the projects that file into each pipeline; archived ones file nothing."""
-    wanted = select(Project.pipeline, Project.key).where(~col(Project.archived)).order_by(col(Project.key))
+    files = (~col(Project.archived), col(Project.pipeline) != OUTSIDE)
+    wanted = select(Project.pipeline, Project.key).where(*files).order_by(col(Project.key))
     users: dict[str, list[str]] = {}
     for pipeline, key in await session.exec(wanted):
         users.setdefault(pipeline, []).append(key)

@@ -117,11 +117,14 @@ async def all_done(house: House, keys: list[str]) -> None:
 
 
 async def what_is_left(house: House, keys: list[str]) -> list[str]:
-    """Items that are not done, messages that are not sent; none of these items may be blocked."""
+    """Items that are not done, messages that are not sent; none of these items may be blocked.
+
+    Items are looked at first: what an item has to tell is there by the time it is done.
+    """
     async with house.database.read() as session:
+        items = (await session.exec(select(WorkItem).where(col(WorkItem.key).in_(keys)))).all()
         unsent = select(OutboxMessage).where(col(OutboxMessage.state) != Delivery.SENT)
         messages = (await session.exec(unsent)).all()
-        items = (await session.exec(select(WorkItem).where(col(WorkItem.key).in_(keys)))).all()
     assert not {item.key: item.move for item in items if item.state is State.BLOCKED}
     going_on = [f"{item.key} {item.stage} {item.state}" for item in items if item.state is not State.DONE]
     return going_on + [f"{message.item_key} {message.kind} {message.state}" for message in messages]

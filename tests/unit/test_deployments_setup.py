@@ -1,5 +1,6 @@
 """What setup takes from files: all that belongs together, or nothing."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -109,3 +110,23 @@ async def test_a_pipeline_whose_file_was_deleted_is_told_until_nobody_files_into
         await house.board.edit_project(OWNER, "OLD", ProjectChanges(pipeline="default"))
         assert (await step_of(house, "pipelines")).outcome == "already"
         assert (await house.engine.claim(await house.engine.current(key))).stage.name == "analysis"
+
+
+async def test_the_project_of_what_heartbeats_found_needs_no_pipeline_and_is_no_difference(
+    tmp_path: Path, database_url: str
+) -> None:
+    (tmp_path / "TODO.md").write_text("- [ ] Fix the login\n")
+    async with company(tmp_path, database_url) as house:
+        entry = {
+            "slug": "analyst",
+            "parameters": {"program": "true"},
+            "heartbeat": {"category": "development", "workspace": str(tmp_path)},
+        }
+        house.settings.crew_file.write_text(json.dumps({"agents": [entry]}))
+        folder = house.settings.pipelines_folder
+        folder.mkdir(parents=True)
+        (folder / "default.yaml").write_text(PIPELINE)
+        await applied(house)
+        assert (await house.sweeper.sweep("analyst")).started == 1
+        assert (await house.board.project("HB")).key == "HB"
+        assert (await step_of(house, "pipelines")).outcome == "already"
