@@ -60,7 +60,7 @@ LAUNCHES: dict[str, Callable[[int, Places, Path], Launch]] = {
 PRIORITY = -15
 """How nice the bench and what it starts are, when they are to come before other programs."""
 
-ENOUGH = {"plain": 64, "burst": 64, "paced": 8}
+ENOUGH = {"plain": 64, "burst": 64, "paced": 16}
 """Answers a window needs before it may end: a slow gateway gets a longer one. Paced streams take 0.5 s."""
 
 WANTED: dict[str, tuple[str, ...]] = {

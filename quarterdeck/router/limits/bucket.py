@@ -6,6 +6,7 @@ the less used, now and later: this order does not change while nobody takes from
 """
 
 from array import array
+from bisect import bisect_right
 from dataclasses import dataclass
 
 MINUTE = 60.0
@@ -84,10 +85,8 @@ class Bucket:
         return max(self.rpm - used, 0.0)
 
     def _forget(self, now: float) -> None:
-        taken, first, past = self._taken, self._first, now - MINUTE
-        while first < len(taken) and taken[first] <= past:
-            first += 1
+        first = bisect_right(self._taken, now - MINUTE, self._first)
         if first > _SLACK:
-            del taken[:first]
+            del self._taken[:first]
             first = 0
         self._first = first

@@ -70,7 +70,7 @@ class OpenAIStream:
         self._now = now
         self._splitter = Splitter()
         self._model = quoted(attempt.mapping.model)
-        self._renamed: tuple[bytes, bytes] | None = None
+        self._renamed = _renaming(quoted(attempt.mapping.native_id), self._model)
         self._said: list[str] = []
         self._ready = b""
         self._finishes = 0
@@ -187,15 +187,15 @@ class OpenAIStream:
         return False
 
     def _with_our_name(self, event: bytes, chunk: dict[str, Any]) -> bytes:
-        """All chunks of a stream write the model alike: what was found once is looked for first."""
+        """All chunks write the model alike, mostly as it was asked for: that is looked for first."""
         name = chunk.get("model")
         if not isinstance(name, str):
             return event
-        if self._renamed is not None and event.count(b'"model"') == 1:
+        if event.count(b'"model"') == 1:
             renamed = event.replace(*self._renamed, 1)
             if renamed is not event:
                 return renamed
-        self._renamed = (b'"model":' + orjson.dumps(name), b'"model":' + self._model)
+        self._renamed = _renaming(orjson.dumps(name), self._model)
         return with_model_in_event(event, self._model)
 
     def _last(self) -> bytes:
@@ -238,6 +238,11 @@ def with_model_in_event(event: bytes, name: bytes) -> bytes:
     fields = [line for line in event.split(b"\n") if not line.startswith((b"data:", b":"))]
     data = with_model((data_of(event) or b"").replace(b"\n", b" "), name)
     return b"\n".join([*fields, b"data: " + data])
+
+
+def _renaming(theirs: bytes, ours: bytes) -> tuple[bytes, bytes]:
+    """What is replaced by what where the model is written without spaces, as almost everybody does."""
+    return b'"model":' + theirs, b'"model":' + ours
 
 
 def _choices(wanted: Any) -> int:
