@@ -12,6 +12,7 @@ from aiohttp import web
 from quarterdeck.router import steady
 from quarterdeck.router.backend import Health, Pool, Status
 from quarterdeck.router.exchange import Outcome
+from quarterdeck.router.limits.rules import LimitHint
 from quarterdeck.router.limits.standing import View
 from quarterdeck.router.ways.litellm_way import LiteLLMWay
 from tests.fakes.provider import FakeProvider
@@ -100,6 +101,44 @@ async def test_a_limit_that_is_told_before_the_first_word_cools_the_backend_and_
         assert (view.status, view.count, view.failures) == (Status.COOLING, 1, 0)
         assert view.until is not None and view.until - steady.now() > 80  # as the message says
         assert "per-minute rate limit" in view.reason
+
+
+@pytest.mark.parametrize(("said", "count"), [("", 2), ("ahoy", 1)], ids=["before a word", "after a word"])
+async def test_a_trial_that_is_told_a_limit_in_its_stream_was_a_success_only_with_a_word(
+    said: str, count: int
+) -> None:
+    is_read = asyncio.Event()
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(request)
+        choice = {"index": 0, "delta": {"role": "assistant", "content": said}, "finish_reason": None}
+        await response.write(b"data: " + orjson.dumps({"model": "gpt", "choices": [choice]}) + b"\n\n")
+        await is_read.wait()
+        await response.write(b"data: " + orjson.dumps({"error": {"code": 429, "message": "no"}}) + b"\n\n")
+        return response
+
+    async with FakeProvider() as provider, Servant(answer) as other:
+        backends = [
+            backend(other.url, "gpt", name="first"),
+            backend(provider.url, "gpt", name="second", pool=Pool.FALLBACK),
+        ]
+        async with Served(backends) as router:
+            cool_until_now(router)
+            async with router.streaming("gpt") as response:
+                async for _ in response.aiter_raw():
+                    is_read.set()
+            await router.until(lambda: seen(router).in_flight == 0)
+            assert (seen(router).status, seen(router).count) == (Status.COOLING, count)
+
+
+def cool_until_now(router: Served) -> None:
+    """The first backend was told a limit once, and its rest is just over."""
+    past = steady.now() - 60
+    admission = router.balancer.admit("gpt", {"bkd_second"}, past)
+    assert admission
+    router.balancer.limited(admission, past, LimitHint(), "")
+    assert (seen(router).status, seen(router).count) == (Status.HEALTHY, 1)
 
 
 @pytest.mark.parametrize("path", [CHAT, MESSAGES])

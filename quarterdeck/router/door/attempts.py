@@ -281,7 +281,6 @@ class Relay:
 
         False: it broke off before anything of the answer had come, and another backend may go on.
         """
-        admission = self._hands.balancer.answered(admission, self._now())
         self._account.answered(200, self._now())
         failure: Failure | None = None
         outcome = Outcome.ABORTED
@@ -350,6 +349,8 @@ class Relay:
         hold, send, unchecked = self._ask.hold, self._send, 0
         async for piece in pieces:
             await send({"type": "http.response.body", "body": piece, "more_body": True})
+            if admission.is_trial and stream.is_begun:
+                self._hands.balancer.answered(admission, self._now())
             if hold is None:
                 continue
             unchecked += len(piece)

@@ -7,7 +7,7 @@ Lanes hold only what can be used, and are made anew when that changes, which is 
 
 from collections.abc import Container, Iterator, Sequence
 from collections.abc import Mapping as Map
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from heapq import heapify, heappop, heappush, heapreplace
 from math import inf
 
@@ -24,7 +24,8 @@ _Entry = tuple[float, int, Standing]
 class Admission:
     """A call that may go to `backend`, a token taken for it. It must be ended exactly once at the balancer.
 
-    It is never changed. `at` is when it was let through, `epoch` the backend's cooldown generation then.
+    `at` is when it was let through, `epoch` the backend's cooldown generation then. `is_trial` until it is
+    answered: nothing else is ever changed.
     """
 
     backend: Backend
@@ -198,16 +199,12 @@ class Balancer:
                 slot = 0.0 if standing.has_slot else self.tuning.rate_limiter_refill_interval_ms / 1000
                 yield rest, max(rest, slot, standing.bucket.free_at(now) - now)
 
-    def answered(self, admission: Admission, now: float) -> Admission:
-        """An answer began well and may take minutes: a trial has done its duty, and the next may go.
-
-        The admission to end instead of the given one.
-        """
+    def answered(self, admission: Admission, now: float) -> None:
+        """A trial's answer has begun and may take minutes: it has done its duty, and the next may go."""
         standing = self._standings.get(admission.backend.id)
-        if not admission.is_trial or standing is None or admission.epoch != standing.epoch:
-            return admission
-        self._changed(standing, standing.succeeded(admission.epoch, is_trial=True, now=now))
-        return replace(admission, is_trial=False)
+        if admission.is_trial and standing and admission.epoch == standing.epoch:
+            self._changed(standing, standing.succeeded(admission.epoch, is_trial=True, now=now))
+            admission.is_trial = False
 
     def succeeded(self, admission: Admission, now: float) -> None:
         """It was answered well."""
