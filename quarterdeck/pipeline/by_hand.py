@@ -7,7 +7,7 @@ from quarterdeck.board.cards import Card
 from quarterdeck.board.model import State
 from quarterdeck.board.service import card_within, must_be_current
 from quarterdeck.kernel.database import Unit
-from quarterdeck.kernel.errors import Conflict, Misconfigured
+from quarterdeck.kernel.errors import Conflict
 from quarterdeck.kernel.identity import Caller
 from quarterdeck.pipeline import rules, store, transitions
 from quarterdeck.pipeline.pipelines import Pipelines
@@ -46,10 +46,7 @@ async def retry(unit: Unit, pipelines: Pipelines, key: str, caller: Caller, comm
             code="not_blocked",
         )
     must_be_ours(item)
-    try:
-        _, stage = await pipelines.way_of(unit.session, item)
-    except Misconfigured as error:
-        raise Conflict(error.detail, error.instruction, code="no_stage") from None
+    _, stage = await pipelines.way_of(unit.session, item)
     words = f"retried by {caller.name}: {comment}" if comment else ""
     await transitions.put(unit, item, rules.retried(transitions.standing(item), stage, words))
     unit.record("item_retried", item=key, by=caller.name, stage=item.stage, comment=comment)

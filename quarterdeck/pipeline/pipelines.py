@@ -9,10 +9,10 @@ from typing import Any
 
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from quarterdeck.board.model import WorkItem
+from quarterdeck.board.model import OUTSIDE, WorkItem
 from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.documents import load_yaml
-from quarterdeck.kernel.errors import Conflict, Misconfigured, NotFound
+from quarterdeck.kernel.errors import Conflict, NotFound
 from quarterdeck.pipeline import rules, store
 from quarterdeck.pipeline.definition import Gate, Pipeline, Stage
 from quarterdeck.pipeline.model import StoredPipeline
@@ -57,15 +57,16 @@ class Pipelines:
         raise NotFound.among("pipeline", name, await self.all(session))
 
     async def way_of(self, session: AsyncSession, item: WorkItem) -> tuple[Pipeline, Stage]:
-        """The item's pipeline, and the stage it stands in. Raises `NotFound`, or `Misconfigured`."""
+        """Its pipeline, and the stage it stands in. Raises `NotFound`, or `Conflict` if that is gone."""
         pipeline = await self.one(session, item.pipeline)
         stage = pipeline.stage(item.stage)
         if stage is None:
             ways = rules.ways_back(pipeline, item.stage, await store.stages_so_far(session, item.id))
-            raise Misconfigured(
+            raise Conflict(
                 f"{item.key} stands in {item.stage!r}, which pipeline {pipeline.name!r} no longer has.",
                 f"`quarterdeck item move {item.key} STAGE` puts it into one that is there: {', '.join(ways)}."
                 " Or put the stage back into the pipeline file, then `quarterdeck setup --apply`.",
+                code="no_stage",
             )
         return pipeline, stage
 
@@ -89,7 +90,13 @@ class Pipelines:
         return stage
 
     async def first_stage(self, pipeline: str) -> str:
-        """Where a new item of this pipeline starts."""
+        """Where a new item of this pipeline starts. Raises `NotFound`, or `Conflict` where none is filed."""
+        if pipeline == OUTSIDE:
+            raise Conflict(
+                "Nothing is filed there: it holds the work that heartbeats found elsewhere.",
+                "Take another project: `quarterdeck project list`.",
+                code="not_ours",
+            )
         async with self._database.read() as session:
             return (await self.one(session, pipeline)).stages[0].name
 

@@ -103,7 +103,7 @@ class Engine:
             try:
                 pipeline, stage = await self.pipelines.way_of(unit.session, item)
                 await self._must_have_an_agent(unit, stage)
-            except (NotFound, Misconfigured) as error:
+            except (NotFound, Misconfigured, Conflict) as error:
                 lost = Conflict(error.detail, error.instruction, code="no_stage")
                 transitions.block(unit, item, rules.Block(lost.detail, f"{lost.instruction} Then retry it."))
             else:
@@ -322,7 +322,8 @@ class Engine:
 
         With `asked` it answers that request only, with `said_at` none that is younger; a repeated
         `request_key` is answered as before. Raises `Forbidden`, `Conflict` ("already decided by X", nothing
-        waits), `Invalid` (no comment), `NotFound` (no such item; or `by` is nobody of the roster's people).
+        waits, its stage is gone), `Invalid` (no comment), `NotFound` (no such item; or `by` is nobody of the
+        roster's people).
         """
         said: dict[str, Any] = {"approved": approved, "comment": comment, "by": by, "asked": asked}
         request = request_of(caller.name, request_key, "decide", {"item": key, **said})

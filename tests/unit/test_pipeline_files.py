@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from quarterdeck.board.model import State
+from quarterdeck.board.cards import Draft, ProjectDraft
+from quarterdeck.board.model import OUTSIDE, Project, State
 from quarterdeck.house import House
 from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.errors import Conflict, Misconfigured
@@ -80,6 +81,15 @@ async def test_importing_the_same_pipelines_again_changes_nothing(house: House, 
     file.write_text(PIPELINE.replace("rounds: 1", "rounds: 2"))
     assert await house.engine.pipelines.drift(folder, agents) == ["pipeline 'default': the file differs"]
     assert await house.engine.pipelines.import_from(folder, agents) == ["default"]
+
+
+async def test_nothing_is_filed_where_the_work_of_other_sources_is_kept(house: House) -> None:
+    async with house.database.command("find work") as unit:
+        unit.session.add(Project(key="HB", name="Found", pipeline=OUTSIDE, created_at=unit.now))
+    with pytest.raises(Conflict, match="heartbeats found elsewhere"):
+        await house.board.file(OWNER, Draft(project="HB", title="Greet"))
+    with pytest.raises(Conflict, match="heartbeats found elsewhere"):
+        await house.board.create_project(OWNER, ProjectDraft(key="ODD", name="Odd", pipeline=OUTSIDE))
 
 
 async def test_an_item_whose_stage_was_taken_away_becomes_a_persons_move(house: House) -> None:

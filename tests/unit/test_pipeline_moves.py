@@ -130,6 +130,22 @@ async def test_a_cancelled_item_whose_stage_was_taken_away_is_taken_up_again_by_
     assert (await taken(house, key)).stage.name == "analysis"
 
 
+async def test_a_question_whose_stage_was_taken_away_cannot_be_answered_and_a_move_is_the_way_on(
+    house: House,
+) -> None:
+    key = await filed(house)
+    await pass_stage(house, key)
+    async with house.database.command("lose the stage") as unit:
+        (await item_for_update(unit.session, key)).stage = "design"
+    with pytest.raises(Conflict, match="no longer has") as lost:
+        await house.engine.decide(key, OWNER, approved=True)
+    assert lost.value.code == "no_stage"
+    assert f"`quarterdeck item move {key} STAGE`" in str(lost.value)
+    assert (await state(house, key)).state is State.WAITING_APPROVAL
+    await house.engine.move(key, ANNA, "analysis")
+    assert (await taken(house, key)).stage.name == "analysis"
+
+
 async def test_who_may_not_and_what_cannot_be_moved(house: House) -> None:
     key = await filed(house)
     with pytest.raises(Forbidden):
