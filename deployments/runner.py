@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 AT_ONCE = 8
 """Runs that may go on at the same time: each is a process of about 150 MB."""
 
-ROSTER_PAUSE = 20.0
+ROSTER_PAUSE = 5.0
 """Seconds between two looks at the roster."""
 
 CANCEL_PAUSE = 5.0

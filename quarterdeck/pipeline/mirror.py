@@ -70,10 +70,11 @@ class Mirror:
     ) -> LinkCard:
         """Let a project follow one of the tracker's: issues made from now on, or `everything` open there.
 
-        Raises `NotFound`, or `Conflict` when one of the two is linked already.
+        Raises `NotFound`, or `Conflict` when one of the two is linked already, or nothing is filed into ours.
         """
         caller.must_write()
         ours = await self._board.project(project)
+        await self._board.surroundings.first_stage(ours.pipeline)
         theirs = await self.tracker.project(tracker_project)
         async with self.database.command("link project") as unit:
             for known in await store.links(unit.session):

@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from quarterdeck.board.cards import Changes, Draft, Wanted
-from quarterdeck.board.model import Priority, State
+from quarterdeck.board.model import OUTSIDE, Priority, Project, State
 from quarterdeck.forge.tracker import SOURCE
 from quarterdeck.kernel.database import Database
 from quarterdeck.kernel.errors import Conflict, NotFound
@@ -186,3 +186,7 @@ async def test_a_project_follows_one_other_and_both_must_exist(company: PlaneCom
         await company.house.mirror.link(OWNER, "XX", "ORC")
     with pytest.raises(NotFound, match="There is: ORC"):
         await company.house.mirror.link(OWNER, "ET", "NONE")
+    async with company.house.database.command("find work") as unit:
+        unit.session.add(Project(key="HB", name="Found", pipeline=OUTSIDE, created_at=unit.now))
+    with pytest.raises(Conflict, match="heartbeats found elsewhere"):
+        await company.house.mirror.link(OWNER, "HB", "ORC")
