@@ -55,8 +55,10 @@ async def ask_for_approval(item: str, stage: str, round: int, approval: UUID) ->
             except (Invalid, Forbidden, Misconfigured, NotFound) as error:
                 refused = str(error)
             except Conflict as error:
-                ended = error.detail
-                break
+                refused = str(error)
+                if await _ended(house, item, approval):  # another door was first
+                    ended = error.detail
+                    break
             else:
                 ended = f"{'Approved' if answer.approve else 'Rejected'} by {by}."
                 break

@@ -14,7 +14,7 @@ from quarterdeck.house import House
 from quarterdeck.kernel.identity import owner
 from quarterdeck.pipeline.model import Approval
 from quarterdeck.pipeline.rules import AskApproval
-from quarterdeck.pipeline.store import Candidate
+from quarterdeck.pipeline.store import Candidate, item_for_update
 from tasks.approvals import close_form, open_form
 from tests.services.one_prefect.conftest import RunningPrefect
 from tests.services.waiting import until
@@ -141,6 +141,19 @@ async def test_resume_after_another_door_says_who_decided(
     assert await form.resume(approve=False, comment="No!") == "ACCEPT"
     assert (await form.end())["message"] == "Already approved by owner (test)."
     assert (await house.board.item(approval.item_key)).stage == "architecture"
+
+
+async def test_a_question_that_cannot_be_answered_is_shown_again_with_the_reason_and_the_way_on(
+    form: Form, approval: Approval, house: House
+) -> None:
+    async with house.database.command("lose the stage") as unit:
+        (await item_for_update(unit.session, approval.item_key)).stage = "design"
+    assert await form.resume(approve=True) == "ACCEPT"
+    await form.wait(2)
+    assert f"`quarterdeck item move {approval.item_key} STAGE`" in await form.question(2)
+    await house.engine.move(approval.item_key, OWNER, "analysis")
+    assert await form.resume(approve=True) == "ACCEPT"
+    assert (await form.end())["message"] == "Withdrawn by owner."
 
 
 async def test_a_form_that_was_lost_is_put_up_anew(
